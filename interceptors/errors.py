@@ -1,0 +1,143 @@
+"""Why a call is refused.
+
+Exception
+ └─ CredmeshError            anything this package raises on purpose
+     ├─ Refusal              a call is refused; carries its Reason, which owns status and message
+     ├─ NotReady             the node has not read the mesh's state yet
+     └─ SettingsError        a setting is absent or wrong
+
+What a caller learns is the reason and its fixed message, as a status and a `google.rpc.ErrorInfo`; the precise cause
+stays in the exception's own text, for the log and the audit trail.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+__all__ = [
+    "DOMAIN",
+    "CredmeshError",
+    "NotReady",
+    "Reason",
+    "Refusal",
+    "SettingsError",
+    "reason_of",
+    "trailing_metadata",
+]
+
+DOMAIN: Final = "credmesh"
+"""The `domain` of every ErrorInfo that credmesh sends."""
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_U: Final = grpc.StatusCode.UNAUTHENTICATED
+_P: Final = grpc.StatusCode.PERMISSION_DENIED
+
+
+class Reason(enum.Enum):
+    """Why a call is refused: the `reason` of the ErrorInfo, the status that goes with it, and what to do next."""
+
+    CREDENTIAL_MISSING = (_U, "no credential was presented; sign in and send it as 'authorization: Bearer …'")
+    CREDENTIAL_MALFORMED = (_U, "the credential cannot be read; send exactly one 'authorization: Bearer …'")
+    CREDENTIAL_INVALID = (_U, "the credential is not valid here; sign in again")
+    CREDENTIAL_TOO_LARGE = (_U, "the credential is larger than this server reads; ask for fewer scopes")
+    CREDENTIAL_EXPIRED = (_U, "the credential has expired; refresh it and retry")
+    KEY_UNKNOWN = (_U, "the key that signed the credential is not known here; refresh it and retry")
+    CREDENTIAL_REVOKED = (_U, "the credential was revoked; refresh it once, and if that is refused sign in again")
+    AUDIENCE_MISMATCH = (_P, "the credential is not for this service; ask for one with its audience")
+    SCOPE_MISSING = (_P, "the credential lacks a scope that this method needs; ask for it")
+    METHOD_DENIED = (_P, "no rule allows calling this method")
+    MESH_STALE = (grpc.StatusCode.UNAVAILABLE, "this server cannot prove that it knows of all revocations; retry")
+    MESH_NOT_READY = (grpc.StatusCode.UNAVAILABLE, "this server has not read the mesh's state yet; retry")
+    RATE_LIMITED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many attempts; wait before the next")
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        self.status = status
+        self.message = message
+
+    @property
+    def renewable(self) -> bool:
+        """Whether a fresh access token may succeed where this one failed: refresh, then retry once."""
+        return self in _RENEWABLE
+
+
+_RENEWABLE: Final = frozenset({Reason.CREDENTIAL_EXPIRED, Reason.KEY_UNKNOWN, Reason.CREDENTIAL_REVOKED})
+
+
+class CredmeshError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class Refusal(CredmeshError):
+    """A call is refused.
+
+    `reason` is what the caller learns. The exception's text is the precise cause; it is for logs only and must never
+    hold a credential. `metadata` goes into the ErrorInfo, for what the caller may know, e.g. the missing scope.
+    """
+
+    def __init__(self, reason: Reason, cause: str = "", *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(cause or reason.message)
+        self.reason = reason
+        self.metadata: tuple[tuple[str, str], ...] = tuple(sorted((metadata or {}).items()))
+
+    @property
+    def status(self) -> grpc.StatusCode:
+        """The gRPC status that goes with the reason."""
+        return self.reason.status
+
+    @property
+    def message(self) -> str:
+        """The gRPC status message: short, and the same for every cause of the reason."""
+        return self.reason.message
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The ErrorInfo, as the trailing metadata that gRPC's richer error model uses."""
+        return trailing_metadata(self.reason, self.metadata)
+
+
+class NotReady(CredmeshError):
+    """The node has not read the mesh's state in time: etcd is away, or the settings point elsewhere."""
+
+
+class SettingsError(CredmeshError):
+    """A setting is absent or wrong. The text names the variable, says what is wrong, and shows an example."""
+
+
+@lru_cache(maxsize=1024)
+def trailing_metadata(reason: Reason, metadata: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, bytes], ...]:
+    """`grpc-status-details-bin` for a reason. Made once each: refusing a bad credential has to be cheap."""
+    info = error_details_pb2.ErrorInfo(reason=reason.name, domain=DOMAIN, metadata=dict(metadata))
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    code: int = reason.status.value[0]
+    status = status_pb2.Status(code=code, message=reason.message, details=[detail])
+    return ((_DETAILS_KEY, status.SerializeToString()),)
+
+
+def reason_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
+    """The reason in a failed call's trailing metadata, or None if credmesh did not refuse it (or a newer one did)."""
+    for key, value in metadata or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return _reason_in(value)
+    return None
+
+
+def _reason_in(details: bytes) -> Reason | None:
+    try:
+        status = status_pb2.Status.FromString(details)
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                return Reason.__members__.get(info.reason)
+    except DecodeError:
+        # The far side is not ours, or is hostile: no reason that we know.
+        return None
+    return None

@@ -1,0 +1,139 @@
+"""Settings: one frozen object per part, read once from the environment when a process starts."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from interceptors.errors import SettingsError
+
+__all__ = ["EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
+
+T = TypeVar("T")
+
+
+def setting(variable: str, example: str, *, default: Any = MISSING, help: str = "") -> Any:
+    """A field that comes from an environment variable. `example` is shown when it is absent or wrong."""
+    metadata = {"variable": variable, "example": example, "help": help}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def read_settings(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
+    """Reads a settings dataclass from environment variables.
+
+    Types understood: str, int, float, bool, Path, tuple[str, ...] (comma-separated) and `X | None`. An empty variable
+    counts as absent. SettingsError names the variable, what is wrong with it, and an example.
+    """
+    environ = os.environ if environ is None else environ
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for one in fields(typing.cast(Any, kind)):
+        variable = one.metadata.get("variable")
+        if variable is None:
+            values[one.name] = read_settings(hints[one.name], environ)
+            continue
+        text = environ.get(variable, "").strip()
+        if text:
+            values[one.name] = _convert(variable, text, hints[one.name], one.metadata["example"])
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise SettingsError(f"{variable} is not set; for example: {variable}={one.metadata['example']}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _convert(variable: str, text: str, kind: Any, example: str) -> Any:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if typing.get_origin(kind) is tuple:
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        return kind(text)
+    except (KeyError, ValueError):
+        wanted = getattr(kind, "__name__", "list")
+        raise SettingsError(f"{variable}={text!r} is not a valid {wanted}; for example: {variable}={example}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EtcdSettings:
+    """How to reach etcd."""
+
+    endpoints: tuple[str, ...] = setting(
+        "ETCD_ENDPOINTS", "10.0.0.1:2379,10.0.0.2:2379", help="host:port of each member, or one DNS name"
+    )
+    ca_file: Path | None = setting("ETCD_CA_FILE", "/etc/credmesh/etcd-ca.pem", default=None, help="turns TLS on")
+    cert_file: Path | None = setting(
+        "ETCD_CERT_FILE", "/etc/credmesh/etcd.pem", default=None, help="client certificate"
+    )
+    key_file: Path | None = setting("ETCD_KEY_FILE", "/etc/credmesh/etcd.key", default=None, help="its private key")
+    prefix: str = setting("CREDMESH_ETCD_PREFIX", "/credmesh/", default="/credmesh/", help="begins every key")
+    timeout: float = setting("CREDMESH_ETCD_TIMEOUT", "5", default=5.0, help="seconds for one request")
+
+    def __post_init__(self) -> None:
+        if not self.endpoints:
+            raise ValueError("ETCD_ENDPOINTS is empty; for example: ETCD_ENDPOINTS=10.0.0.1:2379")
+        if not (self.prefix.startswith("/") and self.prefix.endswith("/")):
+            raise ValueError("CREDMESH_ETCD_PREFIX must begin and end with '/'; for example: /credmesh/")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("ETCD_CERT_FILE and ETCD_KEY_FILE go together; set both or neither")
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("ETCD_CERT_FILE needs ETCD_CA_FILE; for example: ETCD_CA_FILE=/etc/credmesh/etcd-ca.pem")
+        if self.timeout <= 0:
+            raise ValueError("CREDMESH_ETCD_TIMEOUT must be above 0; for example: 5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """What a node needs to verify credentials."""
+
+    etcd: EtcdSettings
+    service: str = setting("CREDMESH_SERVICE", "orders", help="the service's name, as nodes are listed")
+    issuer: str = setting("CREDMESH_ISSUER", "https://auth.example.com", help="`iss` of every token (RFC 9068)")
+    leeway: float = setting("CREDMESH_LEEWAY", "5", default=5.0, help="seconds of clock skew that are forgiven")
+    max_credential_bytes: int = setting("CREDMESH_MAX_CREDENTIAL_BYTES", "4096", default=4096)
+    cached_credentials: int = setting("CREDMESH_CACHED_CREDENTIALS", "10000", default=10_000)
+    node_lease: int = setting("CREDMESH_NODE_LEASE", "10", default=10, help="seconds until a silent node is given up")
+    address: str = setting("CREDMESH_ADDRESS", "10.1.2.3:8443", default="", help="where this node can be reached")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leeway <= 300:
+            raise ValueError("CREDMESH_LEEWAY must be from 0 to 300 seconds; for example: 5")
+        if self.max_credential_bytes < 256:
+            raise ValueError("CREDMESH_MAX_CREDENTIAL_BYTES must be at least 256; for example: 4096")
+        if self.cached_credentials < 0:
+            raise ValueError("CREDMESH_CACHED_CREDENTIALS must be 0 or more; for example: 10000")
+        if self.node_lease < 2:
+            raise ValueError("CREDMESH_NODE_LEASE must be at least 2 seconds; for example: 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How a gRPC server listens."""
+
+    listen: str = setting("CREDMESH_LISTEN", "0.0.0.0:8443", help="host:port of the gRPC server")
+    tls_cert_file: Path | None = setting("CREDMESH_TLS_CERT_FILE", "/etc/credmesh/tls.crt", default=None)
+    tls_key_file: Path | None = setting("CREDMESH_TLS_KEY_FILE", "/etc/credmesh/tls.key", default=None)
+    plaintext: bool = setting(
+        "CREDMESH_PLAINTEXT", "true", default=False, help="serve without TLS, credentials and all"
+    )
+    metrics: str = setting("CREDMESH_METRICS", "0.0.0.0:9090", default="", help="host:port of /metrics; empty for none")
+    drain: float = setting("CREDMESH_DRAIN", "20", default=20.0, help="seconds that calls get to end after SIGTERM")
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("CREDMESH_TLS_CERT_FILE and CREDMESH_TLS_KEY_FILE go together; set both")
+        if self.tls_cert_file is None and not self.plaintext:
+            raise ValueError(
+                "CREDMESH_TLS_CERT_FILE is not set, and credentials do not travel in the clear; for example: "
+                "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or, in so many words, CREDMESH_PLAINTEXT=true)"
+            )

@@ -1,0 +1,1 @@
+"""A whole mesh on one machine: what `make run`, `make demo` and the tests stand on."""

@@ -1,0 +1,1 @@
+"""The sample services. Each knows its domain and who is calling, nothing else of auth."""
