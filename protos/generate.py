@@ -1,11 +1,12 @@
 """Generates the Python modules for every .proto file in this folder.
 
 Runs as hatchling's build hook (wheel and editable installs) and as a script (`make proto`). What it writes lies beside
-the .proto files, is never committed, and is typed: messages by protoc's own stubs plugin, services by mypy-protobuf.
+the .proto files, is never committed, and is typed by mypy-protobuf.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -28,11 +29,11 @@ def generate(protos: Path = PROTOS) -> list[Path]:
         f"--proto_path={protos}",
         f"--proto_path={well_known}",
         f"--python_out={protos}",
-        f"--pyi_out={protos}",
+        f"--mypy_out={protos}",
         f"--grpc_python_out={protos}",
         f"--mypy_grpc_out={protos}",
-        # The plugin of this very interpreter, whatever PATH says.
-        f"--plugin=protoc-gen-mypy_grpc={_plugin()}",
+        # The plugins of this very interpreter, whatever PATH says.
+        *(f"--plugin={name}={_plugin(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(str(source) for source in sources),
     ]
     if protoc.main(arguments) != 0:
@@ -40,16 +41,14 @@ def generate(protos: Path = PROTOS) -> list[Path]:
     return sources
 
 
-def _plugin() -> Path:
-    """Where mypy-protobuf's service plugin was installed for this interpreter."""
-    import shutil
-
-    beside = Path(sys.executable).parent / "protoc-gen-mypy_grpc"
+def _plugin(name: str) -> Path:
+    """Where mypy-protobuf's plugin was installed for this interpreter."""
+    beside = Path(sys.executable).parent / name
     if beside.exists():
         return beside
-    found = shutil.which("protoc-gen-mypy_grpc")
+    found = shutil.which(name)
     if found is None:
-        raise SystemExit("protos: protoc-gen-mypy_grpc was not found; install mypy-protobuf: pip install mypy-protobuf")
+        raise SystemExit(f"protos: {name} was not found; install it with: pip install mypy-protobuf")
     return Path(found)
 
 
