@@ -29,9 +29,9 @@ def generate(protos: Path = PROTOS) -> list[Path]:
         f"--proto_path={protos}",
         f"--proto_path={well_known}",
         f"--python_out={protos}",
-        f"--mypy_out={protos}",
+        f"--mypy_out=quiet:{protos}",
         f"--grpc_python_out={protos}",
-        f"--mypy_grpc_out={protos}",
+        f"--mypy_grpc_out=quiet:{protos}",
         # The plugins of this very interpreter, whatever PATH says.
         *(f"--plugin={name}={_plugin(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(str(source) for source in sources),
