@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-__all__ = ["Caller", "credential_of_caller", "current_caller"]
+__all__ = ["Caller", "credential_of_caller", "current_caller", "set_caller"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -39,8 +39,17 @@ class Caller:
     actor: str | None = None
 
 
-_caller: Final[ContextVar[Caller]] = ContextVar("credmesh_caller")
-_credential: Final[ContextVar[str]] = ContextVar("credmesh_credential")
+class _Presented(Protocol):
+    """A verified credential together with its caller. Both travel in one variable: one write per call."""
+
+    caller: Caller
+    credential: str
+
+
+_presented: Final[ContextVar[_Presented]] = ContextVar("credmesh_presented")
+
+set_caller: Final = _presented.set
+"""Called by the server interceptors, where the handler runs."""
 
 
 def current_caller() -> Caller:
@@ -49,7 +58,7 @@ def current_caller() -> Caller:
     Raises LookupError outside a protected handler, and in the handler of a public method.
     """
     try:
-        return _caller.get()
+        return _presented.get().caller
     except LookupError:
         raise LookupError(
             "there is no caller here: current_caller() works in the handler of a method whose rule is not public, on a "
@@ -59,4 +68,5 @@ def current_caller() -> Caller:
 
 def credential_of_caller() -> str | None:
     """The caller's own bearer credential, for propagation to the next service; None outside a protected handler."""
-    return _credential.get(None)
+    presented = _presented.get(None)
+    return None if presented is None else presented.credential
