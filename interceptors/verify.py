@@ -1,0 +1,277 @@
+"""Verifying a call: the steps of one decision, for sync and aio servers alike.
+
+`check` is the whole of it for a credential that was seen before: a lookup, and the epochs if they moved. For any other
+credential it says None, and `flow` does the rest: a generator that yields what it needs from outside (a key from etcd,
+a session from the auth service) and is sent the answer, so that each server drives it with its own kind of I/O. Most
+flows yield nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+
+from credmesh.auth.v1 import auth_pb2
+from interceptors.bundle import TrustBundle
+from interceptors.cache import TwoGenerationCache
+from interceptors.caller import Caller
+from interceptors.errors import Reason, Refusal
+from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
+from interceptors.policy import MethodRule
+from interceptors.tokens import AccessToken, UnknownKey, check_times
+
+__all__ = ["Need", "NeedKey", "NeedSession", "Verified", "Verifier", "bearer", "revocation_scopes"]
+
+_MAX_AUDIENCES: Final = 32
+
+
+class Verified:
+    """A credential that was verified, as the cache and the open streams keep it.
+
+    scopes            the revocation scopes that it belongs to
+    kid               the key that signed it; None for an opaque session
+    usable_until      seconds since 1970: a token's `exp`; for a session, when its record has to be asked for again
+    session_ends_at   seconds since 1970: when the session ends at the latest; 0.0 where there is none
+    generation        the bundle's generation in which it was last found good
+    """
+
+    __slots__ = ("caller", "credential", "generation", "kid", "scopes", "session_ends_at", "usable_until")
+
+    def __init__(
+        self,
+        caller: Caller,
+        credential: str,
+        *,
+        kid: str | None,
+        usable_until: float,
+        session_ends_at: float,
+        generation: int,
+    ) -> None:
+        self.caller = caller
+        self.credential = credential
+        self.scopes = revocation_scopes(caller)
+        self.kid = kid
+        self.usable_until = usable_until
+        self.session_ends_at = session_ends_at
+        self.generation = generation
+
+    def __repr__(self) -> str:
+        return f"Verified({self.caller!r})"  # never the credential
+
+
+@dataclass(frozen=True, slots=True)
+class NeedKey:
+    """Fetch this key from etcd into the bundle, if it is there. The answer is None."""
+
+    kid: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeedSession:
+    """Resolve this session. The answer is a ResolveSessionResponse."""
+
+    request: auth_pb2.ResolveSessionRequest
+
+
+Need = NeedKey | NeedSession
+Flow = Generator[Need, auth_pb2.ResolveSessionResponse | None, Verified]
+
+
+def revocation_scopes(caller: Caller) -> tuple[str, ...]:
+    """The scopes whose epochs can revoke this caller's credential."""
+    scopes = [EVERYONE, subject_scope(caller.subject), client_scope(caller.client_id)]
+    if caller.session_id is not None:
+        scopes.append(session_scope(caller.session_id))
+    scopes.extend(audience_scope(audience) for audience in caller.audiences)
+    return tuple(scopes)
+
+
+def bearer(metadata: Iterable[tuple[str, str | bytes]], max_bytes: int) -> str:
+    """The bearer credential (RFC 6750 section 2.1) of a call. Refusal unless there is exactly one, within the cap."""
+    found: str | bytes | None = None
+    for key, value in metadata:
+        if key == "authorization":
+            if found is not None:
+                # Two values mean that two parties may read two different ones.
+                raise Refusal(Reason.CREDENTIAL_MALFORMED, "more than one authorization entry")
+            found = value
+    if found is None:
+        raise Refusal(Reason.CREDENTIAL_MISSING)
+    if len(found) > max_bytes:
+        raise Refusal(Reason.CREDENTIAL_TOO_LARGE, f"{len(found)} bytes; at most {max_bytes} are read")
+    if not isinstance(found, str):
+        raise Refusal(Reason.CREDENTIAL_MALFORMED, "the authorization entry is not text")
+    scheme, _, credential = found.partition(" ")
+    if scheme.lower() != "bearer" or not credential or not credential.isascii():
+        raise Refusal(Reason.CREDENTIAL_MALFORMED, "the authorization entry is not 'Bearer' and a credential")
+    return credential
+
+
+class Verifier:
+    """Decides on calls by a trust bundle. Time comes in as an argument; nothing here waits."""
+
+    def __init__(
+        self,
+        bundle: TrustBundle,
+        *,
+        leeway: float,
+        max_credential_bytes: int,
+        cached_credentials: int,
+        resolves_sessions: bool = False,
+    ) -> None:
+        self._bundle = bundle
+        self._leeway = leeway
+        self._max_bytes = max_credential_bytes
+        self._cache: TwoGenerationCache[Verified] = TwoGenerationCache(cached_credentials)
+        self._resolves_sessions = resolves_sessions
+
+    @property
+    def cached(self) -> int:
+        """How many verified credentials are kept."""
+        return len(self._cache)
+
+    def check(
+        self, rule: MethodRule, metadata: Iterable[tuple[str, str | bytes]], now: float, monotonic: float
+    ) -> Verified | str:
+        """Decides on a call whose credential was seen before; otherwise gives the credential, for `flow`.
+
+        now is in seconds since 1970, monotonic in seconds on the clock of TrustBundle.prove. Raises Refusal.
+        """
+        bundle = self._bundle
+        if bundle.revision == 0:
+            raise Refusal(Reason.MESH_NOT_READY, "nothing was read from etcd yet")
+        credential = bearer(metadata, self._max_bytes)
+        verified = self._cache.get(credential)
+        if verified is None:
+            return credential
+        if now >= verified.usable_until + self._leeway:
+            self._cache.drop(credential)
+            return credential
+        self._allow(rule, verified, monotonic)
+        return verified
+
+    def flow(self, rule: MethodRule, credential: str, now: float, monotonic: float) -> Flow:
+        """Verifies a credential from scratch and decides on the call; see `check`. Returns Verified, raises Refusal."""
+        verified = yield from self.identify(credential, now)
+        self._allow(rule, verified, monotonic)
+        return verified
+
+    def identify(self, credential: str, now: float) -> Flow:
+        """Verifies a credential whatever it is to be used for: everything but audience, scopes and freshness."""
+        generation = self._bundle.generation
+        if is_opaque(credential):
+            verified = yield from self._session(credential, now, generation)
+        else:
+            verified = yield from self._token(credential, now, generation)
+        self.recheck(verified, force=True)
+        self._cache.put(credential, verified)
+        return verified
+
+    def recheck(self, verified: Verified, *, force: bool = False) -> None:
+        """Checks a verified credential against the bundle as it is now. Refusal if it was revoked or lost its key."""
+        bundle = self._bundle
+        generation = bundle.generation  # before the epochs are read: see TrustBundle
+        if generation == verified.generation and not force:
+            return
+        if verified.kid is not None and verified.kid not in bundle.keys:
+            self._cache.drop(verified.credential)
+            raise Refusal(Reason.KEY_UNKNOWN, f"key {verified.kid!r} was removed")
+        scope = bundle.epochs.revokes(verified.scopes, verified.caller.epoch)
+        if scope is not None:
+            self._cache.drop(verified.credential)
+            raise Refusal(Reason.CREDENTIAL_REVOKED, f"scope {scope} was revoked after epoch {verified.caller.epoch}")
+        verified.generation = generation
+
+    def forget(self) -> None:
+        """Empties the cache."""
+        self._cache.clear()
+
+    def _allow(self, rule: MethodRule, verified: Verified, monotonic: float) -> None:
+        # What is always checked stands first and costs two comparisons; what the rule asks for comes after.
+        if verified.generation != self._bundle.generation:
+            self.recheck(verified)
+        caller = verified.caller
+        if rule.audience not in caller.audiences:
+            raise Refusal(Reason.AUDIENCE_MISMATCH, f"the credential is not for {rule.audience!r}")
+        if not rule.scopes <= caller.scopes:
+            missing = " ".join(sorted(rule.scopes - caller.scopes))
+            raise Refusal(Reason.SCOPE_MISSING, f"missing: {missing}", metadata={"scope": missing})
+        if rule.freshness is not None:
+            proven_at = self._bundle.proven_at
+            if proven_at is None or monotonic - proven_at > rule.freshness:
+                age = "never proven" if proven_at is None else f"{monotonic - proven_at:.1f} s"
+                raise Refusal(Reason.MESH_STALE, f"knowledge of revocations: {age}; the rule allows {rule.freshness} s")
+
+    def _token(self, credential: str, now: float, generation: int) -> Flow:
+        try:
+            token = self._bundle.reader.read(credential)
+        except UnknownKey as unknown:
+            yield NeedKey(unknown.kid)
+            try:
+                token = self._bundle.reader.read(credential)
+            except UnknownKey as still:
+                raise Refusal(Reason.KEY_UNKNOWN, str(still)) from None
+        check_times(token, now, self._leeway)
+        if len(token.caller.audiences) > _MAX_AUDIENCES:
+            raise Refusal(Reason.CREDENTIAL_INVALID, f"more than {_MAX_AUDIENCES} audiences")
+        return _verified_token(token, credential, generation)
+
+    def _session(self, credential: str, now: float, generation: int) -> Flow:
+        try:
+            token = OpaqueToken.parse(credential)
+        except ValueError as error:
+            raise Refusal(Reason.CREDENTIAL_MALFORMED, str(error)) from None
+        if token.kind is not OpaqueKind.SESSION:
+            raise Refusal(Reason.CREDENTIAL_INVALID, f"a {token.kind.name} is not for calling services")
+        if not self._resolves_sessions:
+            raise Refusal(Reason.CREDENTIAL_INVALID, "this node is not set up to resolve opaque sessions")
+        answer = yield NeedSession(
+            auth_pb2.ResolveSessionRequest(session_id=token.session_id, secret_sha256=token.secret_sha256)
+        )
+        if answer is None or answer.refusal:
+            known = Reason.__members__.get(answer.refusal if answer is not None else "")
+            raise Refusal(known or Reason.CREDENTIAL_INVALID, "the auth service refused the session")
+        return _verified_session(answer, credential, now, generation)
+
+
+def _verified_token(token: AccessToken, credential: str, generation: int) -> Verified:
+    return Verified(
+        token.caller,
+        credential,
+        kid=token.kid,
+        usable_until=token.expires_at,
+        session_ends_at=token.session_expires_at,
+        generation=generation,
+    )
+
+
+def _verified_session(
+    answer: auth_pb2.ResolveSessionResponse, credential: str, now: float, generation: int
+) -> Verified:
+    identity = answer.identity
+    ends_at = answer.session_expires_at.ToNanoseconds() / 1e9
+    attributes: dict[str, Any] = MessageToDict(answer.attributes)
+    caller = Caller(
+        subject=identity.subject,
+        client_id=identity.client_id,
+        session_id=identity.session_id,
+        scopes=frozenset(identity.scopes),
+        audiences=frozenset(identity.audiences),
+        expires_at=ends_at,
+        epoch=identity.epoch,
+        claims=MappingProxyType(attributes),
+    )
+    valid_for = answer.valid_for.ToTimedelta().total_seconds()
+    return Verified(
+        caller,
+        credential,
+        kid=None,
+        usable_until=min(now + valid_for, ends_at),
+        session_ends_at=ends_at,
+        generation=generation,
+    )
