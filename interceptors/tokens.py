@@ -194,7 +194,7 @@ def _text(claims: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
-    value = claims.get(name)
+    value: Any = claims.get(name)
     # bool is an int to Python, and JSON readers take NaN: neither is a NumericDate (RFC 7519 section 2).
     if type(value) not in (int, float) or not math.isfinite(value):
         raise _bad_claim(name)

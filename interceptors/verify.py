@@ -35,7 +35,7 @@ class Verified:
 
     scopes            the revocation scopes that it belongs to
     kid               the key that signed it; None for an opaque session
-    usable_until      seconds since 1970: a token's `exp`; for a session, when its record has to be asked for again
+    usable_until      seconds since 1970: a token's `exp` with the leeway; a session's record is asked for again then
     session_ends_at   seconds since 1970: when the session ends at the latest; 0.0 where there is none
     generation        the bundle's generation in which it was last found good
     """
@@ -62,6 +62,12 @@ class Verified:
 
     def __repr__(self) -> str:
         return f"Verified({self.caller!r})"  # never the credential
+
+    def stream_ends_at(self, *, follow_session: bool) -> float:
+        """Seconds since 1970: when a stream that this credential opened ends at the latest, by its method's rule."""
+        if self.kid is None or (follow_session and self.session_ends_at):
+            return max(self.session_ends_at, self.usable_until)
+        return self.usable_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ class Verifier:
         verified = self._cache.get(credential)
         if verified is None:
             return credential
-        if now >= verified.usable_until + self._leeway:
+        if now >= verified.usable_until:
             self._cache.drop(credential)
             return credential
         self._allow(rule, verified, monotonic)
@@ -219,7 +225,7 @@ class Verifier:
         check_times(token, now, self._leeway)
         if len(token.caller.audiences) > _MAX_AUDIENCES:
             raise Refusal(Reason.CREDENTIAL_INVALID, f"more than {_MAX_AUDIENCES} audiences")
-        return _verified_token(token, credential, generation)
+        return _verified_token(token, credential, self._leeway, generation)
 
     def _session(self, credential: str, now: float, generation: int) -> Flow:
         try:
@@ -239,12 +245,12 @@ class Verifier:
         return _verified_session(answer, credential, now, generation)
 
 
-def _verified_token(token: AccessToken, credential: str, generation: int) -> Verified:
+def _verified_token(token: AccessToken, credential: str, leeway: float, generation: int) -> Verified:
     return Verified(
         token.caller,
         credential,
         kid=token.kid,
-        usable_until=token.expires_at,
+        usable_until=token.expires_at + leeway,
         session_ends_at=token.session_expires_at,
         generation=generation,
     )

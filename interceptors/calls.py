@@ -1,0 +1,167 @@
+"""The open streams of a node, and ending them when their credential ends."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from interceptors.errors import Reason, Refusal
+from interceptors.verify import Verified
+
+__all__ = ["OpenCall", "OpenCalls"]
+
+_log: Final = logging.getLogger("credmesh.calls")
+
+
+class OpenCall:
+    """One open stream.
+
+    method     its full method name
+    verified   the credential that opened it
+    deadline   monotonic seconds: when it ends with its credential
+    following  whether it may outlive its token as long as the session lives
+    """
+
+    __slots__ = ("deadline", "end", "ended", "following", "method", "verified")
+
+    def __init__(
+        self, method: str, verified: Verified, deadline: float, *, following: bool, end: Callable[[Refusal], None]
+    ) -> None:
+        self.method = method
+        self.verified = verified
+        self.deadline = deadline
+        self.following = following
+        self.end = end  # must return at once: thousands are ended in a row
+        self.ended = False
+
+
+class OpenCalls:
+    """All open streams, found by revocation scope and by deadline. Thread-safe.
+
+    Ending is the part of each server's adapter; it is called outside the lock, from the thread that noticed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._calls: set[OpenCall] = set()
+        self._by_scope: dict[str, set[OpenCall]] = {}
+        self._deadlines: list[tuple[float, int, OpenCall]] = []
+        self._sequence = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: OpenCall) -> None:
+        """Keeps a stream. The caller then rechecks its credential: an epoch may have passed by in between."""
+        with self._lock:
+            self._calls.add(call)
+            for scope in call.verified.scopes:
+                self._by_scope.setdefault(scope, set()).add(call)
+            heapq.heappush(self._deadlines, (call.deadline, next(self._sequence), call))
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._watch_deadlines, name="credmesh-deadlines", daemon=True)
+                self._thread.start()
+            elif self._deadlines[0][2] is call:
+                self._wake.notify()
+
+    def remove(self, call: OpenCall) -> None:
+        """Forgets a stream that has ended by itself."""
+        with self._lock:
+            self._discard(call)
+
+    def revoke(self, scope: str, epoch: int) -> int:
+        """Ends every stream of a scope whose credential is older than `epoch`; returns how many there were."""
+        with self._lock:
+            found = [call for call in self._by_scope.get(scope, ()) if call.verified.caller.epoch < epoch]
+            for call in found:
+                self._discard(call)
+        refusal = Refusal(Reason.CREDENTIAL_REVOKED, f"scope {scope} was revoked at revision {epoch}")
+        return self._end(found, refusal)
+
+    def recheck(self, recheck: Callable[[Verified], None], *, now: float, unbroken: bool) -> int:
+        """Checks every open stream anew, after keys changed or the mesh was read again; returns how many ended.
+
+        unbroken: whether no event can have been missed. If some may have been, an epoch may have come and leased out
+        unseen; a stream whose own token has expired rests on its session alone, and ends in that doubt.
+        """
+        with self._lock:
+            calls = list(self._calls)
+        ended = 0
+        for call in calls:
+            refusal: Refusal | None = None
+            try:
+                recheck(call.verified)
+            except Refusal as found:
+                # A retired key's tokens have all expired; a stream that follows its session does not need it any more.
+                expired = now >= call.verified.usable_until
+                if not (found.reason is Reason.KEY_UNKNOWN and call.following and expired):
+                    refusal = found
+            if refusal is None and not unbroken and now >= call.verified.usable_until:
+                refusal = Refusal(Reason.CREDENTIAL_EXPIRED, "events were missed, and the token has expired meanwhile")
+            if refusal is not None:
+                with self._lock:
+                    self._discard(call)
+                ended += self._end([call], refusal)
+        return ended
+
+    def stop(self) -> None:
+        """Ends the thread that watches deadlines. The streams are left to the server's own shutdown."""
+        with self._lock:
+            self._stopped = True
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout=5)
+
+    def _discard(self, call: OpenCall) -> None:
+        if call not in self._calls:
+            return
+        self._calls.discard(call)
+        for scope in call.verified.scopes:
+            calls = self._by_scope.get(scope)
+            if calls is not None:
+                calls.discard(call)
+                if not calls:
+                    del self._by_scope[scope]
+        call.ended = True
+        # Its entry in the heap stays until its time comes; short streams under long tokens would pile up there.
+        if len(self._deadlines) > 2 * len(self._calls) + 1000:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
+            heapq.heapify(self._deadlines)
+
+    def _end(self, calls: Iterable[OpenCall], refusal: Refusal) -> int:
+        count = 0
+        for call in calls:
+            count += 1
+            try:
+                call.end(refusal)
+            except Exception:
+                # One stream that cannot be ended must not keep the others alive.
+                _log.exception("could not end a stream of %s", call.method)
+        return count
+
+    def _watch_deadlines(self) -> None:
+        refusal = Refusal(Reason.CREDENTIAL_EXPIRED, "the credential expired while the stream was open")
+        while True:
+            with self._lock:
+                due: list[OpenCall] = []
+                while not due:
+                    if self._stopped:
+                        return
+                    now = time.monotonic()
+                    while self._deadlines and (self._deadlines[0][2].ended or self._deadlines[0][0] <= now):
+                        call = heapq.heappop(self._deadlines)[2]
+                        if not call.ended:
+                            self._discard(call)
+                            due.append(call)
+                    if not due:
+                        self._wake.wait(self._deadlines[0][0] - now if self._deadlines else None)
+            self._end(due, refusal)
