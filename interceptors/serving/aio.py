@@ -1,0 +1,104 @@
+"""Running an asyncio server (grpc.aio.server) until somebody says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from interceptors.node import MeshNode
+from interceptors.server import AioServerInterceptor
+from interceptors.serving.listening import SERVER_OPTIONS, ListenError, listen
+from interceptors.serving.metrics import serve_metrics
+from interceptors.settings import ServerSettings
+
+__all__ = ["serve_aio"]
+
+_log: Final = logging.getLogger("credmesh.serving")
+
+_HEALTH_INTERVAL: Final = 0.2
+
+
+async def serve_aio(
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    node: MeshNode,
+    settings: ServerSettings,
+    services: Sequence[str],
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+    on_stop: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; see `serve`, whose arguments and errors these are.
+
+    `add` and the `on_stop` callbacks run in this event loop; channels that the servicers use are best opened around
+    this call (`async with aio_channel(…) as channel: await serve_aio(…)`), so that they outlive the drain.
+    """
+    node.policy.check(tuple(services))
+    server = grpc.aio.server(interceptors=(AioServerInterceptor(node), *interceptors), options=SERVER_OPTIONS)
+    add(server)
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = listen(server, settings)
+        stop_metrics = serve_metrics(node, settings)
+    except ListenError as error:
+        _log.critical("%s", error)
+        raise SystemExit(1) from None
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    await _set_health(servicer, ("", *services), ready=node.ready)
+    await server.start()
+    reporter = asyncio.create_task(_report_health(servicer, node, ("", *services)))
+    try:
+        _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
+        _log.info("stopping on %s; open calls get %g s", (await signals.get()).name, settings.drain)
+        reporter.cancel()
+        await servicer.enter_graceful_shutdown()
+        for callback in on_stop:
+            callback()
+        await _drain(server, settings.drain, signals)
+    finally:
+        reporter.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        # Its thread answers scrapes; closing it waits for the one in hand, and must not hold up the loop.
+        await asyncio.to_thread(stop_metrics)
+    _log.info("%s has stopped", node.settings.service)
+
+
+async def _drain(server: grpc.aio.Server, seconds: float, signals: asyncio.Queue[signal.Signals]) -> None:
+    """Waits for the drain. A second signal means now."""
+    drained = asyncio.create_task(server.stop(seconds))
+    again = asyncio.create_task(signals.get())
+    done, _ = await asyncio.wait((drained, again), return_when=asyncio.FIRST_COMPLETED)
+    if drained not in done:
+        _log.warning("asked again to stop; open calls are cancelled")
+        await server.stop(0)
+    again.cancel()
+    await drained
+
+
+async def _report_health(servicer: health.aio.HealthServicer, node: MeshNode, names: Sequence[str]) -> None:
+    reported: bool | None = None
+    while True:
+        ready = node.ready
+        if ready != reported:
+            await _set_health(servicer, names, ready=ready)
+            reported = ready
+        await asyncio.sleep(_HEALTH_INTERVAL)
+
+
+async def _set_health(servicer: health.aio.HealthServicer, names: Sequence[str], *, ready: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in names:
+        await servicer.set(name, status)

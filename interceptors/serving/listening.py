@@ -1,0 +1,123 @@
+"""Where a server listens: TLS that follows renewed certificates, and errors that say what is in the way."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import Final, Protocol
+
+import grpc
+
+from interceptors.errors import CredmeshError, SettingsError
+from interceptors.settings import ServerSettings
+
+__all__ = ["SERVER_OPTIONS", "ListenError", "listen", "split_address"]
+
+_log: Final = logging.getLogger("credmesh.serving")
+
+SERVER_OPTIONS: Final = (
+    # Without this a second process shares the port silently and takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Clients of a mesh ping idle connections, so that they notice a peer that is gone; do not punish them for it.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+class ListenError(CredmeshError):
+    """The server cannot listen: the port is taken, not allowed, or the address is not this machine's."""
+
+
+class _Listener(Protocol):
+    """What grpc.Server and grpc.aio.Server have in common here."""
+
+    def add_insecure_port(self, address: str) -> int: ...
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int: ...
+
+
+def listen(server: _Listener, settings: ServerSettings) -> int:
+    """Adds the port that the settings name; returns the port that it became. ListenError, SettingsError."""
+    try:
+        if settings.tls_cert_file is None or settings.tls_key_file is None:
+            port = server.add_insecure_port(settings.listen)
+        else:
+            credentials = _credentials(_Certificate(settings.tls_cert_file, settings.tls_key_file))
+            port = server.add_secure_port(settings.listen, credentials)
+    except RuntimeError:
+        port = 0  # grpc says no more than that it failed
+    if port == 0:
+        raise ListenError(f"cannot listen on {settings.listen}: {_why_not(settings.listen)}")
+    return port
+
+
+def split_address(address: str, variable: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. SettingsError names the variable."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{variable}={address!r} is not host:port; for example: {variable}=0.0.0.0:8443")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
+
+
+def _why_not(address: str) -> str:
+    host, port = split_address(address, "CREDMESH_LISTEN")
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        return f"{error.strerror or error}; stop what uses it, or set CREDMESH_LISTEN to another host:port"
+    return "gRPC refused it without saying why"
+
+
+class _Certificate:
+    """A certificate and its key on disk, read anew when they change: cert-manager and others renew them in place."""
+
+    def __init__(self, cert_file: Path, key_file: Path) -> None:
+        self._cert_file = cert_file
+        self._key_file = key_file
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        try:
+            self._stamp = self._stamp_now()
+            self.configuration = self._read()
+        except OSError as error:
+            raise SettingsError(
+                f"CREDMESH_TLS_CERT_FILE={cert_file} and CREDMESH_TLS_KEY_FILE={key_file}: {error}"
+            ) from None
+
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new certificate, or None if it is the one in use. Called for every handshake."""
+        with self._lock:
+            try:
+                stamp = self._stamp_now()
+                if stamp == self._stamp:
+                    return None
+                configuration = self._read()
+            except OSError as error:
+                # Half-way through a renewal, or deleted: the one in use goes on being used.
+                _log.warning("the TLS certificate changed but cannot be read: %s", error)
+                return None
+            self._stamp = stamp
+            self.configuration = configuration
+            _log.info("the TLS certificate was renewed")
+            return configuration
+
+    def _stamp_now(self) -> tuple[int, int]:
+        return self._cert_file.stat().st_mtime_ns, self._key_file.stat().st_mtime_ns
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        pair = (self._key_file.read_bytes(), self._cert_file.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair])
+
+
+def _credentials(certificate: _Certificate) -> grpc.ServerCredentials:
+    return grpc.dynamic_ssl_server_credentials(
+        certificate.configuration, certificate.renewed, require_client_authentication=False
+    )

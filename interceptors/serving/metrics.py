@@ -1,0 +1,43 @@
+"""Prometheus metrics of a node over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+
+from interceptors.node import MeshNode
+from interceptors.serving.listening import ListenError, split_address
+from interceptors.settings import ServerSettings
+
+__all__ = ["serve_metrics"]
+
+_log: Final = logging.getLogger("credmesh.serving")
+
+
+def serve_metrics(node: MeshNode, settings: ServerSettings) -> Callable[[], None]:
+    """Serves /metrics where CREDMESH_METRICS says, if it says so; returns what stops it. ListenError."""
+    if not settings.metrics:
+        return lambda: None
+    host, port = split_address(settings.metrics, "CREDMESH_METRICS")
+    registry = CollectorRegistry()
+    registry.register(node.collector())
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise ListenError(
+            f"cannot serve metrics on {settings.metrics}: {error.strerror}; set CREDMESH_METRICS to another host:port"
+        ) from None
+    _log.info("metrics at http://%s/metrics", settings.metrics)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+    return stop
