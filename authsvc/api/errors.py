@@ -1,0 +1,117 @@
+"""What becomes of an exception in a servicer of the auth service.
+
+    InvalidField     INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field
+    ApiError         the status that it carries
+    EtcdUnavailable  UNAVAILABLE: retry; a change may or may not have been made
+    Refusal          left to the credential interceptor, which sends the reason
+    anything else    INTERNAL, with nothing of it but a line in our log
+
+Servicers raise; one interceptor answers, so that no method can forget to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import Counter
+
+from authsvc.validate import InvalidField
+from interceptors.errors import CredmeshError, Refusal
+from interceptors.etcd.client import EtcdUnavailable
+
+__all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
+
+_log: Final = logging.getLogger("credmesh.auth")
+_calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))
+
+_ETCD_AWAY: Final = "etcd does not answer, so the auth service cannot either; retry. A change may or may not be made"
+
+
+class ApiError(CredmeshError):
+    """A call fails in a way that its caller can do something about. The text is for the caller; never a secret."""
+
+    status: grpc.StatusCode = grpc.StatusCode.INTERNAL
+
+
+class AlreadyExists(ApiError):
+    """What is to be made is there already."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class NotFound(ApiError):
+    """What is asked for is not there."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class FailedPrecondition(ApiError):
+    """The state of things does not allow it; the text says what to change first."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class AnswerErrors(grpc.ServerInterceptor):
+    """Turns the exceptions of unary servicers into statuses. It stands inside of the credential interceptor."""
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler; no call is looked at here, where the server holds a lock."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler  # health and reflection stream, and are not ours
+        return grpc.unary_unary_rpc_method_handler(
+            _answering(handler_call_details.method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            response = serve(request, context)
+        except Refusal as refusal:
+            _calls.labels(method, refusal.status.name).inc()
+            raise
+        except InvalidField as error:
+            context.set_trailing_metadata(_bad_request(error))
+            _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except ApiError as error:
+            _abort(method, context, error.status, str(error))
+        except EtcdUnavailable as error:
+            _log.warning("%s: %s", method, error)
+            _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_AWAY)
+        except Exception:
+            if not context.is_active() or context.code() is not None:
+                raise  # the servicer aborted the call itself, or the caller has gone
+            # The text may hold anything, a secret too: it is for our log, and the caller learns nothing of it.
+            _log.exception("%s failed unexpectedly", method)
+            _abort(method, context, grpc.StatusCode.INTERNAL, "the auth service failed; its log says why")
+        _calls.labels(method, "OK").inc()
+        return response
+
+    return answer
+
+
+def _abort(method: str, context: grpc.ServicerContext, status: grpc.StatusCode, details: str) -> NoReturn:
+    _calls.labels(method, status.name).inc()
+    context.abort(status, details)
+    raise AssertionError("abort returned")  # it raises; this is for the type checker
+
+
+def _bad_request(error: InvalidField) -> tuple[tuple[str, bytes], ...]:
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    status = status_pb2.Status(code=code, message=str(error), details=[detail])
+    return (("grpc-status-details-bin", status.SerializeToString()),)

@@ -1,0 +1,53 @@
+"""Paging through lists that are ordered by name.
+
+A page token is the last name of the page before. So a page begins right after it whatever was added or deleted in
+between, and no server keeps a cursor.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from authsvc.validate import InvalidField
+
+__all__ = ["page"]
+
+T = TypeVar("T")
+
+DEFAULT_SIZE: Final = 100
+MAX_SIZE: Final = 1000
+_VERSION: Final = b"1:"
+
+
+def page(items: Iterable[T], *, name: Callable[[T], str], size: int, token: str) -> tuple[list[T], str]:
+    """One page of the items in the order of their names, and the token of the next page ("" after the last).
+
+    size and token are a request's page_size and page_token; InvalidField if one of them is not acceptable.
+    """
+    if not 0 <= size <= MAX_SIZE:
+        raise InvalidField("page_size", f"must be from 1 to {MAX_SIZE:,}, or 0 for {DEFAULT_SIZE}")
+    size = size or DEFAULT_SIZE
+    after = _name_in(token)
+    rest = sorted((item for item in items if after is None or name(item) > after), key=name)
+    found = rest[:size]
+    return found, _token(name(found[-1])) if len(rest) > size else ""
+
+
+def _token(last: str) -> str:
+    return base64.urlsafe_b64encode(_VERSION + last.encode()).decode().rstrip("=")
+
+
+def _name_in(token: str) -> str | None:
+    if not token:
+        return None
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        last = raw.removeprefix(_VERSION).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidField("page_token", "is not one that was given out; begin without one") from None
+    if not raw.startswith(_VERSION):
+        raise InvalidField("page_token", "is not one that was given out; begin without one")
+    return last

@@ -1,0 +1,135 @@
+"""What the auth service is told by its environment, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from interceptors.keys import ALGORITHMS
+from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
+
+__all__ = ["AuthSettings", "host_and_port", "read_auth_settings"]
+
+_DEFAULTS: Final = {"CREDMESH_SERVICE": "auth"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthSettings:
+    """The settings of one replica of the auth service. Durations are in seconds."""
+
+    mesh: MeshSettings
+    server: ServerSettings
+    kek_file: Path | None = setting(
+        "CREDMESH_KEK_FILE",
+        "/etc/credmesh/kek",
+        default=None,
+        help="file with the key that seals private keys: 32 bytes in base64",
+    )
+    # Written out, since `setting` cannot keep a secret out of the repr.
+    kek: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "variable": "CREDMESH_KEK",
+            "example": "$(openssl rand -base64 32)",
+            "help": "the same key itself, where there is no file for it",
+        },
+    )
+    http_listen: str = setting(
+        "CREDMESH_HTTP_LISTEN", "0.0.0.0:8080", default="", help="host:port of JWKS, discovery, metrics; empty for none"
+    )
+    token_lifetime: float = setting("CREDMESH_TOKEN_LIFETIME", "300", default=300.0, help="of an access token")
+    refresh_grace: float = setting(
+        "CREDMESH_REFRESH_GRACE", "10", default=10.0, help="in which a used refresh token gives the same successor"
+    )
+    session_idle: float = setting("CREDMESH_SESSION_IDLE", "1800", default=1800.0, help="until an unused session ends")
+    session_lifetime: float = setting("CREDMESH_SESSION_LIFETIME", "86400", default=86_400.0, help="of any session")
+    rotation_interval: float = setting(
+        "CREDMESH_ROTATION_INTERVAL", "86400", default=86_400.0, help="from one signing key to the next"
+    )
+    key_algorithm: str = setting("CREDMESH_KEY_ALGORITHM", "EdDSA", default="EdDSA", help="of new signing keys")
+    max_token_bytes: int = setting(
+        "CREDMESH_MAX_TOKEN_BYTES", "3072", default=3072, help="an access token is never issued larger"
+    )
+    leader_lease: int = setting(
+        "CREDMESH_LEADER_LEASE", "5", default=5, help="until another replica leads if the leader falls silent"
+    )
+    password_workers: int = setting(
+        "CREDMESH_PASSWORD_WORKERS", "2", default=2, help="passwords hashed at once, each with 64 MiB and 4 threads"
+    )
+    login_failures_per_account: int = setting(
+        "CREDMESH_LOGIN_FAILURES_PER_ACCOUNT", "10", default=10, help="per minute and replica; 0 for no limit"
+    )
+    login_failures_per_address: int = setting(
+        "CREDMESH_LOGIN_FAILURES_PER_ADDRESS", "50", default=50, help="per minute and replica; 0 for no limit"
+    )
+    resolve_ttl: float = setting(
+        "CREDMESH_RESOLVE_TTL", "60", default=60.0, help="that a node may use a resolved opaque session"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.kek_file is None) == (not self.kek):
+            trouble = "is not set" if not self.kek else "and CREDMESH_KEK are both set; keep one"
+            raise ValueError(
+                f"CREDMESH_KEK_FILE {trouble}; for example: CREDMESH_KEK_FILE=/etc/credmesh/kek "
+                "(`credmesh bootstrap` can make one)"
+            )
+        if self.http_listen:
+            host_and_port("CREDMESH_HTTP_LISTEN", self.http_listen, "0.0.0.0:8080")
+        if self.key_algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"CREDMESH_KEY_ALGORITHM={self.key_algorithm!r} is not one of {', '.join(ALGORITHMS)}; "
+                "for example: CREDMESH_KEY_ALGORITHM=EdDSA"
+            )
+        self._check_durations()
+        self._check_numbers()
+
+    def _check_durations(self) -> None:
+        for variable, seconds, example in (
+            ("CREDMESH_TOKEN_LIFETIME", self.token_lifetime, "300"),
+            ("CREDMESH_SESSION_IDLE", self.session_idle, "1800"),
+            ("CREDMESH_SESSION_LIFETIME", self.session_lifetime, "86400"),
+            ("CREDMESH_ROTATION_INTERVAL", self.rotation_interval, "86400"),
+            ("CREDMESH_RESOLVE_TTL", self.resolve_ttl, "60"),
+        ):
+            # Not `<= 0`: a NaN compares false with everything, and infinity has no timestamp.
+            if not 0 < seconds <= _TEN_YEARS:
+                raise ValueError(f"{variable} must be above 0 and below ten years, in seconds; for example: {example}")
+        if not 0 <= self.refresh_grace <= 600:
+            raise ValueError("CREDMESH_REFRESH_GRACE must be from 0 to 600 seconds; for example: 10")
+        if not 2 <= self.leader_lease <= 600:
+            raise ValueError("CREDMESH_LEADER_LEASE must be from 2 to 600 seconds; for example: 5")
+
+    def _check_numbers(self) -> None:
+        if not 512 <= self.max_token_bytes <= self.mesh.max_credential_bytes:
+            raise ValueError(
+                "CREDMESH_MAX_TOKEN_BYTES must be from 512 to CREDMESH_MAX_CREDENTIAL_BYTES "
+                f"({self.mesh.max_credential_bytes}), or no node would read such a token; for example: 3072"
+            )
+        if not 1 <= self.password_workers <= 64:
+            raise ValueError("CREDMESH_PASSWORD_WORKERS must be from 1 to 64; for example: 2")
+        for variable, number, example in (
+            ("CREDMESH_LOGIN_FAILURES_PER_ACCOUNT", self.login_failures_per_account, "10"),
+            ("CREDMESH_LOGIN_FAILURES_PER_ADDRESS", self.login_failures_per_address, "50"),
+        ):
+            if number < 0:
+                raise ValueError(f"{variable} must be 0 (no limit) or more; for example: {example}")
+
+
+_TEN_YEARS: Final = 10 * 366 * 86_400.0
+
+
+def read_auth_settings(environ: Mapping[str, str] | None = None) -> AuthSettings:
+    """Reads the settings of the auth service, whose CREDMESH_SERVICE is "auth" by default. Raises SettingsError."""
+    return read_settings(AuthSettings, {**_DEFAULTS, **(os.environ if environ is None else environ)})
+
+
+def host_and_port(variable: str, text: str, example: str) -> tuple[str, int]:
+    """Splits "host:port", "[::1]:port" or ":port" (every address). ValueError names the variable."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"{variable}={text!r} is not host:port; for example: {variable}={example}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
