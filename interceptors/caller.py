@@ -35,7 +35,7 @@ class Caller:
     audiences: frozenset[str]
     expires_at: float
     epoch: int
-    claims: Mapping[str, Any] = field(default=_NOTHING, repr=False)
+    claims: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False)
     actor: str | None = None
 
 
