@@ -1,0 +1,100 @@
+"""Storefront: what customers see. An asyncio server; its Chat shows both sides streaming."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+
+from credmesh.samples.inventory.v1 import inventory_pb2
+from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceAsyncStub, InventoryServiceStub
+from credmesh.samples.orders.v1 import orders_pb2
+from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceAsyncStub, OrdersServiceStub
+from credmesh.samples.storefront.v1 import storefront_pb2 as pb
+from credmesh.samples.storefront.v1.storefront_pb2_grpc import (
+    StorefrontServiceServicer,
+    add_StorefrontServiceServicer_to_server,
+)
+from interceptors import current_caller
+from interceptors.serving import serve_aio, service_process
+from interceptors.settings import read_settings
+from services.joining import aio_channel_to, joined
+from services.relaying import relay_aio
+from services.settings import StorefrontSettings
+
+__all__ = ["Storefront", "main"]
+
+Context = aio.ServicerContext[Any, Any]
+
+_TIMEOUT: Final = 5.0
+_LONGEST_QUESTION: Final = 1024
+
+
+class Storefront(StorefrontServiceServicer):
+    """The servicer."""
+
+    def __init__(self, orders: OrdersServiceAsyncStub, inventory: InventoryServiceAsyncStub) -> None:
+        self._orders = orders
+        self._inventory = inventory
+
+    async def Buy(self, request: pb.BuyRequest, context: Context) -> pb.BuyResponse:
+        """See storefront.proto."""
+        order = orders_pb2.PlaceOrderRequest(sku=request.sku, quantity=request.quantity)
+        try:
+            placed = await self._orders.PlaceOrder(order, timeout=_TIMEOUT)
+        except aio.AioRpcError as error:
+            await relay_aio(context, error)
+        seen = [pb.Seen(service="storefront", subject=current_caller().subject)]
+        seen.extend(pb.Seen(service=one.service, subject=one.subject) for one in placed.seen)
+        return pb.BuyResponse(order_id=placed.order_id, left=placed.left, seen=seen)
+
+    async def Chat(
+        self, request_iterator: AsyncIterator[pb.ChatRequest], context: Context
+    ) -> AsyncIterator[pb.ChatResponse]:
+        """See storefront.proto. A question names a thing in stock; anything else is answered politely."""
+        async for question in request_iterator:
+            if len(question.text) > _LONGEST_QUESTION:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"text is above {_LONGEST_QUESTION} characters")
+            yield pb.ChatResponse(text=await self._answer(question.text, context))
+
+    async def _answer(self, question: str, context: Context) -> str:
+        name = current_caller().subject
+        words = question.split()
+        if not words:
+            return f"What can I do for you, {name}?"
+        sku = words[-1].rstrip("?.!").lower()
+        try:
+            stock = await self._inventory.GetStock(inventory_pb2.GetStockRequest(sku=sku), timeout=_TIMEOUT)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                await relay_aio(context, error)
+            return f"I am sorry, {name}: {error.details()}."
+        return f"There are {stock.left:,} of {sku}, {name}."
+
+
+async def _serve(settings: StorefrontSettings) -> None:
+    with joined(settings) as node:
+        async with (
+            aio_channel_to(settings.orders, settings) as orders,
+            aio_channel_to(settings.inventory, settings) as inventory,
+        ):
+            storefront = Storefront(OrdersServiceStub(orders), InventoryServiceStub(inventory))
+            await serve_aio(
+                lambda server: add_StorefrontServiceServicer_to_server(storefront, server),
+                node=node,
+                settings=settings.server,
+                services=[pb.DESCRIPTOR.services_by_name["StorefrontService"].full_name],
+            )
+
+
+def main() -> None:
+    """Runs storefront until it is told to stop."""
+    with service_process("storefront"):
+        asyncio.run(_serve(read_settings(StorefrontSettings)))
+
+
+if __name__ == "__main__":
+    main()
