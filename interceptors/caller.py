@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-__all__ = ["Caller", "credential_of_caller", "current_caller", "set_caller"]
+__all__ = ["Caller", "credential_of_caller", "current_caller", "reset_caller", "set_caller"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -50,6 +50,9 @@ _presented: Final[ContextVar[_Presented]] = ContextVar("credmesh_presented")
 
 set_caller: Final = _presented.set
 """Called by the server interceptors, where the handler runs."""
+
+reset_caller: Final = _presented.reset
+"""Undoes `set_caller`, by the token that it returned, where the thread goes on to serve other calls."""
 
 
 def current_caller() -> Caller:

@@ -143,7 +143,7 @@ class OpenCalls:
             count += 1
             try:
                 call.end(refusal)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged, and the others come first
                 # One stream that cannot be ended must not keep the others alive.
                 _log.exception("could not end a stream of %s", call.method)
         return count

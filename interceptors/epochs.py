@@ -10,8 +10,8 @@ __all__ = ["Epochs"]
 class Epochs:
     """The last revocation of every scope that has one.
 
-    One thread writes, any number read without a lock: each operation is a single dict operation. Whoever must not miss a
-    write reads the bundle's generation first (see TrustBundle).
+    One thread writes, any number read without a lock: each operation is a single dict operation. Whoever must not miss
+    a write reads the bundle's generation first (see TrustBundle).
     """
 
     __slots__ = ("_revisions",)

@@ -59,7 +59,7 @@ def read_key(value: bytes) -> VerificationKey:
     except DecodeError:
         raise RecordError("not a VerificationKey record") from None
     if record.format != FORMAT:
-        raise RecordError(f"format {record.format} is not known here (only {FORMAT}); is this node older than the mesh?")
+        raise RecordError(f"format {record.format} is unknown here (only {FORMAT}); is this node older than the mesh?")
     if record.algorithm not in _IMPLEMENTATIONS:
         raise RecordError(f"algorithm {record.algorithm!r} is not one of {', '.join(ALGORITHMS)}")
     if not record.kid:

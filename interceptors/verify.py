@@ -25,7 +25,7 @@ from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
 from interceptors.policy import MethodRule
 from interceptors.tokens import AccessToken, UnknownKey, check_times
 
-__all__ = ["Need", "NeedKey", "NeedSession", "Verified", "Verifier", "bearer", "revocation_scopes"]
+__all__ = ["Flow", "Need", "NeedKey", "NeedSession", "Verified", "Verifier", "bearer", "revocation_scopes"]
 
 _MAX_AUDIENCES: Final = 32
 

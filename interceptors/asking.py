@@ -1,0 +1,148 @@
+"""Asking others on behalf of a call: etcd for a key, the auth service for a session.
+
+Callers that need the same answer share one request, the number of requests under way is bounded, and what was just
+found not to exist is not asked for again: hostile credentials must not turn a node into a burden on its mesh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Final
+
+from credmesh.auth.v1 import auth_pb2
+from interceptors.cache import TwoGenerationCache
+from interceptors.errors import Reason, Refusal
+from interceptors.sessions import SessionResolver
+from interceptors.verify import Flow, Need, NeedKey, Verified
+
+__all__ = ["Answer", "Asker"]
+
+Answer = auth_pb2.ResolveSessionResponse | None
+
+_TIMEOUT: Final = 6.0
+_THREADS: Final = 8
+_MOST_UNDER_WAY: Final = 256
+_KEYS_PER_SECOND: Final = 5.0
+_KEYS_AT_ONCE: Final = 10.0
+_REMEMBERED: Final = 10_000
+_REMEMBERED_SECONDS: Final = 2.0
+
+
+class Asker:
+    """Answers what a verification flow needs (`interceptors.verify.Need`).
+
+    fetch_key   reads one key from etcd into the bundle; it may raise Refusal
+    resolver    resolves opaque sessions; None if this node does not take them
+    """
+
+    def __init__(self, fetch_key: Callable[[str], None], resolver: SessionResolver | None) -> None:
+        self._fetch_key = fetch_key
+        self._resolver = resolver
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="credmesh-ask")
+        self._lock = threading.Lock()
+        self._under_way: dict[str, Future[Answer]] = {}
+        self._allowance = _KEYS_AT_ONCE
+        self._allowed_at = time.monotonic()
+        # What was not there, and until when (monotonic seconds) that is taken for granted. Only definite answers.
+        self._absent: TwoGenerationCache[tuple[float, Answer]] = TwoGenerationCache(_REMEMBERED)
+
+    def ask(self, need: Need) -> Future[Answer]:
+        """The answer, to be waited for. It may raise Refusal: at once if too much is under way."""
+        name = _name(need)
+        known = self._absent.get(name)
+        if known is not None and time.monotonic() < known[0]:
+            return _answered(known[1])
+        with self._lock:
+            future = self._under_way.get(name)
+            if future is not None:
+                return future
+            if isinstance(need, NeedKey) and not self._may_ask_for_key():
+                return _answered(None)
+            if len(self._under_way) >= _MOST_UNDER_WAY:
+                raise Refusal(Reason.RATE_LIMITED, f"{_MOST_UNDER_WAY} credentials are being asked about already")
+            future = self._pool.submit(self._answer, need, name)
+            self._under_way[name] = future
+        # Outside the lock: a future that is done already calls back at once, in this thread.
+        future.add_done_callback(lambda _: self._forget(name))
+        return future
+
+    def run(self, flow: Flow) -> Verified:
+        """Drives a verification flow to its end, waiting where it must. Raises Refusal."""
+        try:
+            need = next(flow)
+            while True:
+                need = flow.send(self.ask(need).result(_TIMEOUT))
+        except StopIteration as done:
+            verified: Verified = done.value
+            return verified
+        except (TimeoutError, CancelledError):
+            raise _no_answer() from None
+
+    async def run_async(self, flow: Flow) -> Verified:
+        """As `run`, without blocking the event loop."""
+        try:
+            need = next(flow)
+            while True:
+                # Shielded: others may wait for the same answer when this call is cancelled.
+                answer = asyncio.shield(asyncio.wrap_future(self.ask(need)))
+                need = flow.send(await asyncio.wait_for(answer, _TIMEOUT))
+        except StopIteration as done:
+            verified: Verified = done.value
+            return verified
+        except TimeoutError:
+            raise _no_answer() from None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Runs something short that may wait, in a thread of this pool."""
+        self._pool.submit(work)
+
+    def stop(self) -> None:
+        """Ends the threads. Whoever still waits gets a CancelledError."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, need: Need, name: str) -> Answer:
+        if isinstance(need, NeedKey):
+            self._fetch_key(need.kid)
+            self._absent.put(name, (time.monotonic() + _REMEMBERED_SECONDS, None))
+            return None
+        if self._resolver is None:
+            raise Refusal(Reason.CREDENTIAL_INVALID, "this node is not set up to resolve opaque sessions")
+        answer = self._resolver.resolve(need.request)
+        if answer.refusal == Reason.CREDENTIAL_INVALID.name:
+            self._absent.put(name, (time.monotonic() + _REMEMBERED_SECONDS, answer))
+        return answer
+
+    def _may_ask_for_key(self) -> bool:
+        # A kid is free to invent, so this is a bound for all of them together. Who is turned away here by bad luck is
+        # told KEY_UNKNOWN, refreshes, and retries.
+        now = time.monotonic()
+        self._allowance = min(_KEYS_AT_ONCE, self._allowance + (now - self._allowed_at) * _KEYS_PER_SECOND)
+        self._allowed_at = now
+        if self._allowance < 1.0:
+            return False
+        self._allowance -= 1.0
+        return True
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._under_way.pop(name, None)
+
+
+def _name(need: Need) -> str:
+    if isinstance(need, NeedKey):
+        return "key " + need.kid
+    return f"session {need.request.session_id} {need.request.secret_sha256.hex()}"
+
+
+def _no_answer() -> Refusal:
+    return Refusal(Reason.MESH_STALE, "what the credential rests on could not be asked for in time")
+
+
+def _answered(answer: Answer) -> Future[Answer]:
+    future: Future[Answer] = Future()
+    future.set_result(answer)
+    return future

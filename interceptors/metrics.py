@@ -1,0 +1,75 @@
+"""What a node tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from interceptors.node import MeshNode
+
+__all__ = ["CallCounts", "NodeCollector"]
+
+
+class CallCounts:
+    """How many calls of one method were let in and refused.
+
+    Plain integers, so that counting costs a call nothing. Their `+= 1` has no point at which CPython switches threads;
+    a build without the GIL may lose one now and then.
+    """
+
+    __slots__ = ("accepted", "ended", "refused")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.refused: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
+
+    def refuse(self, reason: str) -> None:
+        """A call was refused."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def end(self, reason: str) -> None:
+        """An open stream was ended."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+
+
+class NodeCollector(Collector):
+    """Reads a node's figures when Prometheus asks."""
+
+    def __init__(self, node: MeshNode) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure of the node as of now."""
+        node = self._node
+        age = node.freshness_age()
+        yield _gauge(
+            "credmesh_freshness_age_seconds",
+            "How old this node's knowledge of revocations can be at most; +Inf before the first proof.",
+            float("inf") if age is None else age,
+        )
+        yield _gauge("credmesh_ready", "Whether the node has read the mesh's state.", float(node.ready))
+        yield _gauge("credmesh_watch_connected", "Whether the watch on etcd is up.", float(node.connected))
+        yield _gauge("credmesh_bundle_revision", "The etcd revision that the node has applied.", node.bundle.revision)
+        yield _gauge("credmesh_verification_keys", "Verification keys held.", len(node.bundle.keys))
+        yield _gauge("credmesh_epochs", "Revocation epochs held.", len(node.bundle.epochs))
+        yield _gauge("credmesh_cached_credentials", "Verified credentials kept.", node.verifier.cached)
+        yield _gauge("credmesh_open_streams", "Streams open under a credential.", len(node.calls))
+        accepted = CounterMetricFamily("credmesh_calls_accepted", "Calls let in.", labels=["method"])
+        refused = CounterMetricFamily("credmesh_calls_refused", "Calls refused.", labels=["method", "reason"])
+        ended = CounterMetricFamily("credmesh_streams_ended", "Open streams ended.", labels=["method", "reason"])
+        for method, counts in list(node.counts.items()):
+            accepted.add_metric([method], counts.accepted)
+            for reason, count in list(counts.refused.items()):
+                refused.add_metric([method, reason], count)
+            for reason, count in list(counts.ended.items()):
+                ended.add_metric([method, reason], count)
+        yield from (accepted, refused, ended)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)

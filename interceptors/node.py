@@ -1,0 +1,203 @@
+"""A node: a process that verifies credentials, and keeps up with what the mesh knows."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from types import TracebackType
+from typing import Final
+
+from credmesh.store.v1 import mesh_pb2
+from interceptors.asking import Asker
+from interceptors.bundle import Changes, TrustBundle
+from interceptors.caller import Caller
+from interceptors.calls import OpenCalls
+from interceptors.errors import NotReady, Reason, Refusal
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot
+from interceptors.etcd.layout import Layout
+from interceptors.etcd.mirror import Event, Mirror
+from interceptors.keys import RecordError, read_key
+from interceptors.metrics import CallCounts, NodeCollector
+from interceptors.policy import Policy
+from interceptors.pulse import Pulse
+from interceptors.refusals import RefusalLog
+from interceptors.sessions import SessionResolver
+from interceptors.settings import MeshSettings
+from interceptors.verify import Verifier
+
+__all__ = ["MeshNode"]
+
+_log: Final = logging.getLogger("credmesh.node")
+
+
+class MeshNode:
+    """Verifies credentials by keys and epochs that it mirrors from etcd. One per process serves all of its servers.
+
+    settings  how to reach etcd, and what to accept
+    resolver  asks the auth service about opaque sessions; without one they are refused here
+    policy    the methods' rules; by default those of all loaded .proto files
+    node_id   unique among the living; by default the service's name, the host's, and something random
+
+    `start` it before the server takes calls, and `stop` it after, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        settings: MeshSettings,
+        *,
+        resolver: SessionResolver | None = None,
+        policy: Policy | None = None,
+        node_id: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy or Policy()
+        self.id = node_id or f"{settings.service}-{socket.gethostname()}-{secrets.token_hex(4)}"
+        layout = Layout(settings.etcd.prefix)
+        self._layout = layout
+        self.bundle = TrustBundle(layout, settings.issuer)
+        self.calls = OpenCalls()
+        self.counts: dict[str, CallCounts] = {}
+        self.refusals = RefusalLog()
+        self.verifier = Verifier(
+            self.bundle,
+            leeway=settings.leeway,
+            max_credential_bytes=settings.max_credential_bytes,
+            cached_credentials=settings.cached_credentials,
+            resolves_sessions=resolver is not None,
+        )
+        self.asker = Asker(self._fetch_key, resolver)
+        self._client = EtcdClient(settings.etcd)
+        self._read = threading.Event()
+        self._mirror = Mirror(
+            settings.etcd, layout.mesh, on_snapshot=self._on_snapshot, on_events=self._on_events, name="mesh"
+        )
+        record = mesh_pb2.NodeRecord(
+            format=1, node_id=self.id, service=settings.service, address=settings.address, version=_version()
+        )
+        # Registered first, mirrored second: whoever waits for every node then knows of this one before it could serve.
+        self._pulse = Pulse(
+            self._client,
+            layout,
+            self.bundle,
+            record,
+            lease_ttl=settings.node_lease,
+            on_registered=self._mirror.start,
+        )
+
+    def start(self, timeout: float | None = None) -> None:
+        """Connects to etcd and returns when the mesh's state has been read.
+
+        timeout: seconds; None waits as long as it takes, and the log says what for. Raises NotReady when it has passed;
+        the node goes on trying until it is stopped.
+        """
+        self._pulse.start()
+        if not self._read.wait(timeout):
+            endpoints = ", ".join(self.settings.etcd.endpoints)
+            raise NotReady(
+                f"the mesh's state could not be read from etcd at {endpoints} within {timeout:g} s; is etcd up, and is "
+                "ETCD_ENDPOINTS right?"
+            )
+
+    def stop(self) -> None:
+        """Takes the node out of the mesh and ends its threads. Verification goes on with what is known."""
+        self._pulse.stop()
+        self._mirror.stop()
+        self.calls.stop()
+        self.asker.stop()
+        self._client.close()
+
+    def __enter__(self) -> MeshNode:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the mesh's state has been read, so that calls can be decided."""
+        return self.bundle.revision > 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the watch on etcd is up."""
+        return self._mirror.connected
+
+    def freshness_age(self) -> float | None:
+        """Seconds: how old this node's knowledge of revocations can be at most. None before the first proof."""
+        proven_at = self.bundle.proven_at
+        return None if proven_at is None else time.monotonic() - proven_at
+
+    def collector(self) -> NodeCollector:
+        """The node's figures, for a Prometheus registry."""
+        return NodeCollector(self)
+
+    def counts_of(self, method: str) -> CallCounts:
+        """Where the calls of a method are counted."""
+        return self.counts.setdefault(method, CallCounts())
+
+    def verify(self, credential: str, *, audience: str | None = None) -> Caller:
+        """Verifies a credential outside a call: everything but scopes and freshness, and the audience if one is given.
+
+        May ask etcd or the auth service. Raises Refusal.
+        """
+        if not self.ready:
+            raise Refusal(Reason.MESH_NOT_READY, "nothing was read from etcd yet")
+        if len(credential) > self.settings.max_credential_bytes:
+            raise Refusal(Reason.CREDENTIAL_TOO_LARGE, f"{len(credential)} bytes")
+        if not credential.isascii():
+            raise Refusal(Reason.CREDENTIAL_MALFORMED, "the credential is not ASCII")
+        caller = self.asker.run(self.verifier.identify(credential, time.time())).caller
+        if audience is not None and audience not in caller.audiences:
+            raise Refusal(Reason.AUDIENCE_MISMATCH, f"the credential is not for {audience!r}")
+        return caller
+
+    def _fetch_key(self, kid: str) -> None:
+        """Reads one key from etcd into the bundle, if it is there: a token may be quicker than the watch."""
+        name = self._layout.key(kid)
+        try:
+            found = self._client.read(name)
+        except EtcdUnavailable as error:
+            _log.warning("key %r is unknown, and etcd could not be asked for it: %s", kid, error)
+            return
+        entry = found.values.get(name)
+        if entry is None:
+            return
+        try:
+            self.bundle.add_key(read_key(entry.value), found.revision)
+        except RecordError as error:
+            _log.error("%s cannot be used: %s", name, error)
+
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        first = not self.ready
+        changes = self.bundle.load(snapshot)
+        if not first:
+            self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
+        self._acknowledge(changes)
+        self._read.set()
+
+    def _on_events(self, events: Sequence[Event], revision: int) -> None:
+        changes = self.bundle.apply(events, revision)
+        for scope, epoch in changes.revoked:
+            self.calls.revoke(scope, epoch)
+        if changes.keys:
+            self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
+        self._acknowledge(changes)
+
+    def _acknowledge(self, changes: Changes) -> None:
+        for barrier_id, revision in changes.barriers:
+            self._pulse.acknowledge(barrier_id, revision)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("credmesh")
+    except metadata.PackageNotFoundError:
+        return "unknown"

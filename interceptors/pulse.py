@@ -1,0 +1,207 @@
+"""A node's pulse: being registered, acknowledging barriers, and proving freshness.
+
+One thread does all three, so that their order is plain: the node is registered before it reads the mesh for the first
+time (a barrier that is raised later must wait for it), and a barrier is acknowledged only after it was applied.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from credmesh.store.v1 import mesh_pb2
+from interceptors.bundle import TrustBundle
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Unchanged
+from interceptors.etcd.layout import Layout
+from interceptors.etcd.lease import KeptLease
+
+__all__ = ["Pulse"]
+
+_log: Final = logging.getLogger("credmesh.node")
+
+_PROOF_EVERY: Final = 1.0
+_FIRST_BACKOFF: Final = 0.1
+_LONGEST_BACKOFF: Final = 5.0
+
+
+class Pulse:
+    """The thread that keeps a node registered and proves how fresh its bundle is.
+
+    on_registered is called in that thread after the first registration.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        layout: Layout,
+        bundle: TrustBundle,
+        record: mesh_pb2.NodeRecord,
+        *,
+        lease_ttl: int,
+        on_registered: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._layout = layout
+        self._bundle = bundle
+        self._record = record
+        self._lease_ttl = lease_ttl
+        self._on_registered: Callable[[], None] | None = on_registered
+        self._barriers: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
+        self._stopping = False
+        self._lease: KeptLease | None = None
+        self._registered_at = 0  # the revision that made this node's record
+        self._renew_at = 0.0
+        self._prove_at = 0.0
+        self._away = False
+
+    @property
+    def registered(self) -> bool:
+        """Whether etcd holds this node's record, as far as the node can know."""
+        lease = self._lease
+        return lease is not None and lease.alive(time.monotonic())
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and takes the node's record away, so that nobody waits for it."""
+        self._stopping = True
+        self._barriers.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10)
+
+    def acknowledge(self, barrier_id: str, revision: int) -> None:
+        """Has a barrier acknowledged. To be called when its revision is applied."""
+        self._barriers.put((barrier_id, revision))
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while not self._stopping:
+            try:
+                self._beat()
+                backoff = _FIRST_BACKOFF
+            except EtcdUnavailable as error:
+                self._say_away(error)
+                self._wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+            except Exception:  # noqa: BLE001 - logged; the thread must live
+                # Freshness grows old and the lease runs out meanwhile, which is what a broken node should look like.
+                _log.exception("the node's pulse failed; it goes on in %.0f s", _LONGEST_BACKOFF)
+                self._wait(_LONGEST_BACKOFF)
+        self._deregister()
+
+    def _beat(self) -> None:
+        """One round: whatever is due now, then a wait for the next thing or a barrier."""
+        if self._lease is None:
+            self._register()
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew(now)
+        if now >= self._prove_at:
+            self._prove()
+            self._prove_at = now + _PROOF_EVERY
+        barrier = self._next_barrier(min(self._renew_at, self._prove_at) - time.monotonic())
+        if barrier is not None:
+            try:
+                self._acknowledge(*barrier)
+            except EtcdUnavailable:
+                self._barriers.put(barrier)
+                raise
+        if self._away:
+            self._away = False
+            _log.info("etcd answers again")
+
+    def _next_barrier(self, timeout: float) -> tuple[str, int] | None:
+        try:
+            return self._barriers.get(timeout=max(timeout, 0.0))
+        except queue.Empty:
+            return None
+
+    def _wait(self, seconds: float) -> None:
+        """Waits, but not longer than until the node is stopped. Barriers stay queued."""
+        held: list[tuple[str, int]] = []
+        end = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < end:
+            barrier = self._next_barrier(end - time.monotonic())
+            if barrier is not None:
+                held.append(barrier)
+        for barrier in held:
+            self._barriers.put(barrier)
+
+    def _register(self) -> None:
+        lease = KeptLease(self._client, self._lease_ttl)
+        self._record.registered_at.CopyFrom(_now())
+        put = Put(self._layout.node(self._record.node_id), self._record.SerializeToString(), lease.id)
+        revision = self._client.commit([], [put])
+        if revision is None:
+            raise EtcdUnavailable("the node's record could not be written")
+        self._lease = lease
+        self._registered_at = revision
+        self._renew_at = time.monotonic() + self._lease_ttl / 3
+        if self._on_registered is not None:
+            self._on_registered()
+            self._on_registered = None
+        else:
+            # With the lease went the acknowledgements that lay under it. Barriers that are not applied yet come by
+            # the watch.
+            found = self._client.read_prefix(self._layout.barriers)
+            for key, entry in found.values.items():
+                if entry.mod_revision <= self._bundle.revision:
+                    self.acknowledge(key.removeprefix(self._layout.barriers), entry.mod_revision)
+
+    def _renew(self, now: float) -> None:
+        if self._lease is not None and self._lease.renew():
+            self._renew_at = now + self._lease_ttl / 3
+            return
+        _log.warning("this node's lease has run out, it was silent too long; it registers anew")
+        self._lease = None  # so that a failure now is not taken for a registration
+        self._register()
+
+    def _prove(self) -> None:
+        record_key = self._layout.node(self._record.node_id)
+        sent_at = time.monotonic()
+        found = self._client.read(self._layout.beacon, record_key).values
+        beacon = found.get(self._layout.beacon)
+        self._bundle.prove(0 if beacon is None else beacon.mod_revision, sent_at)
+        record = found.get(record_key)
+        if record is None or record.mod_revision != self._registered_at:
+            _log.warning("this node's record is not in etcd as it was written; it registers anew")
+            self._register()
+
+    def _acknowledge(self, barrier_id: str, revision: int) -> None:
+        lease = self._lease
+        if lease is None:
+            return  # registering anew acknowledges what is still raised
+        ack = mesh_pb2.Ack(format=1, revision=revision)
+        put = Put(self._layout.ack(barrier_id, self._record.node_id), ack.SerializeToString(), lease.id)
+        # Without the record there is no lease to put this under. Registering anew acknowledges it.
+        mine = Unchanged(self._layout.node(self._record.node_id), self._registered_at)
+        if self._client.commit([mine], [put]) is None:
+            self._prove_at = 0.0
+
+    def _deregister(self) -> None:
+        if self._lease is not None:
+            try:
+                self._lease.revoke()
+            except EtcdUnavailable:
+                _log.info("etcd does not answer; this node's record goes when its lease runs out")
+
+    def _say_away(self, error: EtcdUnavailable) -> None:
+        if not self._away and not self._stopping:
+            self._away = True
+            _log.warning("etcd does not answer, trying on: %s", error)
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now

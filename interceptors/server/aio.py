@@ -1,0 +1,264 @@
+"""The interceptor of `grpc.aio.server`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+
+from interceptors.caller import reset_caller, set_caller
+from interceptors.calls import OpenCall
+from interceptors.errors import Refusal
+from interceptors.node import MeshNode
+from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected
+from interceptors.server.handlers import behaviour_of, like
+from interceptors.verify import Verified
+
+__all__ = ["AioServerInterceptor"]
+
+Admit = Callable[[Any], Awaitable[Verified | None]]
+Behaviour = Callable[..., Any]
+
+
+class AioServerInterceptor(grpc.aio.ServerInterceptor):
+    """Verifies the credential of every call to a `grpc.aio.server`, and ends streams whose credential ends.
+
+        server = grpc.aio.server(interceptors=[AioServerInterceptor(node)])
+
+    Coroutines, async generators, handlers that read and write by the context, and plain functions all work, and find
+    the caller by `current_caller()`. A handler may raise Refusal itself. What else it raises is logged, and its caller
+    learns no more than that there was an error.
+    """
+
+    def __init__(self, node: MeshNode) -> None:
+        self._node = node
+        self._handlers: WrappedHandlers[grpc.RpcMethodHandler[Any, Any]] = WrappedHandlers(node, _wrap)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the method's handler in one of its own kind."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method
+        try:
+            return self._handlers.get(method, handler)
+        except Refusal as refusal:
+            return _refuse_all(self._node, method, refusal)
+
+
+def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    behaviour = behaviour_of(handler)
+    streams = handler.request_streaming or handler.response_streaming
+    admit = _admit_anybody if gate.rule.public else _admission(gate)
+    wrapped: Behaviour
+    if inspect.isasyncgenfunction(behaviour):
+        wrapped = _async_generator(gate, admit, behaviour)
+    elif inspect.iscoroutinefunction(behaviour):
+        wrapped = (_stream_coroutine if streams else _coroutine)(gate, admit, behaviour)
+    else:
+        # grpc runs these in its thread pool, with a context that blocks.
+        wrapped = (_generator if handler.response_streaming else _function)(gate, behaviour, streams=streams)
+    return like(handler, wrapped)
+
+
+def _admission(gate: Gate) -> Admit:
+    rule, counts, asker = gate.rule, gate.counts, gate.node.asker
+    check, flow = gate.node.verifier.check, gate.node.verifier.flow
+    wall, monotonic = time.time, time.monotonic
+
+    async def admit(context: Any) -> Verified:
+        now, tick = wall(), monotonic()
+        verified: Any = check(rule, context.invocation_metadata(), now, tick)
+        if verified.__class__ is str:
+            verified = await asker.run_async(flow(rule, verified, now, tick))
+        set_caller(verified)
+        counts.accepted += 1
+        return verified  # type: ignore[no-any-return]
+
+    return admit
+
+
+async def _admit_anybody(context: Any) -> None:
+    del context
+
+
+def _coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+    async def unary(request: Any, context: Any) -> Any:
+        try:
+            await admit(context)
+            return await behaviour(request, context)
+        except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
+            await _leave(gate, error, context)
+
+    return unary
+
+
+def _stream_coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+    async def stream(request: Any, context: Any) -> Any:
+        try:
+            with _held(gate, await admit(context), context):
+                return await behaviour(request, context)
+        except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
+            await _leave(gate, error, context)
+
+    return stream
+
+
+def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            with _held(gate, await admit(context), context):
+                async with aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+        except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
+            await _leave(gate, error, context)
+
+    return stream
+
+
+@contextmanager
+def _held(gate: Gate, verified: Verified | None, context: Any) -> Iterator[None]:
+    """Keeps an open stream among those that end with their credential, as long as its handler runs."""
+    if verified is None:
+        yield
+        return
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def end(refusal: Refusal) -> None:
+        loop.call_soon_threadsafe(_end, context, task, refusal)
+
+    call = gate.hold(verified, end, context.peer())
+    try:
+        yield
+    finally:
+        gate.release(call)
+
+
+_ending: Final[set[asyncio.Task[None]]] = set()
+
+
+def _end(context: Any, task: asyncio.Task[Any] | None, refusal: Refusal) -> None:
+    ending = asyncio.ensure_future(_abort_and_cancel(context, task, refusal))
+    # The event loop itself keeps only weak references to tasks.
+    _ending.add(ending)
+    ending.add_done_callback(_ending.discard)
+
+
+async def _abort_and_cancel(context: Any, task: asyncio.Task[Any] | None, refusal: Refusal) -> None:
+    # In this order: a handler that is only cancelled sends no status at all.
+    try:
+        await context.abort(refusal.status, refusal.message, refusal.trailing_metadata())
+    except grpc.aio.BaseError:
+        # AbortError is how a successful abort returns; UsageError says that the call was over already.
+        pass
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+async def _leave(gate: Gate, error: Exception, context: Any) -> NoReturn:
+    """Ends the call after an exception, by raising: with the refusal's status, the handler's own, or a mute one."""
+    if isinstance(error, Refusal):
+        gate.refused(error, context.peer())
+        await context.abort(error.status, error.message, error.trailing_metadata())
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not (context.cancelled() or context.done()):
+        log_unexpected(gate.method, error)
+    code, details = _status_set_by_handler(context)
+    await context.abort(code, details)
+    raise error  # not reached: abort raises
+
+
+def _status_set_by_handler(context: Any) -> tuple[Any, str]:
+    code = context.code()
+    if code in (None, 0, grpc.StatusCode.OK):
+        return grpc.StatusCode.UNKNOWN, HIDDEN
+    details = context.details()
+    return _CODES.get(code, code), (details.decode() if isinstance(details, bytes) else details) or HIDDEN
+
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _function(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
+    def unary(request: Any, context: Any) -> Any:
+        with _in_thread(gate, context, streams=streams):
+            return behaviour(request, context)
+
+    return unary
+
+
+def _generator(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
+    def stream(request: Any, context: Any) -> Iterator[Any]:
+        with _in_thread(gate, context, streams=streams):
+            yield from behaviour(request, context)
+
+    return stream
+
+
+@contextmanager
+def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[None]:
+    """All of the above for a plain function, in the thread where it runs."""
+    call: OpenCall | None = None
+    token: Any = None
+    try:
+        if not gate.rule.public:
+            now, tick = time.time(), time.monotonic()
+            verified: Any = gate.node.verifier.check(gate.rule, context.invocation_metadata(), now, tick)
+            if isinstance(verified, str):
+                verified = gate.node.asker.run(gate.node.verifier.flow(gate.rule, verified, now, tick))
+            token = set_caller(verified)
+            gate.counts.accepted += 1
+            if streams:
+                call = gate.hold(verified, lambda refusal: _end_in_thread(gate, context, refusal), context.peer())
+        yield
+    except Refusal as refusal:
+        gate.refused(refusal, context.peer())
+        context.set_trailing_metadata(refusal.trailing_metadata())
+        context.abort(refusal.status, refusal.message)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
+        log_unexpected(gate.method, error)
+        context.abort(grpc.StatusCode.UNKNOWN, HIDDEN)
+    finally:
+        if call is not None:
+            gate.release(call)
+        if token is not None:
+            # The thread serves other calls after this one.
+            reset_caller(token)
+
+
+def _end_in_thread(gate: Gate, context: Any, refusal: Refusal) -> None:
+    """This context's abort blocks until the loop has sent the status, so it gets a thread that may wait."""
+
+    def abort() -> None:
+        try:
+            context.set_trailing_metadata(refusal.trailing_metadata())
+            context.abort(refusal.status, refusal.message)
+        except grpc.aio.BaseError:
+            pass  # as in _abort_and_cancel
+
+    gate.node.asker.submit(abort)
+
+
+def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
+    async def refuse(request: Any, context: Any) -> None:
+        del request
+        node.refusals.refused(method, context.peer(), refusal)
+        await context.abort(refusal.status, refusal.message, refusal.trailing_metadata())
+
+    # Every kind can be refused by this one: the request is not even parsed.
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,107 @@
+"""The gate before one method: what sync and aio servers do alike for a call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+import grpc
+
+from interceptors.caller import current_caller
+from interceptors.calls import OpenCall
+from interceptors.errors import Refusal
+from interceptors.metrics import CallCounts
+from interceptors.node import MeshNode
+from interceptors.policy import MethodRule
+from interceptors.verify import Verified
+
+__all__ = ["HIDDEN", "Gate", "WrappedHandlers", "log_unexpected"]
+
+H = TypeVar("H")
+
+_log: Final = logging.getLogger("credmesh.server")
+_MOST_METHODS: Final = 10_000
+
+HIDDEN: Final = "internal error"
+"""What a caller is told of an exception that the handler did not mean for it."""
+
+
+class Gate:
+    """Lets calls of one method in, or refuses them, and keeps count and trail of both."""
+
+    __slots__ = ("counts", "method", "node", "rule")
+
+    def __init__(self, node: MeshNode, rule: MethodRule) -> None:
+        self.node = node
+        self.rule = rule
+        self.method = rule.method
+        self.counts: CallCounts = node.counts_of(rule.method)
+
+    def hold(self, verified: Verified, end: Callable[[Refusal], None], peer: str) -> OpenCall:
+        """Keeps an open stream among those that end with their credential.
+
+        Raises Refusal if it was revoked since it was verified: the epoch may have passed by before the stream was kept.
+        """
+        ends_in = verified.stream_ends_at(follow_session=self.rule.follow_session) - time.time()
+
+        def end_and_tell(refusal: Refusal) -> None:
+            self.counts.end(refusal.reason.name)
+            end(refusal)
+            self.node.refusals.refused(self.method, peer, refusal, subject=verified.caller.subject)
+
+        call = OpenCall(
+            self.method,
+            verified,
+            time.monotonic() + ends_in,
+            following=self.rule.follow_session,
+            end=end_and_tell,
+        )
+        self.node.calls.add(call)
+        try:
+            self.node.verifier.recheck(verified)
+        except Refusal:
+            self.node.calls.remove(call)
+            raise
+        return call
+
+    def release(self, call: OpenCall) -> None:
+        """The stream has ended."""
+        self.node.calls.remove(call)
+
+    def refused(self, refusal: Refusal, peer: str) -> None:
+        """Counts a refusal and writes its audit line. To be called where the handler runs, or would have run."""
+        try:
+            subject = current_caller().subject
+        except LookupError:
+            subject = None
+        self.counts.refuse(refusal.reason.name)
+        self.node.refusals.refused(self.method, peer, refusal, subject=subject)
+
+
+class WrappedHandlers(Generic[H]):
+    """Wraps each method's handler once, and again only if the server's handler for it changes."""
+
+    def __init__(self, node: MeshNode, wrap: Callable[[Gate, Any], H]) -> None:
+        self._node = node
+        self._wrap = wrap
+        self._known: dict[str, tuple[object, H]] = {}
+
+    def get(self, method: str, handler: object) -> H:
+        """The wrapped handler. Refusal METHOD_DENIED if the method has no valid rule."""
+        known = self._known.get(method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        wrapped = self._wrap(Gate(self._node, self._node.policy.rule(method)), handler)
+        if len(self._known) < _MOST_METHODS:
+            self._known[method] = (handler, wrapped)
+        return wrapped
+
+
+def log_unexpected(method: str, error: BaseException) -> None:
+    """Logs what a handler, or this package, did not mean to raise."""
+    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        _log.error("%s failed: a call that it made was answered %s: %s", method, error.code(), error.details())
+    else:
+        _log.error("%s failed", method, exc_info=error)
