@@ -51,9 +51,8 @@ class LoginThrottle:
         thousand guesses at once learns no more than the limit allows: the answers to the others are RATE_LIMITED,
         the right guess's among them. A failure is a Refusal CREDENTIAL_INVALID that leaves the block.
         """
-        counted = [
-            (kind, self._bucket(kind, name)) for kind, name in (("account", account), ("address", address_of(peer)))
-        ]
+        names = {"account": account, "address": address_of(peer)}
+        counted = [(kind, self._bucket(kind, name)) for kind, name in names.items()]
         with self._lock:
             self._check(counted)
         try:

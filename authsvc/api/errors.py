@@ -3,6 +3,7 @@
     InvalidField     INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field
     ApiError         the status that it carries
     EtcdUnavailable  UNAVAILABLE: retry; a change may or may not have been made
+    EtcdRefused      INTERNAL: etcd answered, and this replica may not do what it must; nothing was changed
     Refusal          left to the credential interceptor, which sends the reason
     anything else    INTERNAL, with nothing of it but a line in our log
 
@@ -22,7 +23,7 @@ from prometheus_client import Counter
 
 from authsvc.validate import InvalidField
 from interceptors.errors import CredmeshError, Refusal
-from interceptors.etcd.client import EtcdUnavailable
+from interceptors.etcd.client import EtcdRefused, EtcdUnavailable
 
 __all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
 
@@ -30,6 +31,8 @@ _log: Final = logging.getLogger("credmesh.auth")
 _calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))
 
 _ETCD_AWAY: Final = "etcd does not answer, so the auth service cannot either; retry. A change may or may not be made"
+
+_ETCD_REFUSES: Final = "etcd refuses what the auth service asks of it; nothing was changed, and its log says why"
 
 
 class ApiError(CredmeshError):
@@ -87,12 +90,17 @@ def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -
             _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ApiError as error:
             _abort(method, context, error.status, str(error))
+        except EtcdRefused as error:
+            _log.error("%s: %s", method, error)
+            _abort(method, context, grpc.StatusCode.INTERNAL, _ETCD_REFUSES)
         except EtcdUnavailable as error:
             _log.warning("%s: %s", method, error)
             _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_AWAY)
         except Exception:
-            if not context.is_active() or context.code() is not None:
-                raise  # the servicer aborted the call itself, or the caller has gone
+            aborted_with = _code(context)
+            if aborted_with is not None:
+                _calls.labels(method, aborted_with.name).inc()
+                raise  # the servicer ended the call itself: this is how `context.abort` leaves it
             # The text may hold anything, a secret too: it is for our log, and the caller learns nothing of it.
             _log.exception("%s failed unexpectedly", method)
             _abort(method, context, grpc.StatusCode.INTERNAL, "the auth service failed; its log says why")
@@ -100,6 +108,11 @@ def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -
         return response
 
     return answer
+
+
+def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:
+    code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # the stubs lack it
+    return code
 
 
 def _abort(method: str, context: grpc.ServicerContext, status: grpc.StatusCode, details: str) -> NoReturn:

@@ -1,0 +1,269 @@
+"""Users and clients: making, changing and deleting them, and finding out whether somebody is one.
+
+Whatever takes something away from an account (its password, itself) revokes in the same commit what was issued to it:
+there is no moment in which one has happened and the other has not.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from google.protobuf import timestamp_pb2
+
+from authsvc.api.errors import AlreadyExists, FailedPrecondition, NotFound
+from authsvc.passwords import Passwords
+from authsvc.records import FORMAT, RecordError, parse_record
+from credmesh.store.v1 import auth_pb2
+from interceptors.errors import Reason, Refusal
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
+from interceptors.etcd.layout import Layout, client_scope, subject_scope
+from interceptors.opaque import OpaqueKind, OpaqueToken
+
+__all__ = ["FIRST_PARTY", "Account", "Accounts", "new_client", "new_user"]
+
+_log: Final = logging.getLogger("credmesh.accounts")
+
+FIRST_PARTY: Final = "password"
+"""The client id of credentials that were given for a password."""
+
+_Record = TypeVar("_Record", auth_pb2.UserRecord, auth_pb2.ClientRecord)
+
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who has proven who it is, as of one revision of its record.
+
+    scopes, audiences  what it may be granted at most
+    record_key         the record's key in etcd
+    record_revision    the record's revision: issuing compares it, so that nothing is issued on a record that changed
+    """
+
+    subject: str
+    client_id: str
+    scopes: tuple[str, ...]
+    audiences: tuple[str, ...]
+    record_key: str
+    record_revision: int
+
+
+class Revokes(Protocol):
+    """The part of authsvc.revocation that accounts need."""
+
+    def revoke(
+        self,
+        scope: str,
+        *,
+        actor: str,
+        reason: str,
+        extra_conditions: Sequence[Unchanged | CreatedAt] = (),
+        extra_operations: Sequence[Put | Delete] = (),
+    ) -> int | None:
+        """Revokes a scope in one commit with the rest; the revision, or None if a condition does not hold."""
+        ...
+
+
+class Accounts:
+    """The users and clients in etcd. Every method may raise EtcdUnavailable."""
+
+    def __init__(self, etcd: EtcdClient, layout: Layout, passwords: Passwords, revocation: Revokes) -> None:
+        self._etcd = etcd
+        self._layout = layout
+        self._passwords = passwords
+        self._revocation = revocation
+
+    def authenticate_user(self, subject: str, password: str) -> Account:
+        """The account of a user who shows the password.
+
+        Refusal CREDENTIAL_INVALID, after the same work, for an unknown user and a wrong password; RATE_LIMITED if as
+        many passwords wait to be checked as may.
+        """
+        key = self._layout.user(subject)
+        stored = self._etcd.read(key).values.get(key)
+        record = None if stored is None else _read(auth_pb2.UserRecord, key, stored)
+        known = record is not None and record.subject == subject
+        right = self._passwords.verify(record.password_hash if record is not None and known else None, password)
+        if record is None or stored is None or not known or not right:
+            raise Refusal(Reason.CREDENTIAL_INVALID, "wrong password" if known else "unknown user")
+        return Account(
+            subject=record.subject,
+            client_id=FIRST_PARTY,
+            scopes=tuple(record.scopes),
+            audiences=tuple(record.audiences),
+            record_key=key,
+            record_revision=self._rehash(key, stored.mod_revision, record, password),
+        )
+
+    def authenticate_client(self, client_id: str, secret: str) -> Account:
+        """The account of a client that shows its secret. Its subject is the client itself (RFC 9068 section 2.2).
+
+        Refusal CREDENTIAL_INVALID for an unknown client, a wrong secret, and one that is malformed.
+        """
+        key = self._layout.client(client_id)
+        stored = self._etcd.read(key).values.get(key)
+        record = None if stored is None else _read(auth_pb2.ClientRecord, key, stored)
+        if record is None or stored is None or record.client_id != client_id:
+            raise Refusal(Reason.CREDENTIAL_INVALID, "unknown client")
+        shown = _sha256_of(secret)
+        # A record without a hash and a secret that cannot be read are both empty, and must not be equal.
+        if not shown or not hmac.compare_digest(record.secret_sha256, shown):
+            raise Refusal(Reason.CREDENTIAL_INVALID, "wrong client secret")
+        return Account(
+            subject=record.client_id,
+            client_id=record.client_id,
+            scopes=tuple(record.scopes),
+            audiences=tuple(record.audiences),
+            record_key=key,
+            record_revision=stored.mod_revision,
+        )
+
+    def create_user(
+        self, subject: str, password: str, *, scopes: Iterable[str], audiences: Iterable[str]
+    ) -> auth_pb2.UserRecord:
+        """Makes a user. AlreadyExists if there is one."""
+        key = self._layout.user(subject)
+        # Asked first, since a hash is dear; the commit asks again, since somebody may be quicker.
+        if key in self._etcd.read(key).values:
+            raise AlreadyExists(f"user {subject!r} exists; set a password or delete the user first")
+        record = new_user(subject, self._passwords.hash(password), scopes=scopes, audiences=audiences)
+        if self._etcd.commit([Unchanged(key, 0)], [Put(key, record.SerializeToString())]) is None:
+            raise AlreadyExists(f"user {subject!r} exists; set a password or delete the user first")
+        return record
+
+    def set_password(self, subject: str, password: str, *, actor: str) -> int:
+        """Sets a user's password and revokes what was issued to the user; the revision. NotFound if there is none."""
+        key = self._layout.user(subject)
+        password_hash: str | None = None
+        for _ in range(_TRIES):
+            stored = self._etcd.read(key).values.get(key)
+            if stored is None:
+                raise NotFound(f"there is no user {subject!r}; make one first")
+            record = _read(auth_pb2.UserRecord, key, stored)
+            if record is None:
+                raise FailedPrecondition(f"the record of user {subject!r} cannot be read by this version of credmesh")
+            password_hash = password_hash or self._passwords.hash(password)
+            record.password_hash = password_hash
+            revision = self._revocation.revoke(
+                subject_scope(subject),
+                actor=actor,
+                reason="password set",
+                extra_conditions=[Unchanged(key, stored.mod_revision)],
+                extra_operations=[Put(key, record.SerializeToString())],
+            )
+            if revision is not None:
+                return revision
+        raise FailedPrecondition(f"user {subject!r} is being changed by somebody else; try again")
+
+    def delete_user(self, subject: str, *, actor: str) -> int:
+        """Deletes a user and revokes what was issued to the user; the revision. NotFound if there is none."""
+        return self._delete(self._layout.user(subject), f"user {subject!r}", subject_scope(subject), actor)
+
+    def create_client(
+        self, client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]
+    ) -> tuple[auth_pb2.ClientRecord, str]:
+        """Makes a client; its record and its secret, which is nowhere else. AlreadyExists if there is one."""
+        record, secret = new_client(client_id, scopes=scopes, audiences=audiences)
+        key = self._layout.client(client_id)
+        if self._etcd.commit([Unchanged(key, 0)], [Put(key, record.SerializeToString())]) is None:
+            raise AlreadyExists(f"client {client_id!r} exists; delete it first")
+        return record, secret
+
+    def delete_client(self, client_id: str, *, actor: str) -> int:
+        """Deletes a client and revokes what was issued to it; the revision. NotFound if there is none."""
+        return self._delete(self._layout.client(client_id), f"client {client_id!r}", client_scope(client_id), actor)
+
+    def users(self) -> list[auth_pb2.UserRecord]:
+        """Every user. Records that cannot be read are left out, with an error in the log."""
+        values = self._etcd.read_prefix(self._layout.users).values
+        found = (_read(auth_pb2.UserRecord, key, stored) for key, stored in values.items())
+        return [record for record in found if record is not None]
+
+    def clients(self) -> list[auth_pb2.ClientRecord]:
+        """Every client; see `users`."""
+        values = self._etcd.read_prefix(self._layout.clients).values
+        found = (_read(auth_pb2.ClientRecord, key, stored) for key, stored in values.items())
+        return [record for record in found if record is not None]
+
+    def _delete(self, key: str, what: str, scope: str, actor: str) -> int:
+        for _ in range(_TRIES):
+            stored = self._etcd.read(key).values.get(key)
+            if stored is None:
+                raise NotFound(f"there is no {what}")
+            revision = self._revocation.revoke(
+                scope,
+                actor=actor,
+                reason=f"{what.partition(' ')[0]} deleted",
+                extra_conditions=[Unchanged(key, stored.mod_revision)],
+                extra_operations=[Delete(key)],
+            )
+            if revision is not None:
+                return revision
+        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+
+    def _rehash(self, key: str, revision: int, record: auth_pb2.UserRecord, password: str) -> int:
+        """Stores a hash of today's parameters in place of an outdated one, if that works; the record's revision."""
+        if not self._passwords.outdated(record.password_hash):
+            return revision
+        try:
+            record.password_hash = self._passwords.hash(password)
+            rehashed = self._etcd.commit([Unchanged(key, revision)], [Put(key, record.SerializeToString())])
+        except (Refusal, EtcdUnavailable) as error:
+            # The login is good as it is. Should the commit have happened after all, issuing notices and asks again.
+            _log.info("the password hash of %r stays outdated for now: %s", record.subject, error)
+            return revision
+        return revision if rehashed is None else rehashed
+
+
+def new_user(
+    subject: str, password_hash: str, *, scopes: Iterable[str], audiences: Iterable[str]
+) -> auth_pb2.UserRecord:
+    """A user's record, made now."""
+    return auth_pb2.UserRecord(
+        format=FORMAT,
+        subject=subject,
+        password_hash=password_hash,
+        scopes=scopes,
+        audiences=audiences,
+        created_at=_now(),
+    )
+
+
+def new_client(client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]) -> tuple[auth_pb2.ClientRecord, str]:
+    """A client's record, made now, and its secret."""
+    secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET)
+    record = auth_pb2.ClientRecord(
+        format=FORMAT,
+        client_id=client_id,
+        secret_sha256=secret.secret_sha256,
+        scopes=scopes,
+        audiences=audiences,
+        created_at=_now(),
+    )
+    return record, secret.text()
+
+
+def _read(kind: type[_Record], key: str, stored: KeyValue) -> _Record | None:
+    try:
+        return parse_record(kind, stored.value)
+    except RecordError as error:
+        _log.error("skipped %s: %s", key, error)
+        return None
+
+
+def _sha256_of(secret: str) -> bytes:
+    try:
+        token = OpaqueToken.parse(secret)
+    except ValueError:
+        return b""
+    return token.secret_sha256 if token.kind is OpaqueKind.CLIENT_SECRET else b""
+
+
+def _now() -> timestamp_pb2.Timestamp:
+    now = timestamp_pb2.Timestamp()
+    now.GetCurrentTime()
+    return now
