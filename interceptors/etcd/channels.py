@@ -1,0 +1,123 @@
+"""Connections to etcd's members: addresses, TLS, and gRPC's options.
+
+Every endpoint has a channel of its own. One target for all of them (`ipv4:a:1,b:2`) would not take DNS names or mixed
+addresses, and under TLS would look for a certificate that bears the whole list as its name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from interceptors.errors import SettingsError
+from interceptors.etcd.compat import import_etcdrpc
+from interceptors.settings import EtcdSettings
+
+__all__ = ["METADATA", "Endpoint", "open_endpoints"]
+
+_etcdrpc: Final = import_etcdrpc()
+
+METADATA: Final = (("hasleader", "true"),)
+"""A member that is cut off from its cluster then fails at once, instead of hanging or answering what was."""
+
+_OPTIONS: Final = (
+    # A dead connection is noticed within 12 s. etcd allows a ping every 5 s, and none while no call is open.
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own figures (20 s to connect, up to 120 s between attempts) are made for the internet.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+    # A DNS name may stand for several members; one without a leader must not be asked over and over.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # A page or a batch of events may well exceed gRPC's 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One member of etcd (or a DNS name that stands for some), with its stubs."""
+
+    name: str
+    channel: grpc.Channel
+    kv: Any
+    lease: Any
+    watch: Any
+
+
+def open_endpoints(settings: EtcdSettings) -> tuple[Endpoint, ...]:
+    """Opens a channel to each endpoint; gRPC connects when the first request is made.
+
+    Raises SettingsError for an endpoint that is no host:port, and for a TLS file that cannot be read.
+    """
+    targets = {_name(text, settings): _target(_name(text, settings)) for text in settings.endpoints}
+    credentials = _credentials(settings)
+    return tuple(_open(name, target, credentials) for name, target in targets.items())
+
+
+def _open(name: str, target: str, credentials: grpc.ChannelCredentials | None) -> Endpoint:
+    if credentials is None:
+        channel = grpc.insecure_channel(target, options=_OPTIONS)
+    else:
+        channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
+    return Endpoint(
+        name=name,
+        channel=channel,
+        kv=_etcdrpc.KVStub(channel),
+        lease=_etcdrpc.LeaseStub(channel),
+        watch=_etcdrpc.WatchStub(channel),
+    )
+
+
+def _name(text: str, settings: EtcdSettings) -> str:
+    """The endpoint as host:port. etcd's own tools write it as a URL, so that is understood too."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        return text
+    if scheme != ("https" if settings.ca_file else "http"):
+        raise SettingsError(
+            f"ETCD_ENDPOINTS={text}: https:// goes with ETCD_CA_FILE, http:// goes without; "
+            f"for example: ETCD_ENDPOINTS=https://10.0.0.1:2379 and ETCD_CA_FILE=/etc/credmesh/etcd-ca.pem"
+        )
+    return rest.rstrip("/")
+
+
+def _target(name: str) -> str:
+    """The gRPC target of host:port."""
+    host, _, port = name.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise SettingsError(f"ETCD_ENDPOINTS: {name!r} is no host:port; for example: ETCD_ENDPOINTS=10.0.0.1:2379")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return f"dns:///{name}"
+    return f"ipv4:{address}:{port}" if address.version == 4 else f"ipv6:[{address}]:{port}"
+
+
+def _credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    if settings.ca_file is None:
+        return None
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read("ETCD_CA_FILE", settings.ca_file),
+        private_key=_read("ETCD_KEY_FILE", settings.key_file),
+        certificate_chain=_read("ETCD_CERT_FILE", settings.cert_file),
+    )
+
+
+def _read(variable: str, path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{variable}={path} cannot be read: {error.strerror}") from error

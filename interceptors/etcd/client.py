@@ -1,0 +1,317 @@
+"""Requests to etcd: linearizable reads, conditional commits, leases, watches.
+
+Whatever can be asked twice without harm is tried on every endpoint until the time is up. A commit is tried again only
+if it certainly was not sent: whether it happened is otherwise for the caller to find out.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from interceptors.etcd.channels import METADATA, Endpoint, open_endpoints
+from interceptors.etcd.compat import import_etcdrpc
+from interceptors.etcd.errors import (
+    Compacted,
+    EtcdRefused,
+    EtcdUnavailable,
+    LeaseNotFound,
+    never_sent,
+    refusal,
+    text_of,
+)
+from interceptors.etcd.watch import Watch, decode_key, encode_key, prefix_end
+from interceptors.settings import EtcdSettings
+
+__all__ = [
+    "Compacted",
+    "CreatedAt",
+    "Delete",
+    "EtcdClient",
+    "EtcdRefused",
+    "EtcdUnavailable",
+    "KeyValue",
+    "LeaseNotFound",
+    "Put",
+    "Snapshot",
+    "Unchanged",
+]
+
+_etcdrpc: Final = import_etcdrpc()
+
+_PAGE: Final = 10_000
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One key's value. Revisions are etcd's; `lease` is 0 if the key has none."""
+
+    value: bytes
+    mod_revision: int
+    create_revision: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Keys as of one revision; a key that is absent in etcd is absent in `values`."""
+
+    values: Mapping[str, KeyValue]
+    revision: int
+    cluster_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Condition: the key was last written at this revision; 0 means that it must be absent."""
+
+    key: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedAt:
+    """Condition: the key exists without a break since this revision (a leader's fence)."""
+
+    key: str
+    create_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Writes a key, under a lease unless that is 0."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes a key, or all keys that begin with it."""
+
+    key: str
+    prefix: bool = False
+
+
+class EtcdClient:
+    """A client of one etcd cluster. Safe to share among threads; connects when first used.
+
+    Every request ends within `settings.timeout` seconds and raises EtcdUnavailable when nobody answered it, and
+    EtcdRefused (an EtcdUnavailable too) when etcd answered that it will not do it.
+    """
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self.settings = settings
+        self._endpoints = open_endpoints(settings)
+        self._current = 0  # which endpoint is asked first; moves on when one fails
+        self._closed = threading.Event()
+
+    def read(self, *keys: str) -> Snapshot:
+        """Reads keys in one linearizable transaction: all as of the same revision, nothing committed is missed."""
+        if not keys:
+            # etcd answers a transaction without any read from the member's own, possibly old, state.
+            raise ValueError("read() needs at least one key")
+        reads = [_etcdrpc.RequestOp(request_range=_etcdrpc.RangeRequest(key=encode_key(key))) for key in keys]
+        answer = self._ask(lambda endpoint: endpoint.kv.Txn, _etcdrpc.TxnRequest(success=reads))
+        values: dict[str, KeyValue] = {}
+        for response in answer.responses:
+            _collect(response.response_range.kvs, values)
+        return Snapshot(values, answer.header.revision, answer.header.cluster_id)
+
+    def read_at(self, key: str, revision: int) -> Snapshot:
+        """Reads one key as it was at a revision. Raises Compacted if etcd has that revision no more, or not yet."""
+        request = _etcdrpc.RangeRequest(key=encode_key(key), revision=revision)
+        answer = self._ask(lambda endpoint: endpoint.kv.Range, request)
+        values: dict[str, KeyValue] = {}
+        _collect(answer.kvs, values)
+        return Snapshot(values, answer.header.revision, answer.header.cluster_id)
+
+    def read_prefix(self, prefix: str, *, revision: int = 0) -> Snapshot:
+        """Reads all keys that begin with `prefix`, at one revision: the newest committed one, or the one given.
+
+        Raises Compacted if the given revision is compacted away.
+        """
+        for _ in range(3):
+            try:
+                return self._read_pages(prefix, revision)
+            except Compacted:
+                # Somebody compacted between two of the pages: begin anew. A revision that was asked for stays gone.
+                if revision:
+                    raise
+        raise EtcdUnavailable(f"etcd compacts faster than {prefix} can be read")
+
+    def _read_pages(self, prefix: str, revision: int) -> Snapshot:
+        values: dict[str, KeyValue] = {}
+        start, end = encode_key(prefix), prefix_end(prefix)
+        cluster_id = 0
+        while True:
+            request = _etcdrpc.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
+            answer = self._ask(lambda endpoint: endpoint.kv.Range, request)
+            # The first page sets the revision for all that follow.
+            revision = revision or answer.header.revision
+            cluster_id = answer.header.cluster_id
+            _collect(answer.kvs, values)
+            if not answer.more:
+                return Snapshot(values, revision, cluster_id)
+            start = answer.kvs[-1].key + b"\0"
+
+    def count(self, prefix: str) -> int:
+        """How many keys begin with `prefix`."""
+        request = _etcdrpc.RangeRequest(key=encode_key(prefix), range_end=prefix_end(prefix), count_only=True)
+        return int(self._ask(lambda endpoint: endpoint.kv.Range, request).count)
+
+    def commit(self, conditions: Sequence[Unchanged | CreatedAt], operations: Sequence[Put | Delete]) -> int | None:
+        """Carries out all operations in one transaction if all conditions hold, and returns its revision, else None.
+
+        After EtcdUnavailable the transaction may or may not have happened; after EtcdRefused it has not. Raises
+        LeaseNotFound if a Put's lease is gone. etcd takes up to 128 conditions and 128 operations.
+        """
+        if not operations:
+            # Without an operation etcd does not bring the transaction before a quorum, and the answer may be old.
+            raise ValueError("commit() needs at least one operation")
+        request = _etcdrpc.TxnRequest(
+            compare=[_compare(condition) for condition in conditions],
+            success=[_operation(operation) for operation in operations],
+        )
+        answer = self._ask(lambda endpoint: endpoint.kv.Txn, request, repeatable=False)
+        return int(answer.header.revision) if answer.succeeded else None
+
+    def grant(self, ttl: int, lease_id: int = 0) -> int:
+        """Makes a lease of `ttl` seconds and returns its id; etcd picks one for 0. An existing lease is fine."""
+        try:
+            request = _etcdrpc.LeaseGrantRequest(TTL=ttl, ID=lease_id)
+            return int(self._ask(lambda endpoint: endpoint.lease.LeaseGrant, request).ID)
+        except EtcdRefused as error:
+            if lease_id and "already exists" in str(error):
+                return lease_id
+            raise
+
+    def keep_alive(self, lease_id: int) -> int:
+        """Renews a lease and returns the seconds it has from now; 0 means that it is gone."""
+        request = _etcdrpc.LeaseKeepAliveRequest(ID=lease_id)
+        return int(self._ask(_keep_alive, request).TTL)
+
+    def revoke_lease(self, lease_id: int) -> None:
+        """Ends a lease and deletes its keys. One that is gone is fine."""
+        try:
+            self._ask(lambda endpoint: endpoint.lease.LeaseRevoke, _etcdrpc.LeaseRevokeRequest(ID=lease_id))
+        except LeaseNotFound:
+            return
+
+    def watch(self, prefix: str, start_revision: int) -> Watch:
+        """Watches all keys that begin with `prefix`, from a revision on; returns when etcd has confirmed the watch.
+
+        Raises Compacted if the revision is compacted away. The watch ends by an exception; the next one is then asked
+        of another endpoint.
+        """
+        self._refuse_if_closed()
+        index = self._current
+        try:
+            return Watch(
+                self._endpoints[index],
+                prefix,
+                start_revision,
+                timeout=self.settings.timeout,
+                failed=lambda: self._avoid(index),
+            )
+        except ValueError as error:
+            raise EtcdUnavailable("this etcd client was closed") from error
+
+    def close(self) -> None:
+        """Ends all requests and watches, which then raise EtcdUnavailable, and closes the connections."""
+        self._closed.set()
+        for endpoint in self._endpoints:
+            endpoint.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, method: Callable[[Endpoint], Any], request: Any, *, repeatable: bool = True) -> Any:
+        """Makes a request of one endpoint after another until one answers or the time is up."""
+        deadline = time.monotonic() + self.settings.timeout
+        pause = _FIRST_PAUSE
+        while True:
+            for left in range(len(self._endpoints), 0, -1):
+                self._refuse_if_closed()
+                index = self._current
+                remaining = max(deadline - time.monotonic(), 0.001)
+                # An endpoint that swallows requests must leave time for the others.
+                timeout = remaining / left if repeatable else remaining
+                try:
+                    return method(self._endpoints[index])(request, timeout=timeout, metadata=METADATA)
+                except grpc.RpcError as error:
+                    failure = error
+                except ValueError as error:
+                    # gRPC's way to say that the channel was closed meanwhile.
+                    raise EtcdUnavailable("this etcd client was closed") from error
+                refused = refusal(failure)
+                if refused is not None:
+                    raise refused from failure
+                self._avoid(index)
+                if time.monotonic() >= deadline or not (repeatable or never_sent(failure)):
+                    raise self._unavailable(failure) from failure
+            self._closed.wait(min(pause * random.uniform(0.5, 1.0), max(deadline - time.monotonic(), 0)))  # noqa: S311
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _avoid(self, index: int) -> None:
+        # Threads that fail together move on by one endpoint, not by one each.
+        if self._current == index:
+            self._current = (index + 1) % len(self._endpoints)
+
+    def _unavailable(self, failure: grpc.RpcError) -> EtcdUnavailable:
+        names = ", ".join(endpoint.name for endpoint in self._endpoints)
+        return EtcdUnavailable(f"etcd at {names} does not answer ({text_of(failure)})")
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise EtcdUnavailable("this etcd client was closed")
+
+
+def _keep_alive(endpoint: Endpoint) -> Callable[..., Any]:
+    """LeaseKeepAlive as a plain request: etcd has it as a stream only."""
+
+    def renew(request: Any, *, timeout: float, metadata: Any) -> Any:
+        call = endpoint.lease.LeaseKeepAlive(iter([request]), timeout=timeout, metadata=metadata)
+        try:
+            return next(call)
+        finally:
+            call.cancel()
+
+    return renew
+
+
+def _collect(pairs: Any, values: dict[str, KeyValue]) -> None:
+    for pair in pairs:
+        values[decode_key(pair.key)] = KeyValue(pair.value, pair.mod_revision, pair.create_revision, pair.lease)
+
+
+def _compare(condition: Unchanged | CreatedAt) -> Any:
+    key = encode_key(condition.key)
+    compare = _etcdrpc.Compare
+    if isinstance(condition, Unchanged):
+        return compare(key=key, result=compare.EQUAL, target=compare.MOD, mod_revision=condition.mod_revision)
+    return compare(key=key, result=compare.EQUAL, target=compare.CREATE, create_revision=condition.create_revision)
+
+
+def _operation(operation: Put | Delete) -> Any:
+    key = encode_key(operation.key)
+    if isinstance(operation, Put):
+        put = _etcdrpc.PutRequest(key=key, value=operation.value, lease=operation.lease)
+        return _etcdrpc.RequestOp(request_put=put)
+    end = prefix_end(operation.key) if operation.prefix else b""
+    return _etcdrpc.RequestOp(request_delete_range=_etcdrpc.DeleteRangeRequest(key=key, range_end=end))
