@@ -47,6 +47,11 @@ class VerificationKey:
     def __repr__(self) -> str:
         return f"VerificationKey(kid={self.kid!r}, algorithm={self.algorithm!r})"
 
+    @property
+    def public_key(self) -> Any:
+        """The public key, as `cryptography` holds it: for those who publish it."""
+        return self._public_key
+
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature (in JWS form, RFC 7515 section 5.2) is this key's over the message."""
         return bool(self._implementation.verify(message, self._public_key, signature))

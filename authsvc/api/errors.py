@@ -5,7 +5,7 @@
     EtcdUnavailable  UNAVAILABLE: retry; a change may or may not have been made
     EtcdRefused      INTERNAL: etcd answered, and this replica may not do what it must; nothing was changed
     Refusal          left to the credential interceptor, which sends the reason
-    anything else    INTERNAL, with nothing of it but a line in our log
+    anything else    left to it too: it is logged there, and the caller learns nothing of it
 
 Servicers raise; one interceptor answers, so that no method can forget to.
 """
@@ -26,6 +26,8 @@ from interceptors.errors import CredmeshError, Refusal
 from interceptors.etcd.client import EtcdRefused, EtcdUnavailable
 
 __all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
+
+_Handler = grpc.RpcMethodHandler[Any, Any]
 
 _log: Final = logging.getLogger("credmesh.auth")
 _calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))
@@ -62,20 +64,29 @@ class FailedPrecondition(ApiError):
 class AnswerErrors(grpc.ServerInterceptor):
     """Turns the exceptions of unary servicers into statuses. It stands inside of the credential interceptor."""
 
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[_Handler, _Handler]] = {}
+
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: Callable[[grpc.HandlerCallDetails], _Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler; no call is looked at here, where the server holds a lock."""
+    ) -> _Handler | None:
+        """Wraps the method's handler, once; no call is looked at here, where the server holds a lock."""
         handler = continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
-            return handler  # health and reflection stream, and are not ours
-        return grpc.unary_unary_rpc_method_handler(
-            _answering(handler_call_details.method, handler.unary_unary),
+            return handler  # reflection streams, and is not ours
+        method = handler_call_details.method
+        known = self._known.get(method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        answering = grpc.unary_unary_rpc_method_handler(
+            _answering(method, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        self._known[method] = (handler, answering)
+        return answering
 
 
 def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
@@ -97,13 +108,10 @@ def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -
             _log.warning("%s: %s", method, error)
             _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_AWAY)
         except Exception:
+            # `context.abort` leaves a servicer like this, with its code set; anything else the interceptor hides.
             aborted_with = _code(context)
-            if aborted_with is not None:
-                _calls.labels(method, aborted_with.name).inc()
-                raise  # the servicer ended the call itself: this is how `context.abort` leaves it
-            # The text may hold anything, a secret too: it is for our log, and the caller learns nothing of it.
-            _log.exception("%s failed unexpectedly", method)
-            _abort(method, context, grpc.StatusCode.INTERNAL, "the auth service failed; its log says why")
+            _calls.labels(method, "UNKNOWN" if aborted_with is None else aborted_with.name).inc()
+            raise
         _calls.labels(method, "OK").inc()
         return response
 
