@@ -1,0 +1,141 @@
+"""What a command prints: tables for people, plain columns for pipes, proto JSON for scripts.
+
+On a terminal tables are drawn and coloured by rich, which is only loaded for that. Anywhere else they are plain columns
+under a line of titles: no colour, no cutting, no lines drawn. Text that came from elsewhere is made printable here, in
+one place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from authsvc.cli.text import columns_of, pad, printable
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["Cell", "Column", "Output", "join"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    width  columns of the terminal that it takes at least, so that it stands still when its values change length
+    whole  never broken over lines: an id has to be copied in one go
+    """
+
+    title: str
+    width: int = 0
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value in a table, with its style on a terminal."""
+
+    text: str
+    style: str = ""
+
+
+def join(names: Iterable[str]) -> str:
+    """Names as one cell; "-" for none."""
+    return " ".join(names) or "-"
+
+
+class Output:
+    """Where a command's answer goes: stdout, as JSON or for people."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def message(self, message: Message) -> None:
+        """Prints an answer in proto JSON: lowerCamelCase names, UTC timestamps, 64-bit numbers as strings.
+
+        Every field without presence is there, so that a script need not ask whether it is.
+        """
+        from google.protobuf.json_format import MessageToDict
+
+        self.data(MessageToDict(message, always_print_fields_with_no_presence=True))
+
+    def data(self, value: Mapping[str, Any]) -> None:
+        """Prints a JSON object. Its text is ASCII, so it cannot hold a command for a terminal."""
+        click.echo(json.dumps(value, indent=2))
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Prints a line for people."""
+        text = printable(text)
+        if style and _on_terminal():
+            _draw_line(text, style)
+        else:
+            click.echo(text)
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]], *, empty: str = "") -> None:
+        """Prints a table for people, or `empty` if there are no rows."""
+        cells = [[_cell(one) for one in row] for row in rows]
+        if not cells and empty:
+            self.line(empty)
+        elif _on_terminal():
+            _draw_table(columns, cells)
+        else:
+            _write_table(columns, cells)
+
+    def note(self, text: str) -> None:
+        """Tells a person something beside the answer, on stderr. Scripts that asked for JSON do not get it."""
+        if not self.as_json:
+            click.echo(printable(text), err=True)
+
+
+def _cell(value: Cell | str) -> Cell:
+    if isinstance(value, str):
+        return Cell(printable(value))
+    return Cell(printable(value.text), value.style)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _write_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    widths = [
+        max(column.width, columns_of(column.title), *(columns_of(row[place].text) for row in rows))
+        for place, column in enumerate(columns)
+    ]
+    for texts in ([column.title.upper() for column in columns], *([cell.text for cell in row] for row in rows)):
+        click.echo("  ".join(pad(text, width) for text, width in zip(texts, widths, strict=True)).rstrip())
+
+
+def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    # rich takes 50 ms to load; only who looks at a table pays for it.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for place, column in enumerate(columns):
+        longest = max((columns_of(row[place].text) for row in rows), default=0)
+        table.add_column(
+            column.title,
+            min_width=max(column.width, longest) if column.whole else column.width or None,
+            no_wrap=column.whole,
+            overflow="fold",
+        )
+    for row in rows:
+        # Text, not str: a name with square brackets is not markup.
+        table.add_row(*(Text(cell.text, style=cell.style) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def _draw_line(text: str, style: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False, soft_wrap=True).print(Text(text, style=style))

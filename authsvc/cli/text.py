@@ -1,0 +1,41 @@
+"""Text from elsewhere, made safe for a terminal, and its width there."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+__all__ = ["columns_of", "pad", "printable"]
+
+# Control and format characters, surrogates, private ones and Unicode's line ends: they move cursors, hide text, turn
+# its direction round or forge lines. A token's claims may be anybody's writing.
+_UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_WIDE: Final = frozenset({"W", "F"})
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal may take for a command written as an escape, e.g. `\\x1b`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(character) if unicodedata.category(character) in _UNSAFE else character for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a printable text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in _WIDE else 1
+        for character in text
+    )
+
+
+def pad(text: str, width: int) -> str:
+    """The text with spaces after it, up to `width` columns of a terminal."""
+    return text + " " * (width - columns_of(text))
