@@ -1,0 +1,89 @@
+"""Probe servers over real sockets: sync, aio, and aio with other styles of handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from interceptors import MeshNode
+from interceptors.server import AioServerInterceptor, ServerInterceptor
+from tests.probe.servicers import Record, aio_handlers, sync_handlers
+
+__all__ = ["SERVERS", "Loop", "ProbeServer"]
+
+SERVERS = ("sync", "aio", "aio-by-context", "aio-threads")
+
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="test-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 30) -> T:
+        """Runs a coroutine there and waits for what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+class ProbeServer:
+    """A probe behind our interceptor. `kind` is one of SERVERS."""
+
+    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16) -> None:
+        self.record = Record()
+        self._loop: Loop | None = None
+        self._server: Any
+        if kind == "sync":
+            self._server = grpc.server(ThreadPoolExecutor(threads), interceptors=[ServerInterceptor(node)])
+            self._server.add_generic_rpc_handlers((sync_handlers(self.record),))
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+            self._server.start()
+        else:
+            self._loop = Loop()
+            self.port = self._loop.run(self._start_aio(node, kind, threads))
+
+    async def _start_aio(self, node: MeshNode, kind: str, threads: int) -> int:
+        pool = ThreadPoolExecutor(threads)
+        self._server = grpc.aio.server(pool, interceptors=[AioServerInterceptor(node)])
+        if kind == "aio-threads":
+            handlers = sync_handlers(self.record)
+        else:
+            handlers = aio_handlers(self.record, by_context=kind == "aio-by-context")
+        self._server.add_generic_rpc_handlers((handlers,))
+        port: int = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return port
+
+    @property
+    def target(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.record.release.set()
+        if self._loop is None:
+            self._server.stop(0).wait(10)
+        else:
+            self._loop.run(self._server.stop(0))
+            self._loop.stop()
