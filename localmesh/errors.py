@@ -1,0 +1,11 @@
+"""What can go wrong on the developer's machine."""
+
+from __future__ import annotations
+
+from interceptors.errors import CredmeshError
+
+__all__ = ["LocalMeshError"]
+
+
+class LocalMeshError(CredmeshError):
+    """A part of the local mesh cannot run. The text says which, why, and what to do about it."""

