@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import argon2
@@ -12,19 +11,8 @@ from prometheus_client import REGISTRY
 
 from authsvc.passwords import PARAMETERS, Passwords, hash_password
 from interceptors.errors import Reason, Refusal
+from tests.accounts.conftest import SMALL
 from tests.support import wait_until
-
-# Small, so that the tests are quick; what is tested here does not depend on it.
-SMALL = argon2.Parameters(
-    type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=1, memory_cost=64, parallelism=1
-)
-
-
-@pytest.fixture
-def passwords() -> Iterator[Passwords]:
-    pool = Passwords(workers=1, parameters=SMALL)
-    yield pool
-    pool.close()
 
 
 def _verified() -> float:

@@ -1,0 +1,31 @@
+"""Fixtures for the tests of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import argon2
+import pytest
+
+from authsvc.passwords import Passwords
+from interceptors.etcd.layout import Layout
+from interceptors.settings import EtcdSettings
+
+# Small, so that the tests are quick; what is tested does not depend on it.
+SMALL = argon2.Parameters(
+    type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=1, memory_cost=64, parallelism=1
+)
+
+
+@pytest.fixture
+def passwords() -> Iterator[Passwords]:
+    """A pool whose hashes cost next to nothing."""
+    pool = Passwords(workers=1, parameters=SMALL)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def layout(etcd_settings: EtcdSettings) -> Layout:
+    """Where this test's keys lie."""
+    return Layout(etcd_settings.prefix)
