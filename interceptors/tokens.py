@@ -67,6 +67,8 @@ class TokenReader:
 
         Raises UnknownKey, and Refusal with CREDENTIAL_MALFORMED or CREDENTIAL_INVALID.
         """
+        if not token.isascii():
+            raise Refusal(Reason.CREDENTIAL_MALFORMED, "the token is not ASCII")
         head, first_dot, rest = token.partition(".")
         body, second_dot, tail = rest.partition(".")
         if not first_dot or not second_dot or "." in tail:

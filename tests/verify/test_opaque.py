@@ -1,0 +1,44 @@
+"""Opaque tokens: what was generated is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
+
+
+@given(st.sampled_from(OpaqueKind))
+def test_a_token_is_read_back(kind: OpaqueKind) -> None:
+    token = OpaqueToken.generate(kind)
+    assert OpaqueToken.parse(token.text()) == token
+    assert is_opaque(token.text()) is (kind is OpaqueKind.SESSION)
+
+
+def test_a_successor_keeps_the_session() -> None:
+    first = OpaqueToken.generate(OpaqueKind.REFRESH)
+    second = OpaqueToken.generate(OpaqueKind.REFRESH, first.session_id)
+    assert second.session_id == first.session_id
+    assert second.secret != first.secret
+
+
+@given(st.integers(0, 73), st.sampled_from("ABCxyz019-_é="))
+def test_an_altered_token_is_refused_without_asking_anybody(at: int, character: str) -> None:
+    text = OpaqueToken.generate(OpaqueKind.SESSION).text()
+    if text[at] != character:
+        with pytest.raises(ValueError):
+            OpaqueToken.parse(text[:at] + character + text[at + 1 :])
+
+
+@given(st.text(max_size=120))
+def test_no_text_is_taken_for_a_token(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        OpaqueToken.parse(text)
+    assert len(text) < 8 or text not in str(caught.value)
+
+
+def test_the_secret_is_in_no_repr() -> None:
+    token = OpaqueToken.generate(OpaqueKind.SESSION)
+    assert token.text()[30:60] not in repr(token)
+    assert repr(token.secret)[2:-1] not in repr(token)
