@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -32,7 +32,7 @@ async def serve_aio(
     node: MeshNode,
     settings: ServerSettings,
     services: Sequence[str],
-    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     on_stop: Sequence[Callable[[], None]] = (),
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains; see `serve`, whose arguments and errors these are.
@@ -41,7 +41,7 @@ async def serve_aio(
     this call (`async with aio_channel(…) as channel: await serve_aio(…)`), so that they outlive the drain.
     """
     node.policy.check(tuple(services))
-    server = grpc.aio.server(interceptors=(AioServerInterceptor(node), *interceptors), options=SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=[AioServerInterceptor(node), *interceptors], options=SERVER_OPTIONS)
     add(server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import grpc
 
@@ -118,6 +119,6 @@ class _Certificate:
 
 
 def _credentials(certificate: _Certificate) -> grpc.ServerCredentials:
-    return grpc.dynamic_ssl_server_credentials(
-        certificate.configuration, certificate.renewed, require_client_authentication=False
-    )
+    # The stubs do not know that the fetcher may return None for "the same as before"; gRPC's own documentation does.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", certificate.renewed)
+    return grpc.dynamic_ssl_server_credentials(certificate.configuration, fetch, require_client_authentication=False)

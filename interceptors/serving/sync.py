@@ -55,7 +55,7 @@ def serve(
     """
     node.policy.check(tuple(services))
     pool = ThreadPoolExecutor(workers, thread_name_prefix=_POOL_NAME)
-    server = grpc.server(pool, interceptors=(ServerInterceptor(node), *interceptors), options=SERVER_OPTIONS)
+    server = grpc.server(pool, interceptors=[ServerInterceptor(node), *interceptors], options=SERVER_OPTIONS)
     add(server)
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -99,8 +99,12 @@ def serve(
 
 def _wait(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue[int]) -> None:
     """Waits for the drain. A second signal means now."""
-    ended = threading.Thread(target=lambda: (done.wait(), signals.put(0)), name="credmesh-drain", daemon=True)
-    ended.start()
+
+    def watch() -> None:
+        done.wait()
+        signals.put(0)
+
+    threading.Thread(target=watch, name="credmesh-drain", daemon=True).start()
     if signals.get() != 0:
         _log.warning("asked again to stop; open calls are cancelled")
         server.stop(0).wait()

@@ -1,0 +1,141 @@
+"""A certificate authority and a server certificate for this machine alone, so that even a first try runs over TLS."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+__all__ = ["Certificates", "development_certificates"]
+
+_HOURS: Final = datetime.timedelta(hours=1)
+_DAYS: Final = datetime.timedelta(days=1)
+_CA_LIFETIME: Final = 365 * _DAYS
+_SERVER_LIFETIME: Final = 90 * _DAYS
+_RENEW_BEFORE: Final = 7 * _DAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Where the certificates lie, as PEM. The authority's private key lies beside them and is for signing only."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+
+def development_certificates(folder: Path, *, now: datetime.datetime | None = None) -> Certificates:
+    """The folder's certificates, made or renewed if need be. Good for localhost, 127.0.0.1 and ::1 only."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    ca_key_file = folder / "ca.key"
+    if not (ca_key_file.exists() and _lasts(found.ca_file, now)):
+        ca_key = ec.generate_private_key(ec.SECP256R1())
+        _write(ca_key_file, _pem(ca_key), mode=0o600)
+        _write(found.ca_file, _authority(ca_key, now).public_bytes(serialization.Encoding.PEM))
+        found.cert_file.unlink(missing_ok=True)  # the old authority signed it
+    if not (found.key_file.exists() and _lasts(found.cert_file, now)):
+        authority = x509.load_pem_x509_certificate(found.ca_file.read_bytes())
+        ca_key_loaded = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
+        if not isinstance(ca_key_loaded, ec.EllipticCurvePrivateKey):
+            raise TypeError(f"{ca_key_file} is not the key that was made here")
+        server_key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _server(server_key, authority, ca_key_loaded, now)
+        _write(found.key_file, _pem(server_key), mode=0o600)
+        _write(found.cert_file, certificate.public_bytes(serialization.Encoding.PEM))
+    return found
+
+
+def _lasts(path: Path, now: datetime.datetime) -> bool:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        return False  # absent, or cut off while it was written: make it anew
+    return certificate.not_valid_after_utc > now + _RENEW_BEFORE
+
+
+def _authority(key: ec.EllipticCurvePrivateKey, now: datetime.datetime) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "credmesh development CA (this machine only)")])
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    return (
+        _builder(name, name, key.public_key(), now, _CA_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(sign_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _server(
+    key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+    now: datetime.datetime,
+) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    return (
+        _builder(name, authority.subject, key.public_key(), now, _SERVER_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), *addresses]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    lifetime: datetime.timedelta,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _HOURS)  # containers and virtual machines disagree on the time by a little
+        .not_valid_after(now + lifetime)
+    )
+
+
+def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Whole or not at all, and never readable by others for a moment."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    temporary.replace(path)

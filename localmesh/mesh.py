@@ -1,0 +1,253 @@
+"""A whole mesh on this machine: bringing it up, keeping it up, taking it down."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+from authsvc.bootstrap import generate_kek, seed_development
+from interceptors.etcd.client import EtcdClient
+from interceptors.etcd.layout import Layout
+from interceptors.settings import EtcdSettings, read_settings
+from localmesh.addresses import PREFERRED, Addresses, choose_addresses
+from localmesh.certs import development_certificates
+from localmesh.control import ControlServer, Request
+from localmesh.errors import LocalMeshError
+from localmesh.etcd_part import EtcdPart
+from localmesh.parts import SERVICES, Surroundings, auth_parts, service_parts
+from localmesh.supervision import Happening, Supervised, Supervisor
+
+__all__ = ["LocalMesh", "Options", "Stopped"]
+
+_TICK: Final = 0.03
+_UP_WITHIN: Final = 60.0
+_EXTERNAL_PREFIX: Final = "/credmesh-local/"
+_LONGEST_HOLD: Final = 120.0
+
+
+class Stopped(Exception):
+    """Somebody asked the mesh to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a mesh is asked to be.
+
+    folder     its data, secrets and logs
+    any_ports  take free ports rather than the usual ones
+    """
+
+    folder: Path
+    any_ports: bool = False
+
+
+class LocalMesh:
+    """One mesh in one folder.
+
+    The thread that makes it drives it, and has to live as long as the parts. Requests of others, and signals, come in
+    through `inbox`.
+    """
+
+    def __init__(self, options: Options, *, tell: Callable[[Happening, Supervised], None]) -> None:
+        self.folder = options.folder.absolute()
+        self.inbox: queue.SimpleQueue[Request | signal.Signals] = queue.SimpleQueue()
+        self.supervisor = Supervisor(tell)
+        self.up_seconds: float | None = None
+        self.moved: tuple[tuple[str, int, int], ...] = ()
+        self.profile: Mapping[str, Any] = {}
+        self._any_ports = options.any_ports
+        self._lock: IO[str] | None = None
+        self._control: ControlServer | None = None
+
+    def bring_up(self) -> None:
+        """Starts everything and returns when every part answers. LocalMeshError says what is in the way."""
+        began = time.monotonic()
+        self._take_folder()
+        around = self._surroundings()
+        self._control = ControlServer(self.folder, self.inbox)
+        if self.embedded_etcd:
+            port = around.addresses.ports["etcd"]
+            self.supervisor.start(EtcdPart(self.folder / "etcd", port=port, log_file=around.logs / "etcd.log"))
+        self._check_continuity(around)
+        # They take a moment to load, and the accounts are made meanwhile.
+        for part in auth_parts(around):
+            self.supervisor.start(part)
+        self._seed(around)
+        for part in service_parts(around):
+            self.supervisor.start(part)
+        self._wait_until_up(began)
+        self.up_seconds = time.monotonic() - began
+        self._write_profile(around)
+
+    def keep_up(self) -> None:
+        """Watches the parts and answers requests until somebody asks to stop. LocalMeshError if a part is broken."""
+        while True:
+            self._turn()
+
+    def take_down(self) -> None:
+        """Stops everything: callers first, etcd last. A signal meanwhile ends what is left at once."""
+        self._refuse_requests()
+        try:
+            self.supervisor.stop(name for name in list(self.supervisor.parts) if name != "etcd")
+            self.supervisor.stop()
+        finally:
+            self.supervisor.kill()
+            if self._control is not None:
+                self._control.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    @property
+    def embedded_etcd(self) -> bool:
+        """Whether etcd is ours; not if ETCD_ENDPOINTS names another."""
+        return not os.environ.get("ETCD_ENDPOINTS", "").strip()
+
+    def status(self) -> dict[str, Any]:
+        """What is known of the mesh, for whoever asks."""
+        parts = [
+            {"name": name, "address": supervised.part.address, "state": supervised.state.value}
+            for name, supervised in self.supervisor.parts.items()
+        ]
+        return {
+            "up": self.up_seconds is not None,
+            "up_seconds": self.up_seconds,
+            "embedded_etcd": self.embedded_etcd,
+            "pid": os.getpid(),
+            "parts": parts,
+            "profile": str(self.folder / "profile.json"),
+        }
+
+    def _take_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalMeshError(f"a mesh is already up in {self.folder}; use it, or stop it with: make down") from None
+        except OSError as error:
+            raise LocalMeshError(
+                f"{self.folder} cannot be written: {error.strerror}; make it writable, free some space, or choose "
+                "another folder with --folder"
+            ) from None
+
+    def _surroundings(self) -> Surroundings:
+        preferred = dict.fromkeys(PREFERRED, 0) if self._any_ports else PREFERRED
+        addresses = choose_addresses(self.folder / "ports.json", preferred=preferred)
+        self.moved = addresses.moved
+        secrets = self.folder / "secrets"
+        secrets.mkdir(mode=0o700, exist_ok=True)
+        return Surroundings(
+            etcd=self._etcd_settings(addresses),
+            addresses=addresses,
+            certificates=development_certificates(self.folder / "tls"),
+            kek_file=secrets / "kek",
+            secrets=secrets,
+            logs=self.folder / "logs",
+        )
+
+    def _etcd_settings(self, addresses: Addresses) -> EtcdSettings:
+        if self.embedded_etcd:
+            return EtcdSettings(endpoints=(addresses.of("etcd"),))
+        settings = read_settings(EtcdSettings)
+        if os.environ.get("CREDMESH_ETCD_PREFIX", "").strip():
+            return settings
+        # Somebody else's etcd may hold a mesh that matters; accounts for trying things out have no place in it.
+        return replace(settings, prefix=_EXTERNAL_PREFIX)
+
+    def _check_continuity(self, around: Surroundings) -> None:
+        """The key that seals the signing keys lies in the folder; what it sealed lies in etcd. Both or neither."""
+        if around.kek_file.exists():
+            return
+        layout = Layout(around.etcd.prefix)
+        with EtcdClient(around.etcd) as etcd:
+            if etcd.count(layout.prefix + "auth/"):
+                raise LocalMeshError(
+                    f"etcd at {', '.join(around.etcd.endpoints)} holds a mesh below {layout.prefix} whose secrets are "
+                    f"not in {self.folder}; delete it (etcdctl del --prefix {layout.prefix}), or set "
+                    "CREDMESH_ETCD_PREFIX=/another/ to begin anew"
+                )
+        generate_kek(around.kek_file)
+
+    def _seed(self, around: Surroundings) -> None:
+        with EtcdClient(around.etcd) as etcd:
+            made = seed_development(etcd, Layout(around.etcd.prefix))
+        for client_id, secret in made.items():
+            path = around.secrets / client_id
+            path.unlink(missing_ok=True)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secret + "\n")
+
+    def _wait_until_up(self, began: float) -> None:
+        while not self.supervisor.all_up:
+            self._turn()
+            if time.monotonic() - began > _UP_WITHIN:
+                late = [name for name, one in self.supervisor.parts.items() if one.took == 0.0]
+                logs = ", ".join(str(self.supervisor.parts[name].part.log_file) for name in late)
+                raise LocalMeshError(f"{', '.join(late)} did not get ready within {_UP_WITHIN:g} s; see {logs}")
+
+    def _write_profile(self, around: Surroundings) -> None:
+        self.profile = {
+            "auth": around.auth,
+            "ca_file": str(around.certificates.ca_file),
+            "client_id": "operator",
+            "client_secret_file": str(around.secrets / "operator"),
+            "issuer": around.issuer,
+            "etcd": ",".join(around.etcd.endpoints),
+            "etcd_prefix": around.etcd.prefix,
+            "kek_file": str(around.kek_file),
+            "services": {name: around.addresses.of(name) for name in SERVICES},
+            "replicas": around.auth.split(","),
+        }
+        temporary = self.folder / "profile.json.new"
+        temporary.write_text(json.dumps(self.profile, indent=2) + "\n")
+        temporary.replace(self.folder / "profile.json")
+
+    def _turn(self) -> None:
+        """One turn of the loop: what came in, then a look at every part."""
+        try:
+            item = self.inbox.get(timeout=_TICK)
+        except queue.Empty:
+            pass
+        else:
+            if isinstance(item, signal.Signals):
+                raise Stopped(item.name)
+            self._answer(item)
+        self.supervisor.tick()
+
+    def _answer(self, request: Request) -> None:
+        what = request.what
+        try:
+            match what.get("do"):
+                case "status":
+                    request.answer.put(self.status())
+                case "down":
+                    request.answer.put({"ok": True})
+                    raise Stopped("down")
+                case "hold":
+                    seconds = min(float(what.get("seconds", _LONGEST_HOLD)), _LONGEST_HOLD)
+                    self.supervisor.hold(str(what.get("part")), seconds=seconds, kill=bool(what.get("kill")))
+                    request.answer.put({"ok": True})
+                case "resume":
+                    self.supervisor.resume(str(what.get("part")))
+                    request.answer.put({"ok": True})
+                case other:
+                    request.answer.put({"error": f"nobody knows how to {other!r}"})
+        except (LocalMeshError, ValueError) as error:
+            request.answer.put({"error": str(error)})
+
+    def _refuse_requests(self) -> None:
+        while True:
+            try:
+                item = self.inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(item, Request):
+                item.answer.put({"error": "the mesh is shutting down"})
