@@ -17,6 +17,7 @@ from google.protobuf import timestamp_pb2
 from authsvc.api.errors import AlreadyExists, FailedPrecondition, NotFound
 from authsvc.passwords import Passwords
 from authsvc.records import FORMAT, RecordError, parse_record
+from authsvc.validate import InvalidField
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
@@ -107,7 +108,7 @@ class Accounts:
         key = self._layout.client(client_id)
         stored = self._etcd.read(key).values.get(key)
         record = None if stored is None else _read(auth_pb2.ClientRecord, key, stored)
-        if record is None or stored is None or record.client_id != client_id:
+        if record is None or stored is None or record.client_id != client_id or client_id == FIRST_PARTY:
             raise Refusal(Reason.CREDENTIAL_INVALID, "unknown client")
         shown = _sha256_of(secret)
         # A record without a hash and a secret that cannot be read are both empty, and must not be equal.
@@ -234,7 +235,9 @@ def new_user(
 
 
 def new_client(client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]) -> tuple[auth_pb2.ClientRecord, str]:
-    """A client's record, made now, and its secret."""
+    """A client's record, made now, and its secret. InvalidField if the id is the one that stands for passwords."""
+    if client_id == FIRST_PARTY:
+        raise InvalidField("client_id", f"is {FIRST_PARTY!r}, which stands for everybody who shows a password")
     secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET)
     record = auth_pb2.ClientRecord(
         format=FORMAT,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2
@@ -27,7 +27,7 @@ from interceptors.etcd.client import EtcdRefused, EtcdUnavailable
 
 __all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
 
-_Handler = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
 _log: Final = logging.getLogger("credmesh.auth")
 _calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 import argon2
 import pytest
 
+from authsvc.accounts import Accounts
 from authsvc.passwords import Passwords
+from authsvc.revocation import Revocation
+from authsvc.settings import AuthSettings
+from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
-from interceptors.settings import EtcdSettings
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from tests.processes import ISSUER, KEK
 
 # Small, so that the tests are quick; what is tested does not depend on it.
 SMALL = argon2.Parameters(
@@ -29,3 +34,19 @@ def passwords() -> Iterator[Passwords]:
 def layout(etcd_settings: EtcdSettings) -> Layout:
     """Where this test's keys lie."""
     return Layout(etcd_settings.prefix)
+
+
+@pytest.fixture
+def settings(etcd_settings: EtcdSettings) -> AuthSettings:
+    """The settings of a replica on this test's etcd."""
+    return AuthSettings(
+        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+
+
+@pytest.fixture
+def accounts(etcd_client: EtcdClient, layout: Layout, passwords: Passwords, settings: AuthSettings) -> Accounts:
+    """The accounts in this test's etcd."""
+    return Accounts(etcd_client, layout, passwords, Revocation(etcd_client, layout, settings))
