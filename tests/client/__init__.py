@@ -1,0 +1,1 @@
+"""The client side: obtaining credentials and attaching them."""
