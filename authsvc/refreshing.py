@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from authsvc.grants import Holder
+from authsvc.grants import Grant, Holder, narrow
 from authsvc.times import seconds, stamp
 from credmesh.store.v1 import auth_pb2
 
@@ -36,9 +36,10 @@ __all__ = [
     "Reused",
     "Verdict",
     "begin_family",
-    "ending_of",
+    "is_session_secret",
     "judge",
     "refreshed",
+    "review",
     "succeed",
 ]
 
@@ -94,7 +95,7 @@ class Ending:
 def judge(record: auth_pb2.SessionRecord, secret: bytes, *, now: float, grace: float) -> Verdict:
     """Judges a refresh token's secret by its session's record. Times are in seconds since 1970, grace in seconds.
 
-    Whether the session itself may go on is another question: see `ending_of`.
+    Whether the session itself may go on is another question: see `review`.
     """
     if record.kind != auth_pb2.SessionRecord.KIND_TOKENS:
         return Forged()
@@ -111,10 +112,17 @@ def judge(record: auth_pb2.SessionRecord, secret: bytes, *, now: float, grace: f
     return Reused() if current is None else Retried(current)
 
 
-def ending_of(
+def is_session_secret(record: auth_pb2.SessionRecord, secret_sha256: bytes) -> bool:
+    """Whether this is the hash of an opaque session's secret."""
+    if record.kind != auth_pb2.SessionRecord.KIND_OPAQUE:
+        return False
+    return hmac.compare_digest(record.secret_sha256, secret_sha256)
+
+
+def review(
     record: auth_pb2.SessionRecord, *, now: float, epochs: Mapping[str, int], holder: Holder | None
-) -> Ending | None:
-    """Why the session ends here and now, or None if it may go on.
+) -> Grant | Ending:
+    """What a session may do from here and now on, or why it ends.
 
     epochs  of the scopes that the session belongs to: the revision of each one's last revocation
     holder  the user or client as it is now; None if it was deleted
@@ -128,9 +136,10 @@ def ending_of(
         return Ending(expired=True, why="the session was idle for too long")
     if holder is None:
         return Ending(expired=False, why="the account was deleted")
-    if not set(record.audiences) & set(holder.audiences):
+    left = narrow(record, holder)
+    if not left.audiences:
         return Ending(expired=False, why="the account holds none of the session's audiences any more")
-    return None
+    return left
 
 
 def begin_family(secret: bytes) -> bytes:
@@ -152,15 +161,15 @@ def refreshed(
     grace: float,
     idle: float,
     epoch: int,
-    holder: Holder,
+    granted: Holder,
     nonce: bytes,
 ) -> auth_pb2.SessionRecord:
     """The session's record after its current token was traded for `successor`.
 
-    idle    seconds until the session times out unless it is seen again
-    epoch   the revision at which no scope of the session was revoked; the transaction that stores this record proves it
-    holder  what the session may do from now on
-    nonce   12 random bytes
+    idle     seconds until the session times out unless it is seen again
+    epoch    the revision at which no scope of the session was revoked; the transaction that stores this record proves it
+    granted  what the session may do from now on
+    nonce    12 random bytes
     """
     after = auth_pb2.SessionRecord()
     after.CopyFrom(record)
@@ -178,8 +187,8 @@ def refreshed(
     after.epoch = epoch
     after.last_seen_at.CopyFrom(stamp(now))
     after.idle_expires_at.CopyFrom(stamp(min(now + idle, seconds(record.expires_at))))
-    after.scopes[:] = holder.scopes
-    after.audiences[:] = holder.audiences
+    after.scopes[:] = granted.scopes
+    after.audiences[:] = granted.audiences
     return after
 
 

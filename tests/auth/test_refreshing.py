@@ -15,14 +15,15 @@ from authsvc.refreshing import (
     FAMILY_BYTES,
     MAX_USED,
     Current,
+    Ending,
     Forged,
     Retried,
     Reused,
     Verdict,
     begin_family,
-    ending_of,
     judge,
     refreshed,
+    review,
     succeed,
 )
 from authsvc.times import seconds, stamp
@@ -77,7 +78,7 @@ class History:
             grace=GRACE,
             idle=IDLE,
             epoch=epoch,
-            holder=holder,
+            granted=holder,
             nonce=secrets.token_bytes(12),
         )
 
@@ -208,29 +209,35 @@ def test_being_seen_does_not_outlast_the_sessions_lifetime() -> None:
 def test_a_session_ends_exactly_when_it_times_out(at: float, idle: float) -> None:
     record = History().record
     record.idle_expires_at.CopyFrom(stamp(START + idle))
-    ending = ending_of(record, now=START + at, epochs={}, holder=ALICE)
-    ended = START + at >= min(seconds(record.idle_expires_at), seconds(record.expires_at))
-    assert (ending is not None) == ended
-    assert ending is None or ending.expired
+    found = review(record, now=START + at, epochs={}, holder=ALICE)
+    over = START + at >= min(seconds(record.idle_expires_at), seconds(record.expires_at))
+    assert (found == ALICE) == (not over)
+    assert found == ALICE or (isinstance(found, Ending) and found.expired)
 
 
 @pytest.mark.parametrize("scope", ["all", "sub/alice", "sid/s", "client/password", "aud/storefront"])
 def test_a_session_ends_with_the_revocation_of_any_of_its_scopes(scope: str) -> None:
     record = History().record
     epochs = dict.fromkeys(["all", "sub/alice", "sid/s", "client/password", "aud/storefront"], record.epoch)
-    assert ending_of(record, now=START, epochs=epochs, holder=ALICE) is None
+    assert review(record, now=START, epochs=epochs, holder=ALICE) == ALICE
     epochs[scope] = record.epoch + 1
-    ending = ending_of(record, now=START, epochs=epochs, holder=ALICE)
-    assert ending is not None
-    assert not ending.expired
-    assert scope in ending.why
+    found = review(record, now=START, epochs=epochs, holder=ALICE)
+    assert isinstance(found, Ending)
+    assert not found.expired
+    assert scope in found.why
 
 
 def test_a_session_ends_with_its_account() -> None:
     record = History().record
-    assert ending_of(record, now=START, epochs={}, holder=None) is not None
-    assert ending_of(record, now=START, epochs={}, holder=Grant(ALICE.scopes, ("elsewhere",))) is not None
-    assert ending_of(record, now=START, epochs={}, holder=Grant((), ("storefront",))) is None
+    assert isinstance(review(record, now=START, epochs={}, holder=None), Ending)
+    assert isinstance(review(record, now=START, epochs={}, holder=Grant(ALICE.scopes, ("elsewhere",))), Ending)
+
+
+def test_a_session_narrows_with_its_account() -> None:
+    record = History().record
+    holder = Grant(("shop.read", "shop.admin"), ("storefront", "orders"))
+    assert review(record, now=START, epochs={}, holder=holder) == Grant(("shop.read",), ("storefront",))
+    assert review(record, now=START, epochs={}, holder=Grant((), ("storefront",))) == Grant((), ("storefront",))
 
 
 def test_a_verdict_never_shows_a_secret() -> None:
