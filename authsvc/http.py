@@ -28,10 +28,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from authsvc.jwks import key_set
-from authsvc.settings import host_and_port
 from interceptors.errors import CredmeshError
 from interceptors.keys import ALGORITHMS
 from interceptors.node import MeshNode
+from interceptors.serving.listening import split_address
 
 __all__ = ["HttpFace", "application"]
 
@@ -169,11 +169,9 @@ class _Everything(Collector):
 
 
 def _listen(address: str) -> socket.socket:
-    host, port = host_and_port("CREDMESH_HTTP_LISTEN", address, "0.0.0.0:8080")
+    host, port = split_address(address, "CREDMESH_HTTP_LISTEN")
     try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

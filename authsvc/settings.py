@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from interceptors.keys import ALGORITHMS
+from interceptors.serving.listening import split_address
 from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
 
-__all__ = ["AuthSettings", "host_and_port", "read_auth_settings"]
+__all__ = ["AuthSettings", "read_auth_settings"]
 
 _DEFAULTS: Final = {"CREDMESH_SERVICE": "auth"}
 
@@ -77,8 +78,10 @@ class AuthSettings:
                 f"CREDMESH_KEK_FILE {trouble}; for example: CREDMESH_KEK_FILE=/etc/credmesh/kek "
                 "(`credmesh bootstrap` can make one)"
             )
+        # Checked here, since the server asks for its port only after etcd has answered.
+        split_address(self.server.listen, "CREDMESH_LISTEN")
         if self.http_listen:
-            host_and_port("CREDMESH_HTTP_LISTEN", self.http_listen, "0.0.0.0:8080")
+            split_address(self.http_listen, "CREDMESH_HTTP_LISTEN")
         if self.key_algorithm not in ALGORITHMS:
             raise ValueError(
                 f"CREDMESH_KEY_ALGORITHM={self.key_algorithm!r} is not one of {', '.join(ALGORITHMS)}; "
@@ -125,11 +128,3 @@ _TEN_YEARS: Final = 10 * 366 * 86_400.0
 def read_auth_settings(environ: Mapping[str, str] | None = None) -> AuthSettings:
     """Reads the settings of the auth service, whose CREDMESH_SERVICE is "auth" by default. Raises SettingsError."""
     return read_settings(AuthSettings, {**_DEFAULTS, **(os.environ if environ is None else environ)})
-
-
-def host_and_port(variable: str, text: str, example: str) -> tuple[str, int]:
-    """Splits "host:port", "[::1]:port" or ":port" (every address). ValueError names the variable."""
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f"{variable}={text!r} is not host:port; for example: {variable}={example}")
-    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from authsvc.settings import AuthSettings, host_and_port, read_auth_settings
+from authsvc.settings import AuthSettings, read_auth_settings
 from interceptors.errors import SettingsError
 
 KEK = base64.b64encode(bytes(range(32))).decode()
@@ -69,6 +69,7 @@ def test_an_absent_variable_is_named_with_an_example(absent: str) -> None:
         ("CREDMESH_PASSWORD_WORKERS", "0"),
         ("CREDMESH_LOGIN_FAILURES_PER_ACCOUNT", "-1"),
         ("CREDMESH_LOGIN_FAILURES_PER_ADDRESS", "-1"),
+        ("CREDMESH_LISTEN", "8443"),
         ("CREDMESH_HTTP_LISTEN", "8080"),
         ("CREDMESH_HTTP_LISTEN", "localhost:http"),
         ("CREDMESH_HTTP_LISTEN", "localhost:70000"),
@@ -90,16 +91,3 @@ def test_the_key_encryption_key_is_not_in_the_repr() -> None:
     settings = _read()
     assert settings.kek == KEK
     assert KEK not in repr(settings)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
-        ("[::1]:0", ("::1", 0)),
-        (":80", ("", 80)),
-        ("auth.example.com:65535", ("auth.example.com", 65535)),
-    ],
-)
-def test_an_address_is_split(text: str, expected: tuple[str, int]) -> None:
-    assert host_and_port("CREDMESH_HTTP_LISTEN", text, "0.0.0.0:8080") == expected
