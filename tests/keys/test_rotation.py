@@ -293,6 +293,23 @@ class Mesh(RuleBasedStateMachine):
         assert self.layout.sealed_key(kid) not in self.etcd.values
         assert self.held().state.signing != kid
 
+    @precondition(lambda self: self.held().state.keys)
+    @rule(data=st.data())
+    def revoke_during_a_step(self, data: st.DataObject) -> None:
+        """Between the leader's decision and its commit a key is revoked."""
+        step, commit = self.next_commit()
+        self.revoke(data)
+        if not isinstance(step, Wait):
+            self.apply(commit, self.fence)
+
+    @rule()
+    def settle(self) -> None:
+        """All is well for a while, so that a rotation gets through."""
+        for _ in range(4):
+            for node in self.nodes:
+                self.follow(node)
+            self.step()
+
     @rule(seconds=st.sampled_from([0.5, 40.0, 99.0, 1000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
