@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from authsvc.validate import InvalidField
 
-__all__ = ["page"]
+__all__ = ["name_before", "page", "page_size", "token_after"]
 
 T = TypeVar("T")
 
@@ -27,22 +27,28 @@ def page(items: Iterable[T], *, name: Callable[[T], str], size: int, token: str)
 
     size and token are a request's page_size and page_token; InvalidField if one of them is not acceptable.
     """
-    if not 0 <= size <= MAX_SIZE:
-        raise InvalidField("page_size", f"must be from 1 to {MAX_SIZE:,}, or 0 for {DEFAULT_SIZE}")
-    size = size or DEFAULT_SIZE
-    after = _name_in(token)
-    rest = sorted((item for item in items if after is None or name(item) > after), key=name)
+    size, after = page_size(size), name_before(token)
+    rest = sorted((item for item in items if name(item) > after), key=name)
     found = rest[:size]
-    return found, _token(name(found[-1])) if len(rest) > size else ""
+    return found, token_after(name(found[-1])) if len(rest) > size else ""
 
 
-def _token(last: str) -> str:
+def page_size(asked: int) -> int:
+    """How many a request's page_size asks for. InvalidField "page_size" if it is out of range."""
+    if not 0 <= asked <= MAX_SIZE:
+        raise InvalidField("page_size", f"must be from 1 to {MAX_SIZE:,}, or 0 for {DEFAULT_SIZE}")
+    return asked or DEFAULT_SIZE
+
+
+def token_after(last: str) -> str:
+    """The token of the page that begins right after this name."""
     return base64.urlsafe_b64encode(_VERSION + last.encode()).decode().rstrip("=")
 
 
-def _name_in(token: str) -> str | None:
+def name_before(token: str) -> str:
+    """The name that the page begins after, "" for the first page. InvalidField "page_token" for one we never gave."""
     if not token:
-        return None
+        return ""
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         last = raw.removeprefix(_VERSION).decode()
