@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Column", "Output", "join"]
 
+_WIDE_TERMINAL: Final = 120
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -30,11 +32,13 @@ class Column:
 
     width  columns of the terminal that it takes at least, so that it stands still when its values change length
     whole  never broken over lines: an id has to be copied in one go
+    wide   left out on a terminal that is too narrow for it
     """
 
     title: str
     width: int = 0
     whole: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,13 @@ class Output:
         else:
             _write_table(columns, cells)
 
+    def pairs(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Prints names and their values, one pair a line."""
+        found = list(rows)
+        width = max((columns_of(name) for name, _ in found), default=0)
+        for name, value in found:
+            self.line(f"{pad(name, width)}  {value}".rstrip())
+
     def note(self, text: str) -> None:
         """Tells a person something beside the answer, on stderr. Scripts that asked for JSON do not get it."""
         if not self.as_json:
@@ -119,8 +130,11 @@ def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    shown = [place for place, column in enumerate(columns) if not column.wide or console.width >= _WIDE_TERMINAL]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for place, column in enumerate(columns):
+    for place in shown:
+        column = columns[place]
         longest = max((columns_of(row[place].text) for row in rows), default=0)
         table.add_column(
             column.title,
@@ -130,8 +144,8 @@ def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
         )
     for row in rows:
         # Text, not str: a name with square brackets is not markup.
-        table.add_row(*(Text(cell.text, style=cell.style) for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(row[place].text, style=row[place].style) for place in shown))
+    console.print(table)
 
 
 def _draw_line(text: str, style: str) -> None:

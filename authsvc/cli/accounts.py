@@ -1,0 +1,192 @@
+"""`credmesh user …` and `credmesh client …`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from authsvc.cli.options import Invocation, MeshGroup, confirm, pass_invocation
+from authsvc.cli.output import Cell, Column, join
+from authsvc.cli.secrets import PASSWORD_VARIABLE, new_password, write_secret
+from authsvc.cli.times import moment
+from authsvc.times import seconds
+from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
+
+__all__ = ["client", "user"]
+
+_SCOPE_HELP = "What it may do; repeat for more."
+_AUDIENCE_HELP = "A service that its credentials are for; repeat for more."
+_YES_HELP = "Do not ask first."
+_PASSWORD_HELP = (
+    f"Read the password from a file, or `-` for stdin.  [default: {PASSWORD_VARIABLE}, else it is asked for]"
+)
+
+_password_file = click.option(
+    "--password-file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help=_PASSWORD_HELP
+)
+_scopes = click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help=_SCOPE_HELP)
+_audiences = click.option("--audience", "audiences", multiple=True, metavar="NAME", help=_AUDIENCE_HELP)
+_yes = click.option("--yes", is_flag=True, help=_YES_HELP)
+
+
+@click.group("user", cls=MeshGroup)
+def user() -> None:
+    """Add, list and delete users, who sign in with a password."""
+
+
+@click.group("client", cls=MeshGroup)
+def client() -> None:
+    """Add, list and delete clients: programs that sign in with a secret."""
+
+
+@user.command("add")
+@click.argument("subject")
+@_scopes
+@_audiences
+@_password_file
+@pass_invocation
+def user_add(
+    invocation: Invocation,
+    subject: str,
+    scopes: tuple[str, ...],
+    audiences: tuple[str, ...],
+    password_file: Path | None,
+) -> None:
+    """Make the user SUBJECT. Without scopes and audiences it can sign in and do nothing."""
+    request = accounts_pb2.CreateUserRequest(
+        user=accounts_pb2.User(subject=subject, scopes=scopes, audiences=audiences),
+        password=new_password(password_file, f"Password for {subject}"),
+    )
+    with invocation.connect() as auth:
+        answer = auth.call(accounts_pb2_grpc.AccountServiceStub(auth.channel).CreateUser, request)
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        invocation.output.line(f"Made user {subject}. Sign in: credmesh login {subject}")
+
+
+@user.command("list")
+@pass_invocation
+def user_list(invocation: Invocation) -> None:
+    """List the users and what each may do at most."""
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.every_page(stub.ListUsers, accounts_pb2.ListUsersRequest(page_size=1000))
+    if invocation.as_json:
+        invocation.output.message(answer)
+        return
+    rows = [_row(one.subject, one, time.time()) for one in answer.users]
+    invocation.output.table(_columns("Subject"), rows, empty="There is no user: credmesh user add SUBJECT")
+
+
+@user.command("passwd")
+@click.argument("subject")
+@_password_file
+@pass_invocation
+def user_passwd(invocation: Invocation, subject: str, password_file: Path | None) -> None:
+    """Set the password of the user SUBJECT, and revoke everything that was issued with the old one."""
+    password = new_password(password_file, f"New password for {subject}")
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.SetPassword, accounts_pb2.SetPasswordRequest(subject=subject, password=password))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        invocation.output.line(
+            f"Set the password of {subject}: from revision {answer.revision} on nodes refuse what was issued before."
+        )
+
+
+@user.command("delete")
+@click.argument("subject")
+@_yes
+@pass_invocation
+def user_delete(invocation: Invocation, subject: str, yes: bool) -> None:
+    """Delete the user SUBJECT, and revoke everything that was issued to the user."""
+    confirm(f"Delete user {subject}?", yes=yes)
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.DeleteUser, accounts_pb2.DeleteUserRequest(subject=subject))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        invocation.output.line(
+            f"Deleted user {subject}: from revision {answer.revision} on nodes refuse what was issued to it."
+        )
+
+
+@client.command("add")
+@click.argument("client_id")
+@_scopes
+@_audiences
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the secret to a new file that only you may read, instead of showing it.",
+)
+@pass_invocation
+def client_add(
+    invocation: Invocation,
+    client_id: str,
+    scopes: tuple[str, ...],
+    audiences: tuple[str, ...],
+    secret_file: Path | None,
+) -> None:
+    """Make the client CLIENT_ID and its secret, which is shown this once."""
+    new = accounts_pb2.Client(client_id=client_id, scopes=scopes, audiences=audiences)
+    with invocation.connect() as auth, write_secret(secret_file) as keep:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.CreateClient, accounts_pb2.CreateClientRequest(client=new))
+        keep(answer.client_secret)
+    if secret_file is not None:
+        answer.ClearField("client_secret")
+    if invocation.as_json:
+        invocation.output.message(answer)
+    elif secret_file is not None:
+        invocation.output.line(f"Made client {client_id}. Its secret is in {secret_file}.")
+    else:
+        invocation.output.line(answer.client_secret)
+        invocation.output.note(f"Made client {client_id}. This is its secret, shown this once.")
+
+
+@client.command("list")
+@pass_invocation
+def client_list(invocation: Invocation) -> None:
+    """List the clients and what each may do at most."""
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.every_page(stub.ListClients, accounts_pb2.ListClientsRequest(page_size=1000))
+    if invocation.as_json:
+        invocation.output.message(answer)
+        return
+    rows = [_row(one.client_id, one, time.time()) for one in answer.clients]
+    invocation.output.table(_columns("Client"), rows, empty="There is no client: credmesh client add CLIENT_ID")
+
+
+@client.command("delete")
+@click.argument("client_id")
+@_yes
+@pass_invocation
+def client_delete(invocation: Invocation, client_id: str, yes: bool) -> None:
+    """Delete the client CLIENT_ID, and revoke everything that was issued to it."""
+    confirm(f"Delete client {client_id}?", yes=yes)
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.DeleteClient, accounts_pb2.DeleteClientRequest(client_id=client_id))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        invocation.output.line(
+            f"Deleted client {client_id}: from revision {answer.revision} on nodes refuse what was issued to it."
+        )
+
+
+def _columns(title: str) -> tuple[Column, ...]:
+    return (Column(title, width=16, whole=True), Column("Made", width=12), Column("Audiences"), Column("Scopes"))
+
+
+def _row(name: str, account: accounts_pb2.User | accounts_pb2.Client, now: float) -> list[Cell | str]:
+    made = moment(seconds(account.created_at) if account.HasField("created_at") else None, now)
+    return [Cell(name, "bold"), made, join(account.audiences), join(account.scopes)]

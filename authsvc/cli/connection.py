@@ -1,0 +1,197 @@
+"""Calls to the auth service: over one channel, as the profile's client, as the signed-in user, or as nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from authsvc.cli.explaining import DEADLINE_EXCEEDED, Speaker, Trouble, explain
+from authsvc.cli.failure import ExitCode, Failure
+from authsvc.cli.profile import Profile, require_auth
+from authsvc.cli.saved import current_token, read_login, renewed_token
+from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
+from interceptors.client import ClientSecret, channel
+from interceptors.errors import DOMAIN, reason_of
+
+__all__ = ["DEADLINE_EXCEEDED", "Connection"]
+
+AUDIENCE: Final = "credmesh.auth"
+
+Q = TypeVar("Q", bound=Message, contravariant=True)
+A = TypeVar("A", bound=Message, covariant=True)
+
+
+class Method(Protocol[Q, A]):
+    """A stub's unary method."""
+
+    def __call__(self, request: Q, *, timeout: float, metadata: Any) -> A:
+        """Makes the call."""
+
+
+class Connection:
+    """A channel to the auth service, and who speaks over it.
+
+    Failures of calls come out as `Failure`, which says what to do. A credential that was refused because it is old is
+    renewed once. Use it as a context manager.
+    """
+
+    def __init__(self, profile: Profile, *, timeout: float) -> None:
+        """A connection that speaks as nobody. Failure if the profile does not say where to."""
+        require_auth(profile)
+        self.profile = profile
+        self.speaker = Speaker()
+        self._timeout = timeout
+        self._credential = ""
+        self._renew: Callable[[str], str] | None = None
+        self.channel = _channel(profile)
+
+    @classmethod
+    def signed_in(cls, profile: Profile, *, timeout: float, speak_as: str, prefer: str) -> Self:
+        """A connection that speaks as the profile's client or the signed-in user.
+
+        speak_as is "client", "user" or "": then it is whom the command would rather be, `prefer`, if that is there.
+        """
+        connection = cls(profile, timeout=timeout)
+        try:
+            connection._sign_in(speak_as or _choice(profile, prefer))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def credential(self) -> str:
+        """The credential that calls carry. A secret."""
+        return self._credential
+
+    def call(self, method: Method[Q, A], request: Q, *, credential: str | None = None) -> A:
+        """Makes a call, with the connection's credential or the one given. Raises Failure."""
+        try:
+            return self._call(method, request, self._credential if credential is None else credential)
+        except grpc.RpcError as error:
+            reason = _trouble(error).reason
+            if credential is not None or self._renew is None or reason is None or not reason.renewable:
+                raise self._failure(error) from None
+        self._credential = self._renew(self._credential)
+        try:
+            return self._call(method, request, self._credential)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    def every_page(self, method: Method[Q, A], request: Q) -> A:
+        """Makes a list call until its last page; the answers in one. Raises Failure."""
+        answer: Any = self.call(method, request)
+        token = answer.next_page_token
+        while token:
+            following: Any = request
+            following.page_token = token
+            page: Any = self.call(method, following)
+            token = page.next_page_token
+            answer.MergeFrom(page)
+        answer.ClearField("next_page_token")
+        whole: A = answer
+        return whole
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Method[Q, A], request: Q, credential: str) -> A:
+        entry = (("authorization", f"Bearer {credential}"),) if credential else None
+        return method(request, timeout=self._timeout, metadata=entry)
+
+    def _sign_in(self, kind: str) -> None:
+        if kind == "user":
+            path = self.profile.credentials_file
+            saved = read_login(path)
+            self.speaker = Speaker("user", "" if saved is None else saved.subject)
+            self._credential = current_token(path, self._refresh, time.time())
+            if saved is None or not saved.session_token:  # a session token is never renewed: it lives with its session
+                self._renew = lambda old: self._renewed(path, old)
+        else:
+            self.speaker = Speaker("client", self.profile.client_id)
+            self._credential = self._client_token()
+            self._renew = lambda _: self._client_token()
+
+    def _client_token(self) -> str:
+        # The secret goes into this one request; nothing holds on to it.
+        source = ClientSecret(self.profile.client_id, self.profile.client_secret(), audiences=(AUDIENCE,))
+        stub = auth_pb2_grpc.AuthServiceStub(self.channel)
+        return self.call(stub.Login, source.login_request(), credential="").credentials.access_token
+
+    def _refresh(self, refresh_token: str) -> auth_pb2.Credentials:
+        stub = auth_pb2_grpc.AuthServiceStub(self.channel)
+        request = auth_pb2.RefreshRequest(refresh_token=refresh_token)
+        return self.call(stub.Refresh, request, credential="").credentials
+
+    def _renewed(self, path: Path, old: str) -> str:
+        return renewed_token(path, self._refresh, time.time(), old=old)
+
+    def _failure(self, error: grpc.RpcError) -> Failure:
+        return explain(_trouble(error), self.profile, self.speaker, timeout=self._timeout)
+
+
+def _choice(profile: Profile, prefer: str) -> str:
+    if prefer == "user" and profile.credentials_file.exists():
+        return "user"
+    if profile.client_id:
+        return "client"
+    if profile.credentials_file.exists():
+        return "user"
+    raise Failure(
+        f"nobody is signed in, and {profile.origin} names no client",
+        next_step="Sign in with `credmesh login SUBJECT`, or set client_id and client_secret_file in the profile.",
+        code=ExitCode.USAGE,
+    )
+
+
+def _channel(profile: Profile) -> grpc.Channel:
+    for path in (profile.ca_file, profile.cert_file, profile.key_file):
+        if path is not None and not path.is_file():
+            raise Failure(
+                f"{path}, which {profile.origin} names, is not there",
+                next_step="`make run` makes a new development CA; for another mesh ask whoever runs it for its CA.",
+                code=ExitCode.USAGE,
+            )
+    return channel(
+        profile.auth,
+        ca_file=profile.ca_file,
+        cert_file=profile.cert_file,
+        key_file=profile.key_file,
+        allow_plaintext=profile.plaintext,
+    )
+
+
+def _trouble(error: grpc.RpcError) -> Trouble:
+    trailing: Any = error.trailing_metadata() or ()
+    return Trouble(error.code(), error.details() or "", reason_of(trailing), _error_info(trailing))
+
+
+def _error_info(trailing: Any) -> dict[str, str]:
+    """The metadata of credmesh's ErrorInfo in a failed call's trailing metadata."""
+    for key, value in trailing:
+        if key != "grpc-status-details-bin":
+            continue
+        try:
+            details = status_pb2.Status.FromString(value).details
+            for detail in details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN:
+                    return dict(info.metadata)
+        except DecodeError:
+            return {}  # not ours, or hostile: nothing in it that we know
+    return {}

@@ -1,0 +1,137 @@
+"""What a failed call means to the person who ran a command: what happened, what to do next, which exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+
+from authsvc.cli.failure import ExitCode, Failure
+from authsvc.cli.profile import Profile
+from interceptors.errors import Reason
+
+__all__ = ["DEADLINE_EXCEEDED", "Speaker", "Trouble", "explain"]
+
+_Code: Final = grpc.StatusCode
+DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+
+_EXIT_CODES: Final = {
+    _Code.UNAVAILABLE: ExitCode.UNREACHABLE,
+    _Code.DEADLINE_EXCEEDED: ExitCode.UNREACHABLE,
+    _Code.NOT_FOUND: ExitCode.NOTHING,
+    _Code.INVALID_ARGUMENT: ExitCode.USAGE,
+}
+# gRPC has no code for "no connection": its texts decide whether anybody was there to answer. A text that changes makes
+# the message less exact, never wrong.
+_TLS_TEXTS: Final = ("CERTIFICATE_VERIFY_FAILED", "SSL", "handshak", "Handshak", "peer name", "Peer name")
+_NOBODY_TEXTS: Final = (
+    "failed to connect",
+    "connections to all backends failing",
+    "Connection refused",
+    "Connection reset",
+    "Socket closed",
+    "Broken pipe",
+    "DNS resolution",
+    "errors resolving",
+    "empty address list",
+    "No route to host",
+    "Network is unreachable",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """As whom a call was made; `kind` is "client", "user", or "" for nobody."""
+
+    kind: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" if self.kind else "you"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a failed call said: its status, and the ErrorInfo if credmesh sent one."""
+
+    code: grpc.StatusCode
+    details: str = ""
+    reason: Reason | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: float) -> Failure:
+    """The failure to show. `timeout` is how many seconds the call had."""
+    if trouble.reason is not None:
+        return _refused(trouble, trouble.reason, profile, speaker)
+    if trouble.code is _Code.UNAVAILABLE:
+        return _unavailable(trouble, profile)
+    code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
+    message, next_step = trouble.details or f"the auth service answered {trouble.code.name}", ""
+    if trouble.code is _Code.DEADLINE_EXCEEDED:
+        message = f"the auth service at {profile.auth} did not answer within {timeout:g} s"
+        next_step = "Give it longer with --timeout SECONDS, or look at its log: it may be waiting for etcd."
+    elif trouble.code is _Code.UNIMPLEMENTED:
+        message = f"what listens at {profile.auth} does not know this call"
+        next_step = f"Is that an auth service, and as new as this command? {profile.origin} says where it is."
+    elif trouble.code in (_Code.INTERNAL, _Code.UNKNOWN):
+        next_step = "The auth service's log says more (`make run` keeps it in .mesh/logs)."
+    return Failure(message, next_step=next_step, code=code, reason=trouble.code.name)
+
+
+def _unavailable(trouble: Trouble, profile: Profile) -> Failure:
+    name = _Code.UNAVAILABLE.name
+    if any(text in trouble.details for text in _TLS_TEXTS):
+        return Failure(
+            f"no TLS connection to {profile.auth}: {trouble.details}",
+            next_step=f"ca_file in {profile.origin} has to be what signed its certificate, which has to name the host. "
+            "A mesh that was made anew has a new CA.",
+            code=ExitCode.UNREACHABLE,
+            reason=name,
+        )
+    if not trouble.details or any(text in trouble.details for text in _NOBODY_TEXTS):
+        return Failure(
+            f"nobody answers at {profile.auth}",
+            next_step=f"Is the mesh up? `make run` starts one on this machine. {profile.origin} says where it is.",
+            code=ExitCode.UNREACHABLE,
+            reason=name,
+        )
+    return Failure(
+        f"the auth service cannot answer now: {trouble.details}",
+        next_step="Try again. If it lasts: is etcd up? `credmesh nodes` says who is.",
+        code=ExitCode.UNREACHABLE,
+        reason=name,
+    )
+
+
+def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speaker) -> Failure:
+    code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
+    message, next_step = reason.message, ""
+    if reason is Reason.SCOPE_MISSING:
+        scope = trouble.metadata.get("scope", "")
+        message = f"{speaker} may not do this: it lacks the scope {scope}" if scope else f"{speaker} lacks a scope"
+        next_step = (
+            "Speak as somebody who has it (--as, --profile), or make a client with it: credmesh client add ID "
+            + (f"--scope {scope} --audience credmesh.auth" if scope else "--scope SCOPE --audience credmesh.auth")
+        )
+    elif reason is Reason.AUDIENCE_MISMATCH:
+        message = f"the credential of {speaker} is not for the auth service"
+        next_step = "Its account, and its sign-in, need the audience credmesh.auth."
+    elif reason is Reason.RATE_LIMITED:
+        message = "too many attempts to sign in"
+        next_step = "Wait a minute before the next."
+    elif reason in (Reason.MESH_NOT_READY, Reason.MESH_STALE):
+        message = f"the auth service cannot answer now: {reason.message}"
+        next_step = "Try again in a moment. If it lasts: is etcd up?"
+    elif speaker.kind == "user":
+        message = f"the session of {speaker.name} is over: it was ended, was revoked or timed out"
+        next_step = f"Sign in again: credmesh login {speaker.name}"
+    elif speaker.kind == "client":
+        message = f"the auth service refuses {speaker}: {reason.message}"
+        next_step = (
+            f"Its secret is read from {profile.client_secret_file}. A mesh that was made anew has new secrets; "
+            "`credmesh bootstrap operator` makes another client."
+        )
+    return Failure(message, next_step=next_step, code=code, reason=reason.name)

@@ -1,0 +1,101 @@
+"""The `credmesh` command: its groups, and the help that lists them.
+
+A command's room is loaded when the command is used: `credmesh --help` answers without loading gRPC.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from authsvc.cli.failure import EXIT_CODES
+from authsvc.cli.options import MeshGroup, mesh_options
+
+__all__ = ["COMMANDS", "credmesh"]
+
+COMMANDS: Final = {
+    "Who you are": {
+        "login": ("login", "Sign in as a user."),
+        "logout": ("login", "Sign out: end the session on every node."),
+        "whoami": ("login", "Say who you are to the mesh."),
+    },
+    "Credentials": {
+        "token": ("token", "Look into a token, or print one for other tools."),
+        "sessions": ("sessions", "List the live sessions."),
+        "kick": ("sessions", "End sessions by their ids."),
+        "revoke": ("revocation", "Revoke what was issued up to now."),
+    },
+    "Keys and nodes": {
+        "keys": ("keys", "List the signing keys."),
+        "rotate-keys": ("keys", "Replace the signing key; no call is refused."),
+        "revoke-key": ("keys", "Remove a signing key at once."),
+        "nodes": ("nodes", "List the nodes that verify credentials."),
+    },
+    "Accounts": {
+        "user": ("accounts", "Add, list and delete users; set passwords."),
+        "client": ("accounts", "Add, list and delete clients."),
+        "bootstrap": ("bootstrap", "Make the first client and the key-encryption key."),
+    },
+}
+"""Section of the help → command → its room and what it does in a line."""
+
+_PLACES: Final = {name: place for section in COMMANDS.values() for name, place in section.items()}
+_PROFILE_ROWS: Final = (
+    ("auth", "CREDMESH_AUTH: host:port of each replica of the auth service"),
+    ("ca_file", "CREDMESH_CA_FILE: what signs its certificate (else the system's CAs)"),
+    ("cert_file, key_file", "CREDMESH_CERT_FILE, CREDMESH_KEY_FILE: a client certificate"),
+    ("plaintext", "CREDMESH_PLAINTEXT: true to speak without TLS"),
+    ("client_id", "CREDMESH_CLIENT_ID: the client that commands sign in as"),
+    ("client_secret_file", "CREDMESH_CLIENT_SECRET_FILE: the file with its secret"),
+    ("issuer", "CREDMESH_ISSUER: the issuer of the mesh's tokens"),
+    ("etcd", "ETCD_ENDPOINTS: for `credmesh bootstrap` only"),
+)
+
+
+class _Credmesh(MeshGroup):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_PLACES)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _PLACES:
+            return None
+        room, _ = _PLACES[cmd_name]
+        command: click.Command = getattr(import_module(f"authsvc.cli.{room}"), cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, short) for name, (_, short) in commands.items()])
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Profile (a JSON object; an environment variable overrides its entry)"):
+            formatter.write_dl(_PROFILE_ROWS)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in EXIT_CODES])
+
+
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"credmesh {version('credmesh')}")
+        context.exit()
+
+
+def _options() -> list[Any]:
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say the version."
+    )
+    return [*mesh_options(root=True), version]
+
+
+credmesh = _Credmesh(
+    "credmesh",
+    params=_options(),
+    context_settings={"help_option_names": ["-h", "--help"]},
+    callback=lambda: None,
+    help="Run a credmesh: sign in, see and end sessions, revoke credentials, rotate keys.",
+)

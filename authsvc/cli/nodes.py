@@ -1,0 +1,60 @@
+"""`credmesh nodes`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from authsvc.cli.failure import ExitCode
+from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
+from authsvc.cli.output import Cell, Column
+from authsvc.cli.times import moment
+from authsvc.times import seconds
+from credmesh.admin.v1 import nodes_pb2, nodes_pb2_grpc
+
+__all__ = ["nodes"]
+
+_COLUMNS = (
+    Column("Node", whole=True),
+    Column("Service", width=10),
+    Column("Address", width=15),
+    Column("Version", width=7),
+    Column("Registered", width=12),
+)
+_PROBE_COLUMNS = (Column("Answered", width=9), Column("Revision", width=8))
+
+
+@click.command("nodes", cls=MeshCommand)
+@click.option("--probe", is_flag=True, help="Ask each to acknowledge first; exit code 1 if one does not within 2 s.")
+@pass_invocation
+def nodes(invocation: Invocation, probe: bool) -> None:
+    """List the nodes: the processes that verify credentials."""
+    with invocation.connect() as auth:
+        stub = nodes_pb2_grpc.NodeServiceStub(auth.channel)
+        answer = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(page_size=1000, probe=probe))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        now = time.time()
+        columns = _COLUMNS + (_PROBE_COLUMNS if probe else ())
+        rows = [_row(node, now, probe=probe) for node in answer.nodes]
+        invocation.output.table(columns, rows, empty="No node is registered.")
+    if probe and not all(node.acknowledged for node in answer.nodes):
+        raise click.exceptions.Exit(int(ExitCode.FAILED))
+
+
+def _row(node: nodes_pb2.Node, now: float, *, probe: bool) -> list[Cell | str]:
+    row: list[Cell | str] = [
+        node.node_id,
+        Cell(node.service, "bold"),
+        node.address or "-",
+        node.version or "-",
+        moment(seconds(node.registered_at) if node.HasField("registered_at") else None, now),
+    ]
+    if probe and node.acknowledged:
+        milliseconds = node.acknowledged_after.ToNanoseconds() / 1e6
+        row += [Cell(f"{milliseconds:.1f} ms", "green"), str(node.applied_revision)]
+    elif probe:
+        row += [Cell("lags", "bold red"), "-"]
+    return row

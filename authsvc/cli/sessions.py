@@ -1,0 +1,89 @@
+"""`credmesh sessions` and `kick`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
+from authsvc.cli.output import Cell, Column, join
+from authsvc.cli.times import moment
+from authsvc.times import seconds
+from credmesh.admin.v1 import sessions_pb2, sessions_pb2_grpc
+
+__all__ = ["kick", "sessions"]
+
+_COLUMNS = (
+    Column("Session", width=22, whole=True),
+    Column("Subject", width=10),
+    Column("Client", width=8),
+    Column("Kind", width=6, wide=True),
+    Column("Begun", width=10, wide=True),
+    Column("Last seen", width=10),
+    Column("Times out", width=10),
+    Column("Ends", width=10, wide=True),
+    Column("Audiences"),
+    Column("Scopes", wide=True),
+)
+
+
+@click.command("sessions", cls=MeshCommand)
+@click.option("--subject", default="", metavar="NAME", help="Only this user's.")
+@click.option("--count", is_flag=True, help="Only say how many there are.")
+@pass_invocation
+def sessions(invocation: Invocation, subject: str, count: bool) -> None:
+    """List the live sessions: whose they are, and when they were last seen."""
+    request = sessions_pb2.ListSessionsRequest(subject=subject, page_size=1 if count else 1000)
+    with invocation.connect() as auth:
+        stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
+        answer = auth.call(stub.ListSessions, request) if count else auth.every_page(stub.ListSessions, request)
+    if count:
+        answer = sessions_pb2.ListSessionsResponse(total_size=answer.total_size)
+    if invocation.as_json:
+        invocation.output.message(answer)
+    elif count:
+        invocation.output.line(str(answer.total_size))
+    else:
+        now = time.time()
+        nobody = f"{subject} has no session." if subject else "There is no session."
+        invocation.output.table(_COLUMNS, [_row(session, now) for session in answer.sessions], empty=nobody)
+
+
+@click.command("kick", cls=MeshCommand)
+@click.argument("session_ids", metavar="SESSION_ID...", nargs=-1, required=True)
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
+@pass_invocation
+def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str) -> None:
+    """End sessions by their ids, as `credmesh sessions` lists them.
+
+    Every node refuses their credentials, and their open streams end. To end all of a user's: credmesh revoke --subject.
+    """
+    with invocation.connect() as auth:
+        stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
+        for session_id in session_ids:
+            request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
+            answer = auth.call(stub.KickSession, request)
+            if invocation.as_json:
+                invocation.output.message(answer)
+            else:
+                invocation.output.line(
+                    f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it."
+                )
+
+
+def _row(session: sessions_pb2.Session, now: float) -> list[Cell | str]:
+    kind = sessions_pb2.SessionKind.Name(session.kind).removeprefix("SESSION_KIND_").lower()
+    times = (
+        moment(seconds(getattr(session, name)) if session.HasField(name) else None, now)
+        for name in ("created_at", "last_seen_at", "idle_expires_at", "expires_at")
+    )
+    return [
+        session.session_id,
+        Cell(session.subject, "bold"),
+        session.client_id,
+        kind,
+        *times,
+        join(session.audiences),
+        join(session.scopes),
+    ]
