@@ -167,7 +167,7 @@ def refreshed(
     """The session's record after its current token was traded for `successor`.
 
     idle     seconds until the session times out unless it is seen again
-    epoch    the revision at which no scope of the session was revoked; the transaction that stores this record proves it
+    epoch    the revision at which none of its scopes was revoked; the transaction that stores this record proves it
     granted  what the session may do from now on
     nonce    12 random bytes
     """

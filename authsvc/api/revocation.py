@@ -1,0 +1,56 @@
+"""credmesh.admin.v1.RevocationService: what was issued to a scope is revoked."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from authsvc import validate
+from authsvc.audit import audit
+from authsvc.revocation import Revocation
+from authsvc.times import stamp
+from authsvc.validate import InvalidField
+from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc
+from interceptors.caller import current_caller
+from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+
+__all__ = ["RevocationServicer"]
+
+
+class RevocationServicer(revocation_pb2_grpc.RevocationServiceServicer):
+    """Serves RevocationService. Errors are raised; authsvc.api.errors answers them."""
+
+    def __init__(self, *, revocation: Revocation) -> None:
+        self._revocation = revocation
+
+    def Revoke(
+        self, request: revocation_pb2.RevokeRequest, context: grpc.ServicerContext
+    ) -> revocation_pb2.RevokeResponse:
+        """Revokes. Whether the scope's subject, session, client or audience exists is not asked: in doubt it does."""
+        scope = _scope(request)
+        reason = validate.reason("reason", request.reason)
+        actor = current_caller().subject
+        revision = self._revocation.revoke(scope, actor=actor, reason=reason)
+        assert revision is not None, "a commit without conditions happens"  # noqa: S101
+        audit("revoke", actor=actor, scope=scope, reason=reason, revision=revision)
+        return revocation_pb2.RevokeResponse(revision=revision, committed_at=stamp(time.time()))
+
+
+def _scope(request: revocation_pb2.RevokeRequest) -> str:
+    """The scope that a request names. InvalidField if it names none."""
+    match request.WhichOneof("scope"):
+        case "everyone":
+            if not request.everyone:
+                raise InvalidField("everyone", "must be true; to revoke less than everything, set another scope")
+            return EVERYONE
+        case "subject":
+            return subject_scope(validate.name("subject", request.subject))
+        case "session_id":
+            return session_scope(validate.name("session_id", request.session_id))
+        case "client_id":
+            return client_scope(validate.name("client_id", request.client_id))
+        case "audience":
+            return audience_scope(validate.name("audience", request.audience))
+        case _:
+            raise InvalidField("scope", "is not set; set everyone, subject, session_id, client_id or audience")
