@@ -29,6 +29,8 @@ _OPTIONS: Final = (
     # A dead connection is noticed within 12 s. etcd allows a ping every 5 s, and none while no call is open.
     ("grpc.keepalive_time_ms", 8_000),
     ("grpc.keepalive_timeout_ms", 4_000),
+    # Newer gRPC cores wait for the answer this long (60 s by default), whatever the option above says.
+    ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC's own figures (20 s to connect, up to 120 s between attempts) are made for the internet.

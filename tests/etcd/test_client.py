@@ -149,6 +149,19 @@ def test_a_compaction_between_two_pages_is_survived(own_etcd: EtcdProcess, monke
             client.read_at("/test/0", seen.revision + 1000)
 
 
+def test_a_watch_from_a_revision_that_is_compacted_away_is_refused(own_etcd: EtcdProcess) -> None:
+    settings = own_etcd.settings("/test/")
+    with EtcdClient(settings) as client:
+        revisions = [client.commit([], [Put("/test/a", b"%d" % count)]) for count in range(3)]
+        assert revisions[0] is not None
+        assert revisions[-1] is not None
+        compact(settings, revisions[-1])
+        with pytest.raises(Compacted, match="compacted up to revision"), client.watch("/test/", revisions[0]) as watch:
+            watch.next_events()
+        with client.watch("/test/", revisions[-1]) as watch:
+            assert [event.value for event in watch.next_events()] == [b"2"]
+
+
 def test_a_key_is_read_as_it_was(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "key"
     first = etcd_client.commit([], [Put(key, b"1")])
