@@ -10,12 +10,9 @@ from authsvc.sessions import Sessions, identity
 from authsvc.times import seconds, stamp
 from credmesh.auth.v1 import auth_pb2
 from interceptors.caller import Caller
-from interceptors.errors import Reason, Refusal
-from interceptors.etcd.client import EtcdClient
-from interceptors.etcd.layout import Layout
+from interceptors.errors import Refusal
 from interceptors.node import MeshNode
 from interceptors.opaque import OpaqueToken
-from interceptors.verify import revocation_scopes
 
 __all__ = ["Introspection", "identity_of"]
 
@@ -25,9 +22,7 @@ _INACTIVE: Final = auth_pb2.IntrospectResponse()
 class Introspection:
     """Looks at credentials of every kind, and changes nothing: a refresh token is not used up by it."""
 
-    def __init__(self, *, etcd: EtcdClient, layout: Layout, node: MeshNode, sessions: Sessions) -> None:
-        self._etcd = etcd
-        self._layout = layout
+    def __init__(self, *, node: MeshNode, sessions: Sessions) -> None:
         self._node = node
         self._sessions = sessions
 
@@ -50,9 +45,7 @@ class Introspection:
     def _token(self, token: str) -> auth_pb2.IntrospectResponse:
         caller = self._node.verify(token)
         # The node's knowledge may be some milliseconds old. Whoever asks here wants to know it for certain.
-        found = self._etcd.read(*(self._layout.epoch(scope) for scope in revocation_scopes(caller)))
-        if any(stored.mod_revision > caller.epoch for stored in found.values.values()):
-            raise Refusal(Reason.CREDENTIAL_REVOKED, "a scope of it was revoked a moment ago")
+        self._sessions.refuse_if_revoked(caller)
         return auth_pb2.IntrospectResponse(
             active=True, identity=identity_of(caller), expires_at=stamp(caller.expires_at)
         )

@@ -29,10 +29,12 @@ from authsvc.standing import Changed, Ended, Standing, persist, read_session
 from authsvc.times import duration, seconds, stamp
 from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
+from interceptors.caller import Caller
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import CreatedAt, EtcdClient, EtcdUnavailable, Put, Unchanged
 from interceptors.etcd.layout import Layout, session_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken
+from interceptors.verify import revocation_scopes
 
 __all__ = ["LocalSessionResolver", "Sessions", "identity"]
 
@@ -103,6 +105,12 @@ class Sessions:
         if isinstance(found, Ending):
             raise _refusal(found)
         return record, found
+
+    def refuse_if_revoked(self, caller: Caller) -> None:
+        """Refusal CREDENTIAL_REVOKED if a verified credential was revoked since, as etcd knows it at this moment."""
+        found = self._etcd.read(*(self._layout.epoch(scope) for scope in revocation_scopes(caller)))
+        if any(stored.mod_revision > caller.epoch for stored in found.values.values()):
+            raise Refusal(Reason.CREDENTIAL_REVOKED, "a scope of it was revoked a moment ago")
 
     def logout(self, token: OpaqueToken) -> tuple[int, str]:
         """Ends the session of a refresh or session token that was ever one of it; the revision, and whose it was.
