@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from authsvc.audit import audit
 from authsvc.keys import algorithms
@@ -17,79 +16,66 @@ from interceptors.errors import CredmeshError
 from interceptors.etcd.client import EtcdClient, KeyValue, Put, Unchanged
 from interceptors.etcd.layout import Layout
 
-__all__ = ["RotationBusy", "Ticket", "follow", "request_rotation"]
+__all__ = ["RotationBusy", "follow", "request_rotation"]
 
 
 class RotationBusy(CredmeshError):
     """A rotation to another algorithm was asked for, and no leader has taken it up yet. Ask again in a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What became of a request.
-
-    algorithm  that was asked for; "" for any
-    placed     the revision of the request that lies for the leader
-    kid        the key that answers it, once it is known
-    """
-
-    algorithm: str
-    placed: int = 0
-    kid: str | None = None
-
-
 def request_rotation(
     etcd: EtcdClient, layout: Layout, algorithm: str, actor: str, *, clock: Callable[[], float] = time.time
-) -> Ticket:
+) -> str | None:
     """Asks the leader for a new signing key, or joins the rotation to such a key that is under way.
 
-    algorithm is "" for the service's default. Raises UnknownAlgorithm, RotationBusy, RecordError and EtcdUnavailable.
+    algorithm is "" for the service's default. Returns the kid where it is known, else None: see `follow`. Raises
+    UnknownAlgorithm, RotationBusy, RecordError (there is a request that cannot be read) and EtcdUnavailable.
     """
     if algorithm:
         algorithms.check(algorithm)
     while True:
-        held = read_held(etcd, layout)
-        for key in held.state.keys:
-            if key.state is State.PREPARED and algorithm in ("", key.algorithm):
-                return Ticket(algorithm, kid=key.kid)
+        kid = _under_way(read_held(etcd, layout), algorithm)
+        if kid is not None:
+            return kid
         lying = etcd.read(layout.rotation).values.get(layout.rotation)
         if lying is not None:
             asked = parse_record(auth_pb2.RotationRequest, lying.value).algorithm
             if algorithm in ("", asked):
-                return Ticket(algorithm, placed=lying.mod_revision)
+                return None
             if asked:
                 raise RotationBusy(f"a rotation to {asked} was asked for already, and no leader has taken it up yet")
             # Whoever left the choice open is served by this one too.
-        placed = _place(etcd, layout, lying, algorithm, actor, clock())
-        if placed is not None:
-            return Ticket(algorithm, placed=placed)
+        if _place(etcd, layout, lying, algorithm, actor, clock()):
+            return None
 
 
-def follow(ticket: Ticket, held: Held, layout: Layout) -> tuple[Ticket, bool]:
-    """What etcd tells of a request: the ticket, now perhaps with its key, and whether that key signs (or did). Pure."""
+def follow(held: Held, layout: Layout, algorithm: str, kid: str | None) -> tuple[str | None, bool]:
+    """What has become of a request, by what etcd held some time after it was made: the kid, and whether it signs. Pure.
+
+    kid is what was known of it before: call it again with what it returned.
+    """
     keys = {key.kid: key for key in held.state.keys}
-    if ticket.kid is not None and ticket.kid not in keys:
-        # It was revoked before it signed, and the rotation begins anew with another request.
-        ticket = Ticket(ticket.algorithm)
-    if ticket.kid is not None:
-        return ticket, keys[ticket.kid].state is not State.PREPARED
-    request = held.revisions.get(layout.rotation, 0)
-    if not request or request != ticket.placed:
-        for key in held.state.keys:
-            if key.state is State.PREPARED and ticket.algorithm in ("", key.algorithm):
-                return Ticket(ticket.algorithm, kid=key.kid), False
-    if request or held.state.signing not in keys:
-        return ticket, False
-    # The request is dropped only together with a PREPARED key, and that one is through.
-    return Ticket(ticket.algorithm, kid=held.state.signing), True
+    if kid in keys:
+        return kid, keys[kid].state is not State.PREPARED
+    # It is not known yet; or it was revoked before it signed, and the rotation begins anew with another request.
+    kid = _under_way(held, algorithm)
+    if kid is not None or held.revisions.get(layout.rotation) or held.state.signing not in keys:
+        return kid, False
+    # A request is dropped only together with a PREPARED key to answer it, and that one is through.
+    return held.state.signing, True
 
 
-def _place(
-    etcd: EtcdClient, layout: Layout, lying: KeyValue | None, algorithm: str, actor: str, now: float
-) -> int | None:
+def _under_way(held: Held, algorithm: str) -> str | None:
+    for key in held.state.keys:
+        if key.state is State.PREPARED and algorithm in ("", key.algorithm):
+            return key.kid
+    return None
+
+
+def _place(etcd: EtcdClient, layout: Layout, lying: KeyValue | None, algorithm: str, actor: str, now: float) -> bool:
     request = auth_pb2.RotationRequest(format=FORMAT, algorithm=algorithm, actor=actor, requested_at=stamp(now))
     unchanged = Unchanged(layout.rotation, 0 if lying is None else lying.mod_revision)
     revision = etcd.commit([unchanged], [Put(layout.rotation, request.SerializeToString())])
     if revision is not None:
         audit("key.rotate", algorithm=algorithm, actor=actor, revision=revision)
-    return revision
+    return revision is not None

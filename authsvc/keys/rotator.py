@@ -88,10 +88,10 @@ class Rotator:
     def _step(self, fence: CreatedAt) -> float:
         lost = 0
         while lost < _LOST:
-            try:
-                held = read_held(self._etcd, self._layout, usable=self._usable)
-            except RecordError as error:
-                _log.error("rotation stands still: %s; revoke that key, or update this replica", error)
+            held = read_held(self._etcd, self._layout, usable=self._usable)
+            if held.trouble is not None:
+                # A newer replica may have written it. Whatever an older one did to it would be a guess.
+                _log.error("rotation stands still, since the key that signs is in doubt: %s", held.trouble)
                 return _LOOK_AGAIN
             now = self._clock()
             step = decide(held.state, self._rules, now)

@@ -60,11 +60,13 @@ class Held:
 
     records    the readable key records by kid
     revisions  by etcd key: the revision of everything that was looked at, 0 for what was absent
+    trouble    why nothing must be decided on this: the signing record, or the key that it names, cannot be read
     """
 
     state: RotationState
     records: Mapping[str, mesh_pb2.VerificationKey]
     revisions: Mapping[str, int]
+    trouble: RecordError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def read_held(
     """Reads keys and rotation. Two requests; two more while a key waits for the nodes.
 
     usable: tells from a kid, its record and its sealed record whether it can sign; by default every key can.
-    RecordError if the signing record, or the key that it names, cannot be read: nothing must be decided without them.
+    Records of keys that cannot be read are left out, with an error in the log.
     """
     found = etcd.read_prefix(layout.keys).values
     records: dict[str, mesh_pb2.VerificationKey] = {}
@@ -107,7 +109,7 @@ def read_held(
     to_sign = [kid for kid, record in records.items() if _LIVES[record.state] is not State.RETIRING]
     barrier, sealed = layout.barrier(BARRIER), [layout.sealed_key(kid) for kid in to_sign]
     rest = etcd.read(layout.signing, layout.rotation, barrier, *sealed).values
-    signing = _signing(rest.get(layout.signing), troubles)
+    signing, trouble = _signing(rest.get(layout.signing), troubles)
     raised_at = rest[barrier].mod_revision if barrier in rest else 0
     unusable = set()
     if usable is not None:
@@ -124,7 +126,7 @@ def read_held(
     )
     revisions = dict.fromkeys((layout.signing, layout.rotation, barrier), 0)
     revisions.update({name: entry.mod_revision for name, entry in (*found.items(), *rest.items())})
-    return Held(state, records, revisions)
+    return Held(state, records, revisions, trouble)
 
 
 def change(
@@ -263,13 +265,15 @@ def _key(record: mesh_pb2.VerificationKey, revision: int, usable: bool) -> Key:
     )
 
 
-def _signing(entry: KeyValue | None, troubles: Mapping[str, RecordError]) -> str | None:
+def _signing(entry: KeyValue | None, troubles: Mapping[str, RecordError]) -> tuple[str | None, RecordError | None]:
+    """The kid that the signing record names, and why that is not to be relied on."""
     if entry is None:
-        return None
-    signing = parse_record(mesh_pb2.Signing, entry.value)
-    if signing.kid in troubles:
-        raise RecordError(f"key {signing.kid!r} signs, and its record cannot be read: {troubles[signing.kid]}")
-    return signing.kid
+        return None, None
+    try:
+        kid = parse_record(mesh_pb2.Signing, entry.value).kid
+    except RecordError as error:
+        return None, error
+    return kid, troubles.get(kid)
 
 
 def _request(entry: KeyValue | None) -> Request | None:
