@@ -1,0 +1,89 @@
+"""The story from beginning to end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Final
+
+from grpc import aio
+from rich.console import Console
+from rich.markup import escape
+
+from interceptors.errors import CredmeshError
+from localmesh.demo.actors import Nodes, reason_text, why
+from localmesh.demo.figures import Figures
+from localmesh.demo.hostile import try_bad_credentials
+from localmesh.demo.outage import kill_a_replica, stop_etcd
+from localmesh.demo.revoking import revoke_alice
+from localmesh.demo.rotating import rotate
+from localmesh.demo.stage import Stage, set_stage
+from localmesh.demo.streams import StockStream
+from localmesh.demo.telling import Misbehaved, Teller
+from localmesh.demo.walking import walk
+
+__all__ = ["demo"]
+
+_CHAPTER_WITHIN: Final = 90.0
+
+
+def demo(*, folder: Path, report: Path) -> int:
+    """Plays the story, writes the report, and returns the exit code: 0 only if everything behaved."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    teller = Teller(console)
+    figures = Figures()
+    began = time.monotonic()
+    try:
+        with set_stage(folder) as stage:
+            asyncio.run(_play(teller, stage, figures))
+    except (CredmeshError, Misbehaved) as error:
+        teller.check(False, "the story could be told to its end", otherwise=str(error))
+    except KeyboardInterrupt:
+        console.print("\n[bold]interrupted[/]")
+        return 130
+    figures.write(report)
+    console.print(f"\n[dim]{time.monotonic() - began:.0f} s; the figures are in {report}[/]")
+    if teller.wrong:
+        console.print(f"[red bold]{len(teller.wrong)} misbehaved:[/]")
+        for wrong in teller.wrong:
+            console.print(f"  [red]✗[/] {wrong}")
+        return 1
+    console.print("[green bold]Everything behaved.[/]")
+    return 0
+
+
+async def _play(teller: Teller, stage: Stage, figures: Figures) -> None:
+    figures.up_seconds = round(stage.up_seconds, 2)
+    whose = "made for this story" if stage.own else "that was up already"
+    teller.console.print(
+        f"[bold]credmesh[/]: two auth replicas, three services, etcd; a mesh {whose}, up in {stage.up_seconds:.1f} s"
+    )
+    async with Nodes(stage) as nodes:
+        await _chapter(walk(teller, stage, nodes, figures))
+        bob = await nodes.sign_in("bob")
+        # Open from here on, whatever is rotated, revoked and killed: none of it is about bob.
+        async with StockStream.of(nodes, bob) as stream:
+            await _chapter(rotate(teller, nodes, figures))
+            await _chapter(revoke_alice(teller, nodes, figures))
+            await _chapter(try_bad_credentials(teller, stage, nodes, figures))
+            await _chapter(kill_a_replica(teller, stage, nodes, figures))
+            teller.check(
+                not stream.ended.is_set(),
+                f"bob's stream of stock changes was open throughout: {stream.changes:,} changes",
+                otherwise=reason_text(stream.reason),
+            )
+        await _chapter(stop_etcd(teller, stage, nodes, figures))
+
+
+async def _chapter(chapter: Awaitable[None]) -> None:
+    """Runs a chapter for a bounded time. Misbehaved if a call failed that the rest of it stands on."""
+    try:
+        async with asyncio.timeout(_CHAPTER_WITHIN):
+            await chapter
+    except aio.AioRpcError as error:
+        raise Misbehaved(f"a call failed: {reason_text(why(error))} ({escape(error.details() or '')})") from error
+    except TimeoutError:
+        raise Misbehaved(f"the chapter was not over after {_CHAPTER_WITHIN:g} s") from None
