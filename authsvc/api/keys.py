@@ -53,10 +53,10 @@ class _NotYet(ApiError):
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     """Serves KeyService on any replica. Errors are raised; authsvc.api.errors answers them."""
 
-    def __init__(self, *, etcd: EtcdClient, layout: Layout, revoker: KeyRevoker) -> None:
+    def __init__(self, *, etcd: EtcdClient, layout: Layout, revoker: KeyRevoker | None = None) -> None:
         self._etcd = etcd
         self._layout = layout
-        self._revoker = revoker
+        self._revoker = revoker or KeyRevoker(etcd, layout)
 
     def ListKeys(self, request: keys_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keys_pb2.ListKeysResponse:
         """A page of the keys, oldest first."""
@@ -67,7 +67,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     def RotateKeys(
         self, request: keys_pb2.RotateKeysRequest, context: grpc.ServicerContext
     ) -> keys_pb2.RotateKeysResponse:
-        """Asks for a rotation. With `wait` it answers when the new key signs; DEADLINE_EXCEEDED says what it waits for."""
+        """Asks for a rotation. With `wait` it answers when the new key signs, or says what that waits for."""
         try:
             algorithm = algorithms.algorithm_of(request.algorithm)
         except UnknownAlgorithm as error:
