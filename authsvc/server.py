@@ -1,0 +1,164 @@
+"""The composition root: every part of a replica is made here, given what it needs, started, and stopped in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+import grpc
+
+from authsvc.accounts import Accounts
+from authsvc.api.accounts import AccountServicer
+from authsvc.api.auth import AuthServicer
+from authsvc.api.errors import AnswerErrors
+from authsvc.api.keys import KeyServicer
+from authsvc.api.nodes import NodeServicer
+from authsvc.api.revocation import RevocationServicer
+from authsvc.api.sessions import SessionServicer
+from authsvc.directory import SessionDirectory
+from authsvc.expiry import SessionExpiry
+from authsvc.http import HttpFace
+from authsvc.introspection import Introspection
+from authsvc.issuing import Issuer
+from authsvc.keys.revoking import KeyRevoker
+from authsvc.keys.ring import KeyRing
+from authsvc.keys.rotator import Rotator
+from authsvc.keys.vault import Vault, read_keks
+from authsvc.leader import Leader
+from authsvc.passwords import Passwords
+from authsvc.revocation import Revocation
+from authsvc.sessions import LocalSessionResolver, Sessions
+from authsvc.settings import AuthSettings
+from authsvc.throttle import LoginThrottle
+from credmesh.admin.v1 import (
+    accounts_pb2,
+    accounts_pb2_grpc,
+    keys_pb2,
+    keys_pb2_grpc,
+    nodes_pb2,
+    nodes_pb2_grpc,
+    revocation_pb2,
+    revocation_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
+from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
+from interceptors.etcd.client import EtcdClient
+from interceptors.etcd.layout import Layout
+from interceptors.node import MeshNode
+from interceptors.serving import serve
+
+__all__ = ["run"]
+
+# More than passwords may wait: a flood of logins must leave threads for those who refresh and revoke.
+_WORKERS_PER_PASSWORD: Final = 32
+
+_SERVICES: Final = tuple(
+    descriptor.full_name
+    for module in (auth_pb2, accounts_pb2, keys_pb2, nodes_pb2, revocation_pb2, sessions_pb2)
+    for descriptor in module.DESCRIPTOR.services_by_name.values()
+)
+
+
+def run(settings: AuthSettings) -> None:
+    """Runs one replica until SIGTERM or SIGINT. Waits for etcd as long as it takes, and its log says so.
+
+    Raises SettingsError and CredmeshError for what an operator can repair; SystemExit(1) if the port is taken.
+    """
+    vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
+    layout = Layout(settings.mesh.etcd.prefix)
+    with ExitStack() as stack:
+        etcd = stack.enter_context(EtcdClient(settings.mesh.etcd))
+        passwords = Passwords(workers=settings.password_workers)
+        stack.callback(passwords.close)
+        ring = KeyRing(etcd, layout, vault)
+        issuer = Issuer(etcd=etcd, layout=layout, ring=ring, settings=settings)
+        revocation = Revocation(etcd, layout, settings)
+        sessions = Sessions(etcd=etcd, layout=layout, issuer=issuer, revocation=revocation, settings=settings)
+        node = MeshNode(settings.mesh, resolver=LocalSessionResolver(sessions))
+        if settings.http_listen:
+            # Before etcd is waited for: a probe can then tell a replica that waits from one that is dead.
+            http = HttpFace(node, settings.http_listen)
+            stack.callback(http.stop)
+            http.start()
+        stack.enter_context(node)
+        directory = SessionDirectory(settings.mesh.etcd, layout)
+        stack.callback(directory.stop)
+        directory.start()
+        _lead(stack, settings, etcd, layout, vault, node, directory, revocation)
+        serve(
+            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory),
+            node=node,
+            settings=settings.server,
+            services=_SERVICES,
+            interceptors=(AnswerErrors(),),
+            workers=_WORKERS_PER_PASSWORD * (settings.password_workers + 1),
+        )
+
+
+def _lead(
+    stack: ExitStack,
+    settings: AuthSettings,
+    etcd: EtcdClient,
+    layout: Layout,
+    vault: Vault,
+    node: MeshNode,
+    directory: SessionDirectory,
+    revocation: Revocation,
+) -> None:
+    """Campaigns for the lead. Only a registered node may: its own acknowledgement of a new key must be waited for."""
+    rotator = Rotator(
+        etcd,
+        layout,
+        vault,
+        rotation_interval=settings.rotation_interval,
+        token_lifetime=settings.token_lifetime,
+        leeway=settings.mesh.leeway,
+        algorithm=settings.key_algorithm,
+    )
+    expiry = SessionExpiry(etcd=etcd, layout=layout, directory=directory, revocation=revocation)
+    leader = Leader(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=(rotator.step, expiry.step))
+    stack.callback(leader.stop)
+    leader.start()
+
+
+def _servicers(
+    settings: AuthSettings,
+    etcd: EtcdClient,
+    layout: Layout,
+    passwords: Passwords,
+    issuer: Issuer,
+    sessions: Sessions,
+    revocation: Revocation,
+    node: MeshNode,
+    directory: SessionDirectory,
+) -> Callable[[grpc.Server], None]:
+    accounts = Accounts(etcd, layout, passwords, revocation)
+    throttle = LoginThrottle(
+        per_account=settings.login_failures_per_account, per_address=settings.login_failures_per_address
+    )
+
+    def add(server: grpc.Server) -> None:
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(
+            AuthServicer(
+                accounts=accounts,
+                throttle=throttle,
+                issuer=issuer,
+                sessions=sessions,
+                introspection=Introspection(node=node, sessions=sessions),
+                node=node,
+            ),
+            server,
+        )
+        accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
+        keys_pb2_grpc.add_KeyServiceServicer_to_server(
+            KeyServicer(etcd=etcd, layout=layout, revoker=KeyRevoker(etcd, layout)), server
+        )
+        nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout), server)
+        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(RevocationServicer(revocation=revocation), server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
+            SessionServicer(sessions=sessions, directory=directory), server
+        )
+
+    return add
