@@ -137,13 +137,18 @@ def _json_part(text: str, part: str) -> tuple[dict[str, Any], str]:
     except ValueError:
         return {}, f"the {part} is not base64url (RFC 7515 section 2)"
     try:
-        # NaN and Infinity are no JSON, and what is shown as JSON should not hold them either.
-        value = json.loads(raw, parse_constant=str)
+        # NaN and infinity are no JSON, and what is shown as JSON should not hold them either.
+        value = json.loads(raw, parse_constant=str, parse_float=_finite)
     except (ValueError, RecursionError):
         return {}, f"the {part} is not JSON"
     if not isinstance(value, dict):
         return {}, f"the {part} is not a JSON object"
     return value, ""
+
+
+def _finite(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) else text
 
 
 def check_locally(token: Decoded, *, now: float, issuer: str, audience: str = "") -> list[Check]:

@@ -37,7 +37,7 @@ def relative(when: float, now: float) -> str:
 
 
 def local_time(when: float) -> str:
-    """A moment in local time, to the second, with its offset from UTC, e.g. "2025-11-23 15:10:02 +01:00"."""
+    """A moment in local time, to the second, with its offset from UTC, e.g. "2025-11-23 15:10:02+01:00"."""
     moved = _local(when)
     return f"{when:g} s since 1970" if moved is None else moved.isoformat(sep=" ", timespec="seconds")
 
