@@ -167,13 +167,21 @@ def _channel(profile: Profile) -> grpc.Channel:
                 next_step="`make run` makes a new development CA; for another mesh ask whoever runs it for its CA.",
                 code=ExitCode.USAGE,
             )
-    return channel(
-        profile.auth,
-        ca_file=profile.ca_file,
-        cert_file=profile.cert_file,
-        key_file=profile.key_file,
-        allow_plaintext=profile.plaintext,
-    )
+    try:
+        return channel(
+            profile.auth,
+            ca_file=profile.ca_file,
+            cert_file=profile.cert_file,
+            key_file=profile.key_file,
+            server_name=profile.server_name or None,
+            allow_plaintext=profile.plaintext,
+        )
+    except (OSError, ValueError) as error:
+        raise Failure(
+            f"the auth service at {profile.auth} cannot be spoken to: {error}",
+            next_step=f"{profile.origin} says how; `credmesh --help` explains its entries.",
+            code=ExitCode.USAGE,
+        ) from None
 
 
 def _trouble(error: grpc.RpcError) -> Trouble:

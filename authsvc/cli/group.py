@@ -46,6 +46,7 @@ _PROFILE_ROWS: Final = (
     ("auth", "CREDMESH_AUTH: host:port of each replica of the auth service"),
     ("ca_file", "CREDMESH_CA_FILE: what signs its certificate (else the system's CAs)"),
     ("cert_file, key_file", "CREDMESH_CERT_FILE, CREDMESH_KEY_FILE: a client certificate"),
+    ("server_name", "CREDMESH_SERVER_NAME: the name in its certificate, if another than auth's host"),
     ("plaintext", "CREDMESH_PLAINTEXT: true to speak without TLS"),
     ("client_id", "CREDMESH_CLIENT_ID: the client that commands sign in as"),
     ("client_secret_file", "CREDMESH_CLIENT_SECRET_FILE: the file with its secret"),

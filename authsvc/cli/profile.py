@@ -7,7 +7,8 @@ override it entry by entry, so that the command needs no file in a pod:
     auth                CREDMESH_AUTH                "host:port" of each replica of the auth service, comma-separated
     ca_file             CREDMESH_CA_FILE             what signs its certificate; absent: the system's authorities
     cert_file, key_file CREDMESH_CERT_FILE, …_KEY_…  a client certificate, where the mesh asks for one
-    plaintext           CREDMESH_PLAINTEXT           true: speak without TLS, credentials and all
+    server_name         CREDMESH_SERVER_NAME         the name in its certificate, where that is not auth's host
+    plaintext           CREDMESH_PLAINTEXT           true: no TLS where there is no ca_file, credentials and all
     client_id           CREDMESH_CLIENT_ID           the client that commands sign in as
     client_secret_file  CREDMESH_CLIENT_SECRET_FILE  the file with its secret
     issuer              CREDMESH_ISSUER              `iss` of the mesh's tokens
@@ -34,6 +35,7 @@ _VARIABLES: Final = {
     "ca_file": "CREDMESH_CA_FILE",
     "cert_file": "CREDMESH_CERT_FILE",
     "key_file": "CREDMESH_KEY_FILE",
+    "server_name": "CREDMESH_SERVER_NAME",
     "client_id": "CREDMESH_CLIENT_ID",
     "client_secret_file": "CREDMESH_CLIENT_SECRET_FILE",
     "issuer": "CREDMESH_ISSUER",
@@ -63,6 +65,7 @@ class Profile:
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    server_name: str = ""
     plaintext: bool = False
     client_id: str = ""
     client_secret_file: Path | None = None
