@@ -112,6 +112,10 @@ format-check: $(DEV) ## whether `make format` would change anything
 types: $(DEV) ## mypy, strict
 	@$(BIN)/mypy
 
+.PHONY: docs
+docs: $(DEV) ## write docs/configuration.md anew from the settings
+	@$(BIN)/python docs/configuration.py
+
 .PHONY: proto
 proto: $(DEV) ## generate the Python modules of protos/ anew
 	@$(BIN)/python protos/generate.py
@@ -128,20 +132,22 @@ help: ## this list
 
 # Behind the scenes
 
-$(BIN)/python:
+$(VENV)/.made:
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "credmesh needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
 		echo "Install one, or say where it is: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || { \
 		echo "python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
 
-$(LOCAL): $(BIN)/python $(BUILD_INPUTS)
+$(LOCAL): $(VENV)/.made $(BUILD_INPUTS)
 	@echo "installing credmesh and what a mesh on this machine needs (once; a minute or so)"
 	@$(PIP) install --editable '.[local]'
 	@touch $@
 
-$(DEV): $(BIN)/python $(BUILD_INPUTS)
+$(DEV): $(VENV)/.made $(BUILD_INPUTS)
 	@echo "installing credmesh and what its tests need (once; a minute or so)"
 	@$(PIP) install --editable '.[dev]'
 	@touch $@ $(LOCAL)
