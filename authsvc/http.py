@@ -57,7 +57,13 @@ class HttpFace:
         self._socket = _listen(listen)
         # Uvicorn's own logging would write past our format, and its signal handlers belong to the gRPC server.
         config = uvicorn.Config(
-            application(node), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            application(node),
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="credmesh-http", daemon=True)

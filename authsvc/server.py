@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
 
@@ -51,6 +53,8 @@ from interceptors.serving import serve
 
 __all__ = ["run"]
 
+_log: Final = logging.getLogger("credmesh.auth")
+
 # More than passwords may wait: a flood of logins must leave threads for those who refresh and revoke.
 _WORKERS_PER_PASSWORD: Final = 32
 
@@ -64,8 +68,11 @@ _SERVICES: Final = tuple(
 def run(settings: AuthSettings) -> None:
     """Runs one replica until SIGTERM or SIGINT. Waits for etcd as long as it takes, and its log says so.
 
-    Raises SettingsError and CredmeshError for what an operator can repair; SystemExit(1) if the port is taken.
+    Raises SettingsError and CredmeshError for what an operator can repair; SystemExit(1) if the port is taken. Must be
+    called from the main thread.
     """
+    # While it waits for etcd nothing else would end it as the first process of a container: there SIGTERM does nothing.
+    signal.signal(signal.SIGTERM, _leave)
     vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
     layout = Layout(settings.mesh.etcd.prefix)
     with ExitStack() as stack:
@@ -82,6 +89,7 @@ def run(settings: AuthSettings) -> None:
             http = HttpFace(node, settings.http_listen)
             stack.callback(http.stop)
             http.start()
+        _log.info("reading the mesh's state from etcd at %s", ", ".join(settings.mesh.etcd.endpoints))
         stack.enter_context(node)
         directory = SessionDirectory(settings.mesh.etcd, layout)
         stack.callback(directory.stop)
@@ -95,6 +103,10 @@ def run(settings: AuthSettings) -> None:
             interceptors=(AnswerErrors(),),
             workers=_WORKERS_PER_PASSWORD * (settings.password_workers + 1),
         )
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _lead(

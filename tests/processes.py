@@ -18,6 +18,7 @@ from authsvc.bootstrap import seed_development
 from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
+from localmesh.certs import Certificates
 from tests.support import wait_until
 
 __all__ = ["ISSUER", "KEK", "AuthProcess", "seed"]
@@ -35,7 +36,7 @@ class AuthProcess:
     """One replica: `python -m authsvc` with settings from here, which dies with this process at the latest.
 
     etcd      where it keeps everything
-    tls       (certificate, key) files for TLS, and the CA file that clients trust; None for plaintext
+    tls       certificates to serve TLS with, e.g. from localmesh.certs; None for plaintext
     environ   further variables, e.g. CREDMESH_TOKEN_LIFETIME="2"; they win over those made here
 
     It listens on ports that the kernel picks, and says which in its log; when it is started again it takes the same.
@@ -46,7 +47,7 @@ class AuthProcess:
         self,
         etcd: EtcdSettings,
         *,
-        tls: tuple[Path, Path, Path] | None = None,
+        tls: Certificates | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._tls = tls
@@ -64,7 +65,7 @@ class AuthProcess:
             # Logins of a whole suite come from one address.
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
             **({"CREDMESH_PLAINTEXT": "true"} if tls is None else {}),
-            **({} if tls is None else {"CREDMESH_TLS_CERT_FILE": str(tls[0]), "CREDMESH_TLS_KEY_FILE": str(tls[1])}),
+            **(_tls_environ(tls) if tls is not None else {}),
             **(environ or {}),
         }
         self._process: subprocess.Popen[str] | None = None
@@ -169,7 +170,7 @@ class AuthProcess:
         """A channel to it, without a credential. The caller closes it."""
         if self._tls is None:
             return grpc.insecure_channel(self.target)
-        credentials = grpc.ssl_channel_credentials(self._tls[2].read_bytes())
+        credentials = grpc.ssl_channel_credentials(self._tls.ca_file.read_bytes())
         return grpc.secure_channel(self.target, credentials)
 
     def __enter__(self) -> Self:
@@ -196,6 +197,10 @@ def seed(etcd: EtcdSettings) -> dict[str, str]:
     """Makes the development accounts (alice, bob, operator, services); the clients' secrets by client id."""
     with EtcdClient(etcd) as client:
         return seed_development(client, Layout(etcd.prefix))
+
+
+def _tls_environ(tls: Certificates) -> dict[str, str]:
+    return {"CREDMESH_TLS_CERT_FILE": str(tls.cert_file), "CREDMESH_TLS_KEY_FILE": str(tls.key_file)}
 
 
 def _parsed(line: str) -> dict[str, Any]:

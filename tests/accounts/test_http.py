@@ -30,6 +30,9 @@ from interceptors.node import MeshNode
 from interceptors.settings import EtcdSettings, MeshSettings
 from tests.support import free_port, wait_until
 
+# joserfc prefers the name that RFC 9864 gives the same algorithm.
+pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+
 ISSUER = "https://auth.test"
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
 

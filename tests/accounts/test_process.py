@@ -22,10 +22,14 @@ from authsvc.bootstrap import generate_kek
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.errors import Reason, reason_of
 from interceptors.settings import EtcdSettings
+from localmesh.certs import development_certificates
 from localmesh.etcd import EtcdProcess
 from tests.accounts.test_http import get
 from tests.processes import ISSUER, KEK, AuthProcess, seed
 from tests.support import wait_until
+
+# joserfc prefers the name that RFC 9864 gives the same algorithm.
+pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 
 GOOD = {
     "ETCD_ENDPOINTS": "127.0.0.1:1",
@@ -115,11 +119,11 @@ def test_a_port_that_is_taken_is_named(etcd_settings: EtcdSettings, variable: st
 def test_it_starts_before_etcd_does_and_says_what_it_waits_for(own_etcd: EtcdProcess) -> None:
     settings = own_etcd.settings()
     own_etcd.stop()
-    replica = AuthProcess(settings, environ={"CREDMESH_HTTP_LISTEN": "127.0.0.1:0"})
+    replica = AuthProcess(settings, environ={"CREDMESH_ETCD_TIMEOUT": "0.5"})
     replica.start(wait=False)
     try:
-        replica.wait_for(lambda: own_etcd.endpoint in replica.output, "it says which etcd does not answer")
-        replica.wait_for(lambda: replica.log(message="http listens"), "HTTP answers")
+        replica.wait_for(lambda: replica.log(level="WARNING"), "it says that etcd does not answer")
+        assert own_etcd.endpoint in replica.log(level="WARNING")[0]["message"]
         port = int(replica.log(message="http listens")[0]["port"])
         assert get(port, "/healthz").status == 200
         assert get(port, "/readyz").status == 503
@@ -130,6 +134,16 @@ def test_it_starts_before_etcd_does_and_says_what_it_waits_for(own_etcd: EtcdPro
         assert "Traceback" not in replica.output
     finally:
         assert replica.stop() == 0
+
+
+def test_it_can_be_stopped_while_it_waits_for_etcd(own_etcd: EtcdProcess) -> None:
+    settings = own_etcd.settings()
+    own_etcd.stop()
+    replica = AuthProcess(settings)
+    replica.start(wait=False)
+    replica.wait_for(lambda: f"reading the mesh's state from etcd at {own_etcd.endpoint}" in replica.output, "it waits")
+    assert replica.stop() == 0
+    assert "Traceback" not in replica.output
 
 
 def test_a_key_encryption_key_from_a_file_serves_as_well(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
@@ -243,6 +257,33 @@ def test_guessing_is_slowed_for_one_account_only(etcd_settings: EtcdSettings) ->
         assert _login(stub, "bob", "bob-password").access_token
 
 
+def test_logins_and_calls_are_counted(replica: AuthProcess) -> None:
+    method = "/credmesh.auth.v1.AuthService/Login"
+    names = (
+        'credmesh_audit_events_total{event="login",outcome="ok"}',
+        'credmesh_audit_events_total{event="login",outcome="refused"}',
+        f'credmesh_auth_calls_total{{code="OK",method="{method}"}}',
+        f'credmesh_auth_calls_total{{code="UNAUTHENTICATED",method="{method}"}}',
+    )
+    before = [_metric(replica, name) for name in names]
+    with replica.channel() as channel:
+        stub = auth_pb2_grpc.AuthServiceStub(channel)
+        _login(stub, "bob", "bob-password")
+        wrong = auth_pb2.LoginRequest(password=auth_pb2.PasswordGrant(subject="bob", password="wrong"))
+        _refusal(stub.Login, wrong)
+    assert [_metric(replica, name) - was for name, was in zip(names, before, strict=True)] == [1, 1, 1, 1]
+
+
+def test_it_serves_tls_and_takes_no_plaintext(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
+    seed(etcd_settings)
+    with AuthProcess(etcd_settings, tls=development_certificates(tmp_path / "tls")) as replica:
+        with replica.channel() as channel:
+            assert _login(auth_pb2_grpc.AuthServiceStub(channel), "alice", "alice-password").access_token
+        with grpc.insecure_channel(replica.target) as channel:
+            stub = auth_pb2_grpc.AuthServiceStub(channel)
+            assert _refusal(stub.WhoAmI, auth_pb2.WhoAmIRequest())[0] is grpc.StatusCode.UNAVAILABLE
+
+
 def test_the_development_accounts_sign_in(etcd_settings: EtcdSettings) -> None:
     secrets = seed(etcd_settings)
     with AuthProcess(etcd_settings) as replica, replica.channel() as channel:
@@ -314,7 +355,11 @@ def _http(replica: AuthProcess) -> int:
 
 
 def _hashes(replica: AuthProcess) -> float:
+    return _metric(replica, 'credmesh_password_hashes_total{purpose="verify"}')
+
+
+def _metric(replica: AuthProcess, name: str) -> float:
     for line in get(_http(replica), "/metrics").body.decode().splitlines():
-        if line.startswith('credmesh_password_hashes_total{purpose="verify"}'):
+        if line.startswith(name + " "):
             return float(line.rpartition(" ")[2])
     return 0.0
