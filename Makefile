@@ -136,10 +136,10 @@ $(VENV)/.made:
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "credmesh needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
 		echo "Install one, or say where it is: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV) || { \
-		echo "python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@# One that is there and works is kept; one that was interrupted half-way is made anew.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "making $(VENV) with $$($(PYTHON) --version)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || { \
+		echo "python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }; }
 	@touch $@
 
 $(LOCAL): $(VENV)/.made $(BUILD_INPUTS)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc import aio
 
 from credmesh.samples.inventory.v1 import inventory_pb2
-from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceAsyncStub, InventoryServiceStub
+from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceStub
 from credmesh.samples.orders.v1 import orders_pb2
-from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceAsyncStub, OrdersServiceStub
+from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceStub
 from credmesh.samples.storefront.v1 import storefront_pb2 as pb
 from credmesh.samples.storefront.v1.storefront_pb2_grpc import (
     StorefrontServiceServicer,
@@ -24,6 +24,10 @@ from interceptors.settings import read_settings
 from services.joining import aio_channel_to, joined
 from services.relaying import relay_aio
 from services.settings import StorefrontSettings
+
+if TYPE_CHECKING:  # names that only the type stubs know
+    from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceAsyncStub
+    from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceAsyncStub
 
 __all__ = ["Storefront", "main"]
 
