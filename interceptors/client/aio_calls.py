@@ -1,0 +1,154 @@
+"""Attaching credentials to the four kinds of grpc.aio calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from interceptors.client.aio_retried import AioRetriedStream
+from interceptors.client.attach import aio_details
+from interceptors.client.failed import OUT_OF_TIME, aio_error
+from interceptors.client.flow import Held, Unobtained
+from interceptors.errors import reason_of
+
+__all__ = ["AioSupply", "attaching_interceptors", "wait_for"]
+
+Continuation = Callable[[Any, Any], Awaitable[Any]]
+
+
+class AioSupply(Protocol):
+    """Where the interceptors take credentials from."""
+
+    def current(self) -> Held | None:
+        """What can be sent now, without waiting."""
+        ...
+
+    async def obtain(self, stale: Held | None, *, refused: bool = False) -> Held | None:
+        """Something better than `stale`; see AioRenewer."""
+        ...
+
+    def stream_began(self) -> None:
+        """A stream was opened with a credential from here."""
+        ...
+
+    def stream_ended(self) -> None:
+        """It is over."""
+        ...
+
+
+async def wait_for(
+    supply: AioSupply, stale: Held | None, timeout: float | None, *, refused: bool = False
+) -> Held | None:
+    """Waits for a credential, at most `timeout` seconds. AioRpcError if there is none; None as AioSupply.obtain."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await supply.obtain(stale, refused=refused)
+    except Unobtained as unobtained:
+        raise aio_error(unobtained.failure) from None
+    except TimeoutError:
+        raise aio_error(OUT_OF_TIME) from None
+
+
+def attaching_interceptors(supply: AioSupply) -> tuple[grpc.aio.ClientInterceptor, ...]:
+    """One interceptor per kind of call: grpc.aio registers an object for one kind only."""
+    return (_UnaryUnary(supply), _UnaryStream(supply), _StreamUnary(supply), _StreamStream(supply))
+
+
+class _Attaching:
+    """What the four have in common.
+
+    A call refused for a renewable reason is made once more, if it has one request: a stream of requests may not be
+    there any more, and some of it may have been acted upon. A call waits for a credential only where no good one is in
+    hand, and never longer than its own timeout.
+    """
+
+    def __init__(self, supply: AioSupply) -> None:
+        self._supply = supply
+
+    async def _attach(self, details: grpc.aio.ClientCallDetails, started: float) -> tuple[Held, Any]:
+        held = self._supply.current()
+        if held is not None:
+            return held, aio_details(details, held.metadata, details.timeout)
+        held = await wait_for(self._supply, None, details.timeout)
+        if held is None:
+            raise TypeError("a supply gives a credential unless a refusal is to be followed")
+        return held, self._details(details, held, started)
+
+    def _details(self, details: grpc.aio.ClientCallDetails, held: Held, started: float) -> Any:
+        """The details for a call that begins later than its maker's clock did."""
+        return aio_details(details, held.metadata, _remaining(details.timeout, started))
+
+    async def _again(
+        self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any, stale: Held, started: float
+    ) -> Any:
+        """Begins the call once more; None if there is to be no fresh credential."""
+        held = await wait_for(self._supply, stale, _remaining(details.timeout, started), refused=True)
+        return None if held is None else await continuation(self._details(details, held, started), request)
+
+    async def _counted(self, continuation: Continuation, details: Any, request: Any) -> Any:
+        """Begins a call; while it is open, it keeps the session alive."""
+        call = await continuation(details, request)
+        self._supply.stream_began()
+        call.add_done_callback(lambda _: self._supply.stream_ended())
+        return call
+
+
+class _UnaryUnary(_Attaching, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        started = time.monotonic()
+        held, details = await self._attach(client_call_details, started)
+        call = await continuation(details, request)
+        try:
+            # Until its end nobody can say whether the call was refused. Its maker can do nothing with it before, except
+            # cancel it, which then happens here.
+            code = await call.code()
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        if code is not grpc.StatusCode.UNAUTHENTICATED or not await is_renewable(call):
+            return call
+        return await self._again(continuation, client_call_details, request, held, started) or call
+
+
+class _UnaryStream(_Attaching, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        started = time.monotonic()
+        held, details = await self._attach(client_call_details, started)
+
+        async def begin(attached: Any, request: Any) -> Any:
+            return await self._counted(continuation, attached, request)
+
+        async def again() -> Any:
+            return await self._again(begin, client_call_details, request, held, started)
+
+        return AioRetriedStream(await begin(details, request), is_renewable, again)
+
+
+class _StreamUnary(_Attaching, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        _, details = await self._attach(client_call_details, time.monotonic())
+        return await self._counted(continuation, details, request_iterator)
+
+
+class _StreamStream(_Attaching, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        _, details = await self._attach(client_call_details, time.monotonic())
+        return await self._counted(continuation, details, request_iterator)
+
+
+async def is_renewable(call: Any) -> bool:
+    """Whether a call that is over was refused for a reason that a fresh credential may mend."""
+    if await call.code() is not grpc.StatusCode.UNAUTHENTICATED:
+        return False
+    reason = reason_of(await call.trailing_metadata())
+    return reason is not None and reason.renewable
+
+
+def _remaining(timeout: float | None, started: float) -> float | None:
+    """What is left of a call's timeout. At nothing left grpc ends the call at once, as its deadline demands."""
+    return None if timeout is None else max(0.0, timeout - (time.monotonic() - started))

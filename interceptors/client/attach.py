@@ -1,0 +1,67 @@
+"""Putting a credential into a call's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+
+__all__ = ["CallDetails", "aio_details", "details_with"]
+
+Entry = tuple[tuple[str, str], ...]
+
+_TWICE = (
+    "this call's metadata already holds an 'authorization' entry, and its channel attaches one; leave it out, or make "
+    "the call on a channel without credentials"
+)
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]] | None
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class CallDetails(_Details, grpc.ClientCallDetails):  # type: ignore[misc]
+    """A call's details, as a named tuple: other interceptors know how to `_replace` a part of one."""
+
+    __slots__ = ()
+
+
+def details_with(details: Any, entry: Entry, timeout: float | None) -> CallDetails:
+    """The details of a sync call with a credential's entry. ValueError if the caller has put one there already."""
+    metadata: Iterable[tuple[str, str | bytes]] | None = details.metadata
+    return CallDetails(
+        details.method,
+        timeout,
+        entry if not metadata else (*_checked(metadata), *entry),
+        details.credentials,
+        details.wait_for_ready,
+        details.compression,
+    )
+
+
+def aio_details(details: grpc.aio.ClientCallDetails, entry: Entry, timeout: float | None) -> grpc.aio.ClientCallDetails:
+    """The details of an aio call with a credential's entry. ValueError if the caller has put one there already."""
+    # A new Metadata for each call: the caller may use its own again, and inner interceptors add to what they are given.
+    return grpc.aio.ClientCallDetails(
+        details.method,
+        timeout,
+        grpc.aio.Metadata(*_checked(details.metadata or ()), *entry),
+        details.credentials,
+        details.wait_for_ready,
+    )
+
+
+def _checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
+    pairs = tuple(metadata)
+    for key, _ in pairs:
+        if key.lower() == "authorization":
+            # Two entries mean that two parties may read two different ones; servers refuse them.
+            raise ValueError(_TWICE)
+    return pairs
