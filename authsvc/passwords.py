@@ -7,6 +7,7 @@ service. Checking a password of a user who does not exist costs the same hash as
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import unicodedata
@@ -21,6 +22,8 @@ from prometheus_client import Counter
 from interceptors.errors import Reason, Refusal
 
 __all__ = ["PARAMETERS", "Passwords", "hash_password"]
+
+_log: Final = logging.getLogger("credmesh.accounts")
 
 T = TypeVar("T")
 
@@ -87,21 +90,23 @@ class Passwords:
         return self._hasher.hash(_prepared(password))
 
     def _verify(self, password_hash: str | None, password: str) -> bool:
-        _hashes.labels("verify").inc()
         prepared = _prepared(password)
-        try:
-            return self._hasher.verify(password_hash or self._nobody, prepared) and password_hash is not None
-        except VerifyMismatchError:
-            return False
-        except (InvalidHashError, VerificationError):
-            self._burn(prepared)
-            return False
+        if password_hash is not None:
+            try:
+                return self._matches(password_hash, prepared)
+            except (InvalidHashError, VerificationError):
+                # Nothing was computed, so what follows makes it cost what it costs for everybody.
+                _log.error("a stored password hash is none of ours; set that user's password anew")
+        self._matches(self._nobody, prepared)
+        return False
 
-    def _burn(self, prepared: bytes) -> None:
+    def _matches(self, password_hash: str, prepared: bytes) -> bool:
         try:
-            self._hasher.verify(self._nobody, prepared)
-        except VerificationError:
-            return
+            right: bool = self._hasher.verify(password_hash, prepared)
+        except VerifyMismatchError:
+            right = False
+        _hashes.labels("verify").inc()
+        return right
 
 
 def _prepared(password: str) -> bytes:

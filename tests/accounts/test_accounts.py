@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from interceptors.etcd.client import EtcdClient, Put
 from interceptors.etcd.layout import Layout, client_scope, subject_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken
 from tests.accounts.conftest import SMALL
+from tests.support import wait_until
 
 PASSWORD = "correct horse"
 
@@ -226,6 +228,26 @@ def test_passwords_set_at_once_leave_one_of_them_and_every_change_revoked(
     accounts.authenticate_user("alice", f"password-{revisions.index(last)}")
     epoch = layout.epoch(subject_scope("alice"))
     assert etcd_client.read(epoch).values[epoch].mod_revision == last
+
+
+def test_a_user_who_is_deleted_meanwhile_does_not_come_back_with_a_new_password(
+    accounts: Accounts, passwords: Passwords, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    """The user is deleted after the record was read and before it is written: held up while the password is hashed."""
+    _alice(accounts)
+    let_go = threading.Event()
+    busy = passwords._pool.submit(let_go.wait)
+    with ThreadPoolExecutor(1) as pool:
+        setting = pool.submit(accounts.set_password, "alice", "a new password", actor="operator")
+        try:
+            wait_until(lambda: passwords._pool._work_queue.qsize() == 1, what="the new password waits for its hash")
+            accounts.delete_user("alice", actor="operator")
+        finally:
+            let_go.set()
+        with pytest.raises(NotFound):
+            setting.result(10)
+    assert busy.result(10)
+    assert layout.user("alice") not in etcd_client.read(layout.user("alice")).values
 
 
 def test_a_newer_record_is_neither_used_nor_overwritten_but_can_be_deleted(
