@@ -85,7 +85,7 @@ class Revocation:
         value = record.SerializeToString()
         for tries_left in range(_TRIES, 0, -1):
             operations: list[Put | Delete] = []
-            for scope in scopes:
+            for scope in dict.fromkeys(scopes):  # etcd takes no key twice
                 operations.append(Put(self._layout.epoch(scope), value, self._leases(scope).lease()))
                 if scope.startswith(_SESSION):
                     operations.append(Delete(self._layout.sessions + scope.removeprefix(_SESSION)))

@@ -1,0 +1,68 @@
+"""Fixtures for the tests of issuing, sessions and revocation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import argon2
+import pytest
+
+from authsvc.passwords import Passwords
+from authsvc.settings import AuthSettings
+from interceptors.etcd.client import EtcdClient
+from interceptors.node import MeshNode
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from tests.auth.replica import ALICE_PASSWORD, AUDIENCES, SCOPES, Clock, Interrupted, Replica
+from tests.processes import ISSUER, KEK
+
+# Small, so that the tests are quick; what is tested does not depend on it.
+_SMALL = argon2.Parameters(
+    type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=1, memory_cost=64, parallelism=1
+)
+
+
+@pytest.fixture(scope="session")
+def passwords() -> Iterator[Passwords]:
+    """A pool whose hashes cost next to nothing."""
+    pool = Passwords(workers=2, waiting=1000, parameters=_SMALL)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def settings(etcd_settings: EtcdSettings) -> AuthSettings:
+    """The settings of a replica on this test's etcd."""
+    return AuthSettings(
+        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The replica's clock."""
+    return Clock()
+
+
+@pytest.fixture
+def replica(etcd_client: EtcdClient, settings: AuthSettings, passwords: Passwords, clock: Clock) -> Replica:
+    """A replica whose mesh has a signing key and alice."""
+    made = Replica(etcd_client, settings, passwords, clock)
+    made.rotate()
+    made.accounts.create_user("alice", ALICE_PASSWORD, scopes=SCOPES, audiences=AUDIENCES)
+    return made
+
+
+@pytest.fixture
+def interrupted(replica: Replica) -> Iterator[tuple[Replica, Interrupted]]:
+    """Another replica, and its client of etcd, before whose commits something else can happen."""
+    with Interrupted(replica.settings.mesh.etcd) as etcd:
+        yield Replica(etcd, replica.settings, replica.passwords, replica.clock), etcd
+
+
+@pytest.fixture
+def node(etcd_settings: EtcdSettings) -> Iterator[MeshNode]:
+    """A node of another service on this test's etcd, to say what it accepts."""
+    with MeshNode(MeshSettings(etcd=etcd_settings, service="storefront", issuer=ISSUER)) as started:
+        yield started
