@@ -43,7 +43,7 @@ def ask_the_mesh(invocation: Invocation, text: str, token: Decoded, checks: list
             found.insert(2, _check_signature(auth, text, token))
         # Only the time is left to the auth service's own clock; anything else settles it, and may mean that the token
         # is another mesh's, which is nothing to show around.
-        if any(check.verdict is Verdict.BAD and check.name not in ("time", "audience", "use") for check in found):
+        if any(check.verdict is Verdict.BAD and check.name not in ("time", "audience") for check in found):
             return found
         return [*found, _check_now(invocation, auth, text, token, found)]
 
@@ -113,13 +113,13 @@ def _reason(failure: Failure, token: Decoded, checks: list[Check], otherwise: Ch
         return Check("now", Verdict.GOOD, "the auth service finds it good, though not for itself")
     if reason is Reason.CREDENTIAL_REVOKED:
         epoch = token.claims.get("epoch")
-        since = f" after its epoch {epoch}" if epoch is not None else ""
-        why = f"revoked: its subject, session, client or audience, or everyone's, was revoked{since}"
+        since = f" at a revision above its epoch, {epoch}" if epoch is not None else " after it was begun"
+        why = f"it was revoked: its subject, session, client or audience, or everyone's,{since}"
     elif reason is Reason.CREDENTIAL_EXPIRED:
         expires = token.time("exp")
-        why = "expired" if expires is None else f"expired {relative(expires, time.time())}"
+        why = "it expired" if expires is None else f"it expired {relative(expires, time.time())}"
         if not any(check.name == "time" and check.verdict is Verdict.BAD for check in checks) and expires is not None:
-            why = "expired by the auth service's clock; is this machine's clock right?"
+            why = "it expired by the auth service's clock; is this machine's clock right?"
     elif reason is Reason.KEY_UNKNOWN:
         why = f"key {token.header.get('kid')} is not one of the mesh's: it was removed or revoked"
     elif token.kind is Kind.SESSION_TOKEN:

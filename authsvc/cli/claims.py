@@ -46,10 +46,8 @@ CLAIMS: Final = {
     "sid": Meaning(
         "the session behind it; ending that ends this token", "OpenID Connect Front-Channel Logout section 3"
     ),
-    "epoch": Meaning(
-        "the etcd revision from which on it counts as issued; a revocation with a greater one kills it", "credmesh"
-    ),
-    "session_exp": Meaning("when its session ends at the latest; a stream may follow it that long", "credmesh"),
+    "epoch": Meaning("the etcd revision as of which it was issued; a later revocation kills it", "credmesh"),
+    "session_exp": Meaning("when its session ends at the latest", "credmesh"),
     "act": Meaning("who acts for the subject", "RFC 8693 section 4.1"),
     "may_act": Meaning("who may act for the subject", "RFC 8693 section 4.4"),
     "cnf": Meaning("the key that its bearer has to prove to hold", "RFC 7800 section 3.1"),

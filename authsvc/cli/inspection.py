@@ -182,9 +182,9 @@ def _check_use(token: Decoded) -> list[Check]:
     if token.kind is Kind.SESSION_TOKEN:
         return []
     if token.kind is Kind.REFRESH_TOKEN:
-        text = "services do not take refresh tokens; the auth service trades one, once, for the next credentials"
-    else:
-        text = "it signs a client in at the auth service and is never sent to a service"
+        text = "for the auth service only, which trades it, once, for the next credentials; services refuse it"
+        return [Check("use", Verdict.GOOD, text)]
+    text = "it signs a client in at the auth service, and is no credential for a call"
     return [Check("use", Verdict.BAD, text)]
 
 

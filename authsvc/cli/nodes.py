@@ -19,7 +19,7 @@ _COLUMNS = (
     Column("Node", whole=True),
     Column("Service", width=10),
     Column("Address", width=15),
-    Column("Version", width=7),
+    Column("Version", width=7, wide=True),
     Column("Registered", width=12),
 )
 _PROBE_COLUMNS = (Column("Answered", width=9), Column("Revision", width=8))

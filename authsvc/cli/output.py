@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Column", "Output", "join"]
 
-_WIDE_TERMINAL: Final = 120
+_GAP: Final = 2
+_FOLDS_AT: Final = 24
+"""Columns from which on a column of text may be folded to make room for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Column:
 
     width  columns of the terminal that it takes at least, so that it stands still when its values change length
     whole  never broken over lines: an id has to be copied in one go
-    wide   left out on a terminal that is too narrow for it
+    wide   left out on a terminal that is too narrow for it; a pipe and JSON have it
     """
 
     title: str
@@ -131,21 +133,33 @@ def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     from rich.text import Text
 
     console = Console(highlight=False)
-    shown = [place for place, column in enumerate(columns) if not column.wide or console.width >= _WIDE_TERMINAL]
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    longest = [max((columns_of(row[place].text) for row in rows), default=0) for place in range(len(columns))]
+    shown = _that_fit(columns, longest, console.width)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place in shown:
         column = columns[place]
-        longest = max((columns_of(row[place].text) for row in rows), default=0)
-        table.add_column(
-            column.title,
-            min_width=max(column.width, longest) if column.whole else column.width or None,
-            no_wrap=column.whole,
-            overflow="fold",
-        )
+        width = max(column.width, longest[place]) if column.whole else column.width
+        table.add_column(column.title, min_width=width or None, no_wrap=column.whole, overflow="fold")
     for row in rows:
         # Text, not str: a name with square brackets is not markup.
         table.add_row(*(Text(row[place].text, style=row[place].style) for place in shown))
     console.print(table)
+
+
+def _that_fit(columns: Sequence[Column], longest: Sequence[int], width: int) -> list[int]:
+    """The places of the columns to show: as many of the wide ones, from the left, as the terminal has room for."""
+    needs = [
+        max(columns_of(column.title), column.width, longest[place] if column.whole else min(longest[place], _FOLDS_AT))
+        for place, column in enumerate(columns)
+    ]
+    room = width - sum(need + _GAP for column, need in zip(columns, needs, strict=True) if not column.wide)
+    shown = []
+    for place, column in enumerate(columns):
+        if column.wide:
+            room -= needs[place] + _GAP
+        if not column.wide or room >= 0:
+            shown.append(place)
+    return shown
 
 
 def _draw_line(text: str, style: str) -> None:

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import Cell, Column, join
 from authsvc.cli.times import moment
@@ -23,7 +24,7 @@ _COLUMNS = (
     Column("Last seen", width=10),
     Column("Times out", width=10),
     Column("Ends", width=10, wide=True),
-    Column("Audiences"),
+    Column("Audiences", wide=True),
     Column("Scopes", wide=True),
 )
 
@@ -61,15 +62,29 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str) -> N
     """
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
+        missing = []
         for session_id in session_ids:
             request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
-            answer = auth.call(stub.KickSession, request)
+            try:
+                answer = auth.call(stub.KickSession, request)
+            except Failure as failure:
+                if failure.exit_code != ExitCode.NOTHING:
+                    raise
+                missing.append(session_id)
+                continue
             if invocation.as_json:
                 invocation.output.message(answer)
             else:
                 invocation.output.line(
                     f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it."
                 )
+    if missing:
+        raise Failure(
+            f"no such session: {' '.join(missing)}",
+            next_step="It may have ended by itself. `credmesh sessions` lists those that live.",
+            code=ExitCode.NOTHING,
+            reason="NOT_FOUND",
+        )
 
 
 def _row(session: sessions_pb2.Session, now: float) -> list[Cell | str]:

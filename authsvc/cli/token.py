@@ -50,7 +50,7 @@ _MEMBER_COLUMNS: Final = (
     Column("Name", width=11, whole=True),
     Column("Value", width=24),
     Column("Meaning"),
-    Column("Source"),
+    Column("Source", width=16),
 )
 _CHECK_COLUMNS: Final = (Column("Check", width=9, whole=True), Column("Finds", width=11, whole=True), Column("Why"))
 
@@ -147,7 +147,10 @@ def _show(invocation: Invocation, decoded: Decoded, checks: list[Check], conclus
         output.table(_MEMBER_COLUMNS, rows)
         output.line()
     if decoded.claims:
-        rows = [_member(name, value, CLAIMS, now) for name, value in decoded.claims.items()]
+        # In the glossary's order, so that a claim stands where it stood last time; others come last.
+        order = {name: place for place, name in enumerate(CLAIMS)}
+        names = sorted(decoded.claims, key=lambda name: order.get(name, len(order)))
+        rows = [_member(name, decoded.claims[name], CLAIMS, now) for name in names]
         output.table(_MEMBER_COLUMNS, rows)
         output.line()
     output.table(
