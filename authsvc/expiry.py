@@ -80,6 +80,8 @@ class SessionExpiry:
             return False
         self._directory.ended(one.session_id for one in batch)
         for one in batch:
+            if one.revoked:
+                continue  # whoever revoked it is in the audit trail, once and not once per session
             audit("session.end", subject=one.subject, session_id=one.session_id, reason=one.why, revision=revision)
         return True
 
