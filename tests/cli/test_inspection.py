@@ -173,9 +173,14 @@ def test_an_opaque_token_that_was_not_copied_whole_fails_by_its_checksum() -> No
         assert verdicts(checks) == {"form": Verdict.BAD}
 
 
-def test_a_refresh_token_is_not_for_services() -> None:
-    checks = check_locally(decode(OpaqueToken.generate(OpaqueKind.REFRESH).text()), now=NOW, issuer=ISSUER)
-    assert verdicts(checks)["use"] is Verdict.BAD
+def test_a_refresh_token_is_said_to_be_for_the_auth_service_and_a_clients_secret_for_no_call() -> None:
+    refresh, secret = (
+        check_locally(decode(OpaqueToken.generate(kind).text()), now=NOW, issuer=ISSUER)
+        for kind in (OpaqueKind.REFRESH, OpaqueKind.CLIENT_SECRET)
+    )
+    assert "services refuse it" in reason_for(refresh, "use")
+    assert conclude(refresh).verdict is Verdict.UNKNOWN
+    assert conclude(secret).verdict is Verdict.BAD
 
 
 @given(st.text(max_size=200))
