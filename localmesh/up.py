@@ -94,7 +94,8 @@ class Narrator:
 
 def up(options: Options) -> int:
     """Brings a mesh up, keeps it up until Ctrl-C, SIGTERM or `make down`; returns the exit code."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # In a file a line may be as long as it needs to be.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     narrator = Narrator(console)
     mesh = LocalMesh(options, tell=narrator)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

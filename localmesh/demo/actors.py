@@ -16,7 +16,7 @@ from credmesh.admin.v1 import keys_pb2_grpc, revocation_pb2_grpc
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from credmesh.samples.orders.v1 import orders_pb2, orders_pb2_grpc
-from credmesh.samples.storefront.v1 import storefront_pb2, storefront_pb2_grpc
+from credmesh.samples.storefront.v1 import storefront_pb2_grpc
 from interceptors.client import aio_channel
 from interceptors.errors import Reason, reason_of
 from localmesh.demo.stage import Stage
@@ -143,8 +143,9 @@ class Nodes:
         return aio_channel(target, ca_file=ca_file)
 
     async def _ask_storefront(self, metadata: Metadata) -> object:
-        # An empty question is answered by storefront alone; Buy would also show what the services behind it think.
-        answers = self.storefront.Chat(iter([storefront_pb2.ChatRequest()]), metadata=metadata, timeout=TIMEOUT)
+        # Buy would also show what the services behind it think. Nothing is asked, because grpc.aio may tell INTERNAL in
+        # place of the status if a call is refused while its first message is on its way.
+        answers = self.storefront.Chat(iter(()), metadata=metadata, timeout=TIMEOUT)
         return [answer async for answer in answers]
 
     async def _ask_orders(self, metadata: Metadata) -> object:

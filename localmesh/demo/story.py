@@ -32,7 +32,7 @@ _CHAPTER_WITHIN: Final = 90.0
 
 def demo(*, folder: Path, report: Path) -> int:
     """Plays the story, writes the report, and returns the exit code: 0 only if everything behaved."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     teller = Teller(console)
     figures = Figures()
     began = time.monotonic()
@@ -66,6 +66,7 @@ async def _play(teller: Teller, stage: Stage, figures: Figures) -> None:
         bob = await nodes.sign_in("bob")
         # Open from here on, whatever is rotated, revoked and killed: none of it is about bob.
         async with StockStream.of(nodes, bob) as stream:
+            teller.check(True, "the server streams: bob watches the stock of tea, from here on")
             await _chapter(rotate(teller, nodes, figures))
             await _chapter(revoke_alice(teller, nodes, figures))
             await _chapter(try_bad_credentials(teller, stage, nodes, figures))
