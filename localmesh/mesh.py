@@ -69,7 +69,15 @@ class LocalMesh:
 
     def bring_up(self) -> None:
         """Starts everything and returns when every part answers. LocalMeshError says what is in the way."""
-        began = time.monotonic()
+        try:
+            self._bring_up(time.monotonic())
+        except OSError as error:
+            raise LocalMeshError(
+                f"{error.filename or self.folder}: {error.strerror or error}; make it writable, free some space, or "
+                "choose another folder with --folder"
+            ) from error
+
+    def _bring_up(self, began: float) -> None:
         self._take_folder()
         around = self._surroundings()
         self._control = ControlServer(self.folder, self.inbox)
@@ -132,11 +140,6 @@ class LocalMesh:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LocalMeshError(f"a mesh is already up in {self.folder}; use it, or stop it with: make down") from None
-        except OSError as error:
-            raise LocalMeshError(
-                f"{self.folder} cannot be written: {error.strerror}; make it writable, free some space, or choose "
-                "another folder with --folder"
-            ) from None
 
     def _surroundings(self) -> Surroundings:
         preferred = dict.fromkeys(PREFERRED, 0) if self._any_ports else PREFERRED
