@@ -36,7 +36,16 @@ from authsvc.keys.vault import Vault
 from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.times import seconds, stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, KeyValue, Put, Unchanged
+from interceptors.etcd.client import (
+    Compacted,
+    CreatedAt,
+    Delete,
+    EtcdClient,
+    EtcdUnavailable,
+    KeyValue,
+    Put,
+    Unchanged,
+)
 from interceptors.etcd.layout import Layout
 from interceptors.keys import read_key
 
@@ -46,6 +55,8 @@ BARRIER: Final = "rotation"
 """The id of the rotation's barrier. There is one rotation at a time, so its barrier is its lock as well."""
 
 _log: Final = logging.getLogger("credmesh.auth.keys")
+
+_ATTEMPTS: Final = 3
 
 _LIVES: Final = {
     mesh_pb2.VerificationKey.STATE_PREPARED: State.PREPARED,
@@ -89,43 +100,53 @@ class Commit:
 def read_held(
     etcd: EtcdClient, layout: Layout, *, usable: Callable[[str, KeyValue, KeyValue | None], bool] | None = None
 ) -> Held:
-    """Reads keys and rotation. Two requests; two more while a key waits for the nodes.
+    """Reads keys and rotation, all as of one revision; who acknowledged is read after it.
 
-    usable: tells from a kid, its record and its sealed record whether it can sign; by default every key can.
-    Records of keys that cannot be read are left out, with an error in the log.
+    usable: tells from a kid, its record and its sealed record whether it can sign. Without it the vault is not looked
+    at, and what is returned is good for looking at, not for activating. Records of keys that cannot be read are left
+    out, with an error in the log.
     """
-    found = etcd.read_prefix(layout.keys).values
-    records: dict[str, mesh_pb2.VerificationKey] = {}
-    entries: dict[str, KeyValue] = {}
-    troubles: dict[str, RecordError] = {}
-    for name, entry in found.items():
-        kid = layout.name(name, layout.keys)
+    for _ in range(_ATTEMPTS):
         try:
-            records[kid] = _read(kid, entry.value)
-            entries[kid] = entry
-        except RecordError as error:
-            troubles[kid] = error
-            _log.error("left alone %s: %s", name, error)
-    to_sign = [kid for kid, record in records.items() if _LIVES[record.state] is not State.RETIRING]
-    barrier, sealed = layout.barrier(BARRIER), [layout.sealed_key(kid) for kid in to_sign]
-    rest = etcd.read(layout.signing, layout.rotation, barrier, *sealed).values
-    signing, trouble = _signing(rest.get(layout.signing), troubles)
-    raised_at = rest[barrier].mod_revision if barrier in rest else 0
-    unusable = set()
-    if usable is not None:
-        unusable = {kid for kid in to_sign if not usable(kid, entries[kid], rest.get(layout.sealed_key(kid)))}
+            return _read_held(etcd, layout, usable)
+        except Compacted:
+            # Somebody compacted right up to this revision, between two of the requests.
+            continue
+    raise EtcdUnavailable("etcd compacts faster than the keys can be read")
+
+
+def _read_held(
+    etcd: EtcdClient, layout: Layout, usable: Callable[[str, KeyValue, KeyValue | None], bool] | None
+) -> Held:
+    barrier = layout.barrier(BARRIER)
+    fixed = etcd.read(layout.signing, layout.rotation, barrier)
+    entries = etcd.read_prefix(layout.keys, revision=fixed.revision).values
+    vault = etcd.read_prefix(layout.vault, revision=fixed.revision).values if usable is not None else {}
+    records, troubles = _read_records(entries, layout)
+    signing, trouble = _signing(fixed.values.get(layout.signing), troubles)
+    raised_at = fixed.values[barrier].mod_revision if barrier in fixed.values else 0
+
+    def is_usable(kid: str, record: mesh_pb2.VerificationKey) -> bool:
+        if usable is None or _LIVES[record.state] is State.RETIRING:
+            return True
+        return usable(kid, entries[layout.key(kid)], vault.get(layout.sealed_key(kid)))
+
+    keys = tuple(
+        _key(record, entries[layout.key(kid)].mod_revision, is_usable(kid, record)) for kid, record in records.items()
+    )
     waiting = frozenset[str]()
-    if raised_at and any(_LIVES[record.state] is State.PREPARED for record in records.values()):
+    if raised_at and any(key.state is State.PREPARED for key in keys):
         waiting = barriers.waits_for(etcd, layout, BARRIER, raised_at)
     state = RotationState(
-        keys=tuple(_key(records[kid], entries[kid].mod_revision, kid not in unusable) for kid in sorted(records)),
+        keys=keys,
         signing=signing,
-        request=_request(rest.get(layout.rotation)),
+        request=_request(fixed.values.get(layout.rotation)),
         barrier=raised_at,
         waiting_for=waiting,
     )
     revisions = dict.fromkeys((layout.signing, layout.rotation, barrier), 0)
-    revisions.update({name: entry.mod_revision for name, entry in (*found.items(), *rest.items())})
+    for found in (fixed.values, entries, vault):
+        revisions.update({name: entry.mod_revision for name, entry in found.items()})
     return Held(state, records, revisions, trouble)
 
 
@@ -240,6 +261,22 @@ def _commit(held: Held, layout: Layout, compared: Sequence[str], operations: Seq
 
 def _purpose(kid: str) -> str:
     return f"key {kid}"
+
+
+def _read_records(
+    entries: Mapping[str, KeyValue], layout: Layout
+) -> tuple[dict[str, mesh_pb2.VerificationKey], dict[str, RecordError]]:
+    """The key records by kid, and what is wrong with those that cannot be read."""
+    records: dict[str, mesh_pb2.VerificationKey] = {}
+    troubles: dict[str, RecordError] = {}
+    for name, entry in sorted(entries.items()):
+        kid = layout.name(name, layout.keys)
+        try:
+            records[kid] = _read(kid, entry.value)
+        except RecordError as error:
+            troubles[kid] = error
+            _log.error("left alone %s: %s", name, error)
+    return records, troubles
 
 
 def _read(kid: str, value: bytes) -> mesh_pb2.VerificationKey:

@@ -30,7 +30,7 @@ class ModelEtcd:
         return Snapshot({key: self.values[key] for key in keys if key in self.values}, self.revision)
 
     def read_prefix(self, prefix: str, *, revision: int = 0) -> Snapshot:
-        assert revision == 0
+        assert revision in (0, self.revision), "nothing happens between two reads of the model"
         return Snapshot({key: entry for key, entry in self.values.items() if key.startswith(prefix)}, self.revision)
 
     def commit(self, conditions: Sequence[Unchanged | CreatedAt], operations: Sequence[Put | Delete]) -> int | None:

@@ -199,7 +199,7 @@ class Mesh(RuleBasedStateMachine):
         self.fence = CreatedAt(self.layout.leader, self.etcd.revision)
 
     def held(self) -> Held:
-        return read_held(self.etcd.client, self.layout)
+        return read_held(self.etcd.client, self.layout, usable=lambda *_: True)
 
     def next_commit(self) -> tuple[Step, Commit]:
         held = self.held()
