@@ -18,7 +18,7 @@ from interceptors.errors import SettingsError
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.settings import EtcdSettings
 
-__all__ = ["METADATA", "Endpoint", "open_endpoints"]
+__all__ = ["METADATA", "Endpoint", "certificates_stamp", "open_endpoints"]
 
 _etcdrpc: Final = import_etcdrpc()
 
@@ -65,6 +65,19 @@ def open_endpoints(settings: EtcdSettings) -> tuple[Endpoint, ...]:
     targets = {_name(text, settings): _target(_name(text, settings)) for text in settings.endpoints}
     credentials = _credentials(settings)
     return tuple(_open(name, target, credentials) for name, target in targets.items())
+
+
+def certificates_stamp(settings: EtcdSettings) -> tuple[tuple[int, int, int] | None, ...]:
+    """Changes when one of the TLS files is replaced."""
+    return tuple(_stamp(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path is not None)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _open(name: str, target: str, credentials: grpc.ChannelCredentials | None) -> Endpoint:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
 
-from interceptors.etcd.channels import METADATA, Endpoint, open_endpoints
+from interceptors.errors import SettingsError
+from interceptors.etcd.channels import METADATA, Endpoint, certificates_stamp, open_endpoints
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.etcd.errors import (
     Compacted,
@@ -27,7 +27,20 @@ from interceptors.etcd.errors import (
     refusal,
     text_of,
 )
-from interceptors.etcd.watch import Watch, decode_key, encode_key, prefix_end
+from interceptors.etcd.records import (
+    CreatedAt,
+    Delete,
+    KeyValue,
+    Put,
+    Snapshot,
+    Unchanged,
+    collect,
+    compare,
+    encode_key,
+    operate,
+    prefix_end,
+)
+from interceptors.etcd.watch import Watch
 from interceptors.settings import EtcdSettings
 
 __all__ = [
@@ -51,69 +64,20 @@ _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """One key's value. Revisions are etcd's; `lease` is 0 if the key has none."""
-
-    value: bytes
-    mod_revision: int
-    create_revision: int
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Keys as of one revision; a key that is absent in etcd is absent in `values`."""
-
-    values: Mapping[str, KeyValue]
-    revision: int
-    cluster_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """Condition: the key was last written at this revision; 0 means that it must be absent."""
-
-    key: str
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedAt:
-    """Condition: the key exists without a break since this revision (a leader's fence)."""
-
-    key: str
-    create_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Writes a key, under a lease unless that is 0."""
-
-    key: str
-    value: bytes
-    lease: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Deletes a key, or all keys that begin with it."""
-
-    key: str
-    prefix: bool = False
-
-
 class EtcdClient:
     """A client of one etcd cluster. Safe to share among threads; connects when first used.
 
     Every request ends within `settings.timeout` seconds and raises EtcdUnavailable when nobody answered it, and
-    EtcdRefused (an EtcdUnavailable too) when etcd answered that it will not do it.
+    EtcdRefused (an EtcdUnavailable too) when etcd answered that it will not do it. Certificates that are replaced on
+    disk are taken up when connecting with the old ones fails.
     """
 
     def __init__(self, settings: EtcdSettings) -> None:
         self.settings = settings
+        self._stamp = certificates_stamp(settings)
         self._endpoints = open_endpoints(settings)
         self._current = 0  # which endpoint is asked first; moves on when one fails
+        self._lock = threading.Lock()  # between close() and new certificates
         self._closed = threading.Event()
 
     def read(self, *keys: str) -> Snapshot:
@@ -125,7 +89,7 @@ class EtcdClient:
         answer = self._ask(lambda endpoint: endpoint.kv.Txn, _etcdrpc.TxnRequest(success=reads))
         values: dict[str, KeyValue] = {}
         for response in answer.responses:
-            _collect(response.response_range.kvs, values)
+            collect(response.response_range.kvs, values)
         return Snapshot(values, answer.header.revision, answer.header.cluster_id)
 
     def read_at(self, key: str, revision: int) -> Snapshot:
@@ -133,7 +97,7 @@ class EtcdClient:
         request = _etcdrpc.RangeRequest(key=encode_key(key), revision=revision)
         answer = self._ask(lambda endpoint: endpoint.kv.Range, request)
         values: dict[str, KeyValue] = {}
-        _collect(answer.kvs, values)
+        collect(answer.kvs, values)
         return Snapshot(values, answer.header.revision, answer.header.cluster_id)
 
     def read_prefix(self, prefix: str, *, revision: int = 0) -> Snapshot:
@@ -160,7 +124,7 @@ class EtcdClient:
             # The first page sets the revision for all that follow.
             revision = revision or answer.header.revision
             cluster_id = answer.header.cluster_id
-            _collect(answer.kvs, values)
+            collect(answer.kvs, values)
             if not answer.more:
                 return Snapshot(values, revision, cluster_id)
             start = answer.kvs[-1].key + b"\0"
@@ -180,8 +144,8 @@ class EtcdClient:
             # Without an operation etcd does not bring the transaction before a quorum, and the answer may be old.
             raise ValueError("commit() needs at least one operation")
         request = _etcdrpc.TxnRequest(
-            compare=[_compare(condition) for condition in conditions],
-            success=[_operation(operation) for operation in operations],
+            compare=[compare(condition) for condition in conditions],
+            success=[operate(operation) for operation in operations],
         )
         answer = self._ask(lambda endpoint: endpoint.kv.Txn, request, repeatable=False)
         return int(answer.header.revision) if answer.succeeded else None
@@ -229,7 +193,8 @@ class EtcdClient:
 
     def close(self) -> None:
         """Ends all requests and watches, which then raise EtcdUnavailable, and closes the connections."""
-        self._closed.set()
+        with self._lock:
+            self._closed.set()
         for endpoint in self._endpoints:
             endpoint.channel.close()
 
@@ -263,6 +228,7 @@ class EtcdClient:
                 if refused is not None:
                     raise refused from failure
                 self._avoid(index)
+                self._take_up_certificates()
                 if time.monotonic() >= deadline or not (repeatable or never_sent(failure)):
                     raise self._unavailable(failure) from failure
             self._closed.wait(min(pause * random.uniform(0.5, 1.0), max(deadline - time.monotonic(), 0)))  # noqa: S311
@@ -272,6 +238,23 @@ class EtcdClient:
         # Threads that fail together move on by one endpoint, not by one each.
         if self._current == index:
             self._current = (index + 1) % len(self._endpoints)
+
+    def _take_up_certificates(self) -> None:
+        """Connects anew if the TLS files were replaced: that the old ones ran out may be why nobody answers."""
+        stamp = certificates_stamp(self.settings)
+        if stamp == self._stamp:
+            return
+        with self._lock:
+            if stamp == self._stamp or self._closed.is_set():
+                return
+            try:
+                endpoints = open_endpoints(self.settings)
+            except SettingsError:
+                # They are being replaced at this moment; the next failure looks again.
+                return
+            old, self._endpoints, self._stamp = self._endpoints, endpoints, stamp
+        for endpoint in old:
+            endpoint.channel.close()
 
     def _unavailable(self, failure: grpc.RpcError) -> EtcdUnavailable:
         names = ", ".join(endpoint.name for endpoint in self._endpoints)
@@ -293,25 +276,3 @@ def _keep_alive(endpoint: Endpoint) -> Callable[..., Any]:
             call.cancel()
 
     return renew
-
-
-def _collect(pairs: Any, values: dict[str, KeyValue]) -> None:
-    for pair in pairs:
-        values[decode_key(pair.key)] = KeyValue(pair.value, pair.mod_revision, pair.create_revision, pair.lease)
-
-
-def _compare(condition: Unchanged | CreatedAt) -> Any:
-    key = encode_key(condition.key)
-    compare = _etcdrpc.Compare
-    if isinstance(condition, Unchanged):
-        return compare(key=key, result=compare.EQUAL, target=compare.MOD, mod_revision=condition.mod_revision)
-    return compare(key=key, result=compare.EQUAL, target=compare.CREATE, create_revision=condition.create_revision)
-
-
-def _operation(operation: Put | Delete) -> Any:
-    key = encode_key(operation.key)
-    if isinstance(operation, Put):
-        put = _etcdrpc.PutRequest(key=key, value=operation.value, lease=operation.lease)
-        return _etcdrpc.RequestOp(request_put=put)
-    end = prefix_end(operation.key) if operation.prefix else b""
-    return _etcdrpc.RequestOp(request_delete_range=_etcdrpc.DeleteRangeRequest(key=key, range_end=end))

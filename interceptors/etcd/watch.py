@@ -18,8 +18,9 @@ import grpc
 from interceptors.etcd.channels import METADATA, Endpoint
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.etcd.errors import Compacted, EtcdRefused, EtcdUnavailable, refusal, text_of
+from interceptors.etcd.records import decode_key, encode_key, prefix_end
 
-__all__ = ["Event", "Watch", "decode_key", "encode_key", "prefix_end"]
+__all__ = ["Event", "Watch"]
 
 _etcdrpc: Final = import_etcdrpc()
 _DELETE: Final = 1
@@ -50,6 +51,7 @@ class Watch:
         self._endpoint = endpoint
         self._failed = failed
         self._closed = False
+        self._confirmed = False
         # etcd ends the watch when our side of the stream ends, so the requests' iterator blocks until close().
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._requests.put(_etcdrpc.WatchRequest(create_request=create))
@@ -59,8 +61,8 @@ class Watch:
         timer.daemon = True
         timer.start()
         try:
-            while not self._receive().created:
-                pass
+            while not self._confirmed:
+                self._confirmed = self._receive().created
         except BaseException:
             self.close()
             raise
@@ -94,7 +96,7 @@ class Watch:
         except StopIteration:
             raise self._broken("the watch ended") from None
         except grpc.RpcError as error:
-            late = error.code() is grpc.StatusCode.CANCELLED and not self._closed
+            late = error.code() is grpc.StatusCode.CANCELLED and not (self._closed or self._confirmed)
             raise refusal(error) or self._broken("no answer in time" if late else text_of(error)) from error
         if response.compact_revision:
             raise Compacted(f"etcd refuses: compacted up to revision {response.compact_revision}")
@@ -111,21 +113,3 @@ class Watch:
 def _event(event: Any) -> Event:
     value = None if event.type == _DELETE else event.kv.value
     return Event(decode_key(event.kv.key), value, event.kv.mod_revision)
-
-
-def encode_key(key: str) -> bytes:
-    """A key as etcd's bytes."""
-    if not key:
-        raise ValueError("an etcd key must not be empty")
-    return key.encode("utf-8", "surrogateescape")
-
-
-def decode_key(key: bytes) -> str:
-    """A key as text. Somebody else's bytes that are no UTF-8 survive the way back."""
-    return key.decode("utf-8", "surrogateescape")
-
-
-def prefix_end(prefix: str) -> bytes:
-    """The first key after all that begin with `prefix`, as etcd wants a range's end."""
-    key = encode_key(prefix).rstrip(b"\xff")
-    return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"

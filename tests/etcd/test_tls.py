@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,41 @@ def test_an_etcd_of_another_authority_is_not_talked_to(tls_etcd: EtcdProcess, tm
     settings = replace(tls_etcd.settings(timeout=1), ca_file=Authority(tmp_path / "other").ca_file)
     with EtcdClient(settings) as client, pytest.raises(EtcdUnavailable, match=r"(?i)certificate"):
         client.read("/a")
+
+
+def test_certificates_that_are_replaced_on_disk_are_taken_up(
+    tls_etcd: EtcdProcess, authority: Authority, tmp_path: Path
+) -> None:
+    """Whoever rotates certificates replaces files, and does not restart everything that reads them."""
+    old, new = Authority(tmp_path / "other").issue("node"), authority.issue("node")
+    mine = EtcdTls(ca_file=tmp_path / "ca", cert_file=tmp_path / "cert", key_file=tmp_path / "key")
+    _install(old, mine)
+    settings = replace(
+        tls_etcd.settings("/test/", timeout=1), ca_file=mine.ca_file, cert_file=mine.cert_file, key_file=mine.key_file
+    )
+    with EtcdClient(settings) as client, following(settings) as follower:
+        with pytest.raises(EtcdUnavailable):
+            client.read("/test/a")
+        # Half-way through the replacement nothing fits, and that must pass too.
+        mine.key_file.unlink()
+        with pytest.raises(EtcdUnavailable):
+            client.read("/test/a")
+        _install(new, mine)
+        wait_until(lambda: _commits(client))
+        wait_until(lambda: follower.values == {"/test/a": b"1"})
+
+
+def _install(source: EtcdTls, target: EtcdTls) -> None:
+    for name in ("ca_file", "cert_file", "key_file"):
+        shutil.copy(getattr(source, name), getattr(target, name))
+
+
+def _commits(client: EtcdClient) -> bool:
+    try:
+        client.commit([], [Put("/test/a", b"1")])
+    except EtcdUnavailable:
+        return False
+    return True
 
 
 def test_plaintext_is_not_understood_by_an_etcd_that_wants_tls(tls_etcd: EtcdProcess) -> None:
