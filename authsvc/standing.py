@@ -23,7 +23,7 @@ __all__ = ["Changed", "Ended", "NoSigningKey", "Standing", "account_key", "persi
 
 T = TypeVar("T")
 
-_TRIES: Final = 8
+_TRIES: Final = 3
 _PATIENCE: Final = 2.0
 _PAUSE: Final = 0.05
 
@@ -142,8 +142,9 @@ def persist(attempt: Callable[[], T]) -> T:
     Then Refusal MESH_NOT_READY, which tells the caller to retry.
     """
     deadline = time.monotonic() + _PATIENCE
-    changes = 0
+    tries = 0
     while True:
+        tries += 1
         try:
             return attempt()
         except NoSigningKey as error:
@@ -151,9 +152,9 @@ def persist(attempt: Callable[[], T]) -> T:
                 raise Refusal(Reason.MESH_NOT_READY, str(error)) from error
             time.sleep(_PAUSE)
         except Changed as error:
-            changes += 1
-            if changes == _TRIES:
-                raise Refusal(Reason.MESH_NOT_READY, f"{error}, {changes} times in a row") from error
+            # An attempt that has to check a password may take all of the time: it is worth another one or two.
+            if tries >= _TRIES and time.monotonic() >= deadline:
+                raise Refusal(Reason.MESH_NOT_READY, f"{error}, and again and again: {tries} times") from error
 
 
 def _holder(found: Snapshot, key: str, client_id: str) -> Holder | None:
