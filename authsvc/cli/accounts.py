@@ -73,7 +73,7 @@ def user_list(invocation: Invocation) -> None:
     """List the users and what each may do at most."""
     with invocation.connect() as auth:
         stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
-        answer = auth.every_page(stub.ListUsers, accounts_pb2.ListUsersRequest(page_size=1000))
+        answer = auth.every_page(stub.ListUsers, accounts_pb2.ListUsersRequest())
     if invocation.as_json:
         invocation.output.message(answer)
         return
@@ -157,7 +157,7 @@ def client_list(invocation: Invocation) -> None:
     """List the clients and what each may do at most."""
     with invocation.connect() as auth:
         stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
-        answer = auth.every_page(stub.ListClients, accounts_pb2.ListClientsRequest(page_size=1000))
+        answer = auth.every_page(stub.ListClients, accounts_pb2.ListClientsRequest())
     if invocation.as_json:
         invocation.output.message(answer)
         return

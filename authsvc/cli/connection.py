@@ -23,6 +23,7 @@ from interceptors.errors import DOMAIN, reason_of
 __all__ = ["DEADLINE_EXCEEDED", "Connection"]
 
 AUDIENCE: Final = "credmesh.auth"
+PAGE_SIZE: Final = 1000
 
 Q = TypeVar("Q", bound=Message, contravariant=True)
 A = TypeVar("A", bound=Message, covariant=True)
@@ -84,14 +85,15 @@ class Connection:
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
-    def every_page(self, method: Method[Q, A], request: Q) -> A:
+    def every_page(self, method: Method[Q, A], request: Q, *, page_size: int = PAGE_SIZE) -> A:
         """Makes a list call until its last page; the answers in one. Raises Failure."""
+        asked: Any = request
+        asked.page_size = page_size
         answer: Any = self.call(method, request)
         token = answer.next_page_token
         while token:
-            following: Any = request
-            following.page_token = token
-            page: Any = self.call(method, following)
+            asked.page_token = token
+            page: Any = self.call(method, request)
             token = page.next_page_token
             answer.MergeFrom(page)
         answer.ClearField("next_page_token")

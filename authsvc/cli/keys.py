@@ -46,7 +46,7 @@ def keys(invocation: Invocation) -> None:
     """
     with invocation.connect() as auth:
         stub = keys_pb2_grpc.KeyServiceStub(auth.channel)
-        answer = auth.every_page(stub.ListKeys, keys_pb2.ListKeysRequest(page_size=1000))
+        answer = auth.every_page(stub.ListKeys, keys_pb2.ListKeysRequest())
     if invocation.as_json:
         invocation.output.message(answer)
     else:

@@ -32,7 +32,7 @@ def nodes(invocation: Invocation, probe: bool) -> None:
     """List the nodes: the processes that verify credentials."""
     with invocation.connect() as auth:
         stub = nodes_pb2_grpc.NodeServiceStub(auth.channel)
-        answer = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(page_size=1000, probe=probe))
+        answer = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(probe=probe))
     if invocation.as_json:
         invocation.output.message(answer)
     else:

@@ -35,7 +35,7 @@ _COLUMNS = (
 @pass_invocation
 def sessions(invocation: Invocation, subject: str, count: bool) -> None:
     """List the live sessions: whose they are, and when they were last seen."""
-    request = sessions_pb2.ListSessionsRequest(subject=subject, page_size=1 if count else 1000)
+    request = sessions_pb2.ListSessionsRequest(subject=subject, page_size=1)
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
         answer = auth.call(stub.ListSessions, request) if count else auth.every_page(stub.ListSessions, request)

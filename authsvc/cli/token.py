@@ -168,7 +168,7 @@ def _member(name: str, value: object, glossary: Mapping[str, Meaning], now: floa
         Cell(_short(name), "bold"),
         _readable(name, value, glossary, now),
         text or "(not one of ours)",
-        meaning.source,
+        meaning.source.replace(" section ", " §"),
     ]
 
 

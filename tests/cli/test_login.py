@@ -1,0 +1,127 @@
+"""Signing in and out from the command, and what it keeps of it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from authsvc.cli.failure import ExitCode
+from authsvc.cli.saved import read_login
+from tests.cli.conftest import PASSWORD, Command
+
+
+def test_a_login_is_kept_for_its_owner_and_shown_without_its_secrets(command: Command, user: str) -> None:
+    shown = command.ok("login", user, password=PASSWORD)
+    assert f"Signed in as {user}." in shown
+    assert stat.S_IMODE(command.login_file.stat().st_mode) == 0o600
+    saved = read_login(command.login_file)
+    assert saved is not None
+    for secret in (saved.access_token, saved.refresh_token):
+        assert secret
+        assert secret not in shown
+    answer = command.run("login", user, "--json", password=PASSWORD)
+    assert json.loads(answer.stdout)["scopes"] == ["shop.read"]
+    saved = read_login(command.login_file)
+    assert saved is not None
+    assert saved.access_token not in answer.output
+    assert saved.refresh_token not in answer.output
+
+
+def test_whoami_speaks_as_the_user_who_signed_in_else_as_the_client(command: Command, user: str) -> None:
+    assert command.json("whoami")["identity"]["subject"] == "operator"
+    command.ok("login", user, password=PASSWORD)
+    assert command.json("whoami")["identity"]["subject"] == user
+    assert f"Subject    {user} (the user who signed in)" in command.ok("whoami")
+    assert command.json("whoami", "--as", "client")["identity"]["subject"] == "operator"
+
+
+def test_commands_speak_as_the_client_unless_told_otherwise(command: Command, user: str) -> None:
+    command.ok("login", user, password=PASSWORD)
+    command.ok("keys")
+    result = command.run("keys", "--as", "user")
+    assert result.exit_code == ExitCode.FAILED
+    assert f"user {user} may not do this: it lacks the scope credmesh.keys.read" in result.stderr
+
+
+def test_a_profile_without_a_client_speaks_as_the_user(command: Command, user: str) -> None:
+    clientless = command.with_profile("clientless", client_id=None, client_secret_file=None)
+    result = clientless.run("whoami")
+    assert result.exit_code == ExitCode.USAGE
+    assert "credmesh login" in result.stderr
+    clientless.ok("login", user, password=PASSWORD)
+    assert clientless.json("whoami")["identity"]["subject"] == user
+
+
+def test_a_wrong_password_and_an_unknown_user_look_the_same(command: Command, user: str) -> None:
+    wrong = command.run("login", user, password="another password")
+    unknown = command.run("login", "no-such-user", password="another password")
+    assert wrong.exit_code == unknown.exit_code == ExitCode.FAILED
+    assert wrong.stderr == unknown.stderr.replace("no-such-user", user)
+    assert "another password" not in wrong.output
+    assert not command.login_file.exists()
+
+
+def test_a_password_comes_from_a_file_or_from_stdin(command: Command, user: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    command.ok("login", user, "--password-file", str(file))
+    command.ok("login", user, "--password-file", "-", stdin=PASSWORD + "\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"x" * 70_000])
+def test_a_password_file_that_cannot_be_one_is_refused(command: Command, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    result = command.run("login", "alice", "--password-file", str(file))
+    assert result.exit_code == ExitCode.USAGE
+    assert "the password" in result.stderr
+
+
+def test_without_a_terminal_a_password_is_not_waited_for(command: Command) -> None:
+    result = command.run("login", "alice")
+    assert result.exit_code == ExitCode.USAGE
+    assert "CREDMESH_PASSWORD" in result.stderr
+
+
+def test_signing_out_ends_the_session_on_the_mesh(command: Command, user: str) -> None:
+    command.ok("login", user, password=PASSWORD)
+    credential = command.ok("token", "print").strip()
+    assert f"Signed {user} out: from revision " in command.ok("logout")
+    assert not command.login_file.exists()
+    assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
+    assert command.run("token", "inspect", "-", stdin=credential).exit_code == ExitCode.FAILED
+    assert command.run("logout").exit_code == ExitCode.NOTHING
+
+
+def test_signing_in_again_leaves_no_session_behind(command: Command, user: str) -> None:
+    first = command.json("login", user, password=PASSWORD)["sessionId"]
+    second = command.json("login", user, password=PASSWORD)["sessionId"]
+    listed = command.json("sessions", "--subject", user)["sessions"]
+    assert [session["sessionId"] for session in listed] == [second] != [first]
+
+
+def test_an_opaque_session_signs_in_and_out_too(command: Command, user: str) -> None:
+    command.ok("login", user, "--opaque", password=PASSWORD)
+    assert command.ok("token", "print").startswith("cms_")
+    assert command.json("whoami")["identity"]["subject"] == user
+    command.ok("logout")
+    assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
+
+
+def test_a_login_can_ask_for_less(command: Command, user: str) -> None:
+    answer = command.json("login", user, "--audience", "orders", "--scope", "shop.read", password=PASSWORD)
+    assert answer["audiences"] == ["orders"]
+    result = command.run("whoami")
+    assert result.exit_code == ExitCode.FAILED
+    assert "credmesh.auth" in result.stderr
+
+
+def test_print_gives_a_header_that_other_tools_take(command: Command, user: str) -> None:
+    assert command.ok("token", "print", "--header").startswith("authorization: Bearer eyJ")
+    command.ok("login", user, password=PASSWORD)
+    saved = read_login(command.login_file)
+    assert saved is not None
+    assert command.json("token", "print") == {"token": saved.access_token}
