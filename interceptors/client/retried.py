@@ -12,15 +12,16 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import grpc
 
-from interceptors.client.failed import CANCELLED, FailedCall
+from interceptors.client.alarm import alarm
+from interceptors.client.failed import CANCELLED, OUT_OF_TIME, FailedCall
 from interceptors.client.flow import Failure, Held, Unobtained
 from interceptors.errors import reason_of
 
-__all__ = ["RetriedCall", "RetriedStream", "is_renewable"]
+__all__ = ["Phase", "RetriedCall", "is_renewable"]
 
 _log: Final = logging.getLogger("credmesh.client")
 
@@ -33,7 +34,9 @@ def is_renewable(call: Any) -> bool:
     return reason is not None and reason.renewable
 
 
-class _Phase(enum.Enum):
+class Phase(enum.Enum):
+    """How far a call has come."""
+
     FIRST = enum.auto()  # the first attempt is under way, or has just ended
     RENEWING = enum.auto()  # it was refused; a fresh credential was asked for
     SECOND = enum.auto()  # the second attempt is being begun
@@ -41,28 +44,42 @@ class _Phase(enum.Enum):
 
 
 class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that runs while its maker does something else: a future, or by RetriedStream a stream of answers.
+    """A call that runs while its maker does something else: a future, or a stream of answers.
 
-    first   the first attempt, under way
-    renew   asks for a fresh credential; None if there is to be none
-    again   makes the call again with it; runs in the context of the caller, and must not block
+    first     the first attempt, under way
+    renew     asks for a fresh credential; None if there is to be none
+    again     makes the call again with it; runs in the context of the caller
+    deadline  monotonic seconds: when the call's time is over
+
+    An attempt that is over when it gets here may come from a caller who blocks until there is an answer. Nothing tells;
+    so `again` may block too, and the second attempt then gets a thread of its own.
 
     The first attempt counts unless it ends refused, with nothing received. Until that is known nobody is told that the
     call is over. All of it happens in the threads of grpc and of the renewal: the maker may never look.
     """
 
-    def __init__(self, first: Any, renew: Callable[[], Future[Held] | None], again: Callable[[Held], Any]) -> None:
+    def __init__(
+        self,
+        first: Any,
+        renew: Callable[[], Future[Held] | None],
+        again: Callable[[Held], Any],
+        deadline: float | None,
+    ) -> None:
         self._call = first  # the attempt that counts, as far as is known
         self._renew = renew
         self._again = again
+        self._deadline = deadline
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self._phase = _Phase.FIRST
+        self._phase = Phase.FIRST
         self._decided = threading.Event()
         self._cancelled = False
         self._over = False
         self._callbacks: list[Callable[[], None]] = []
+        self._may_block = bool(first.done())
+        self._maker: int | None = threading.get_ident()
         self._when_over(first, "_first_ended")
+        self._maker = None
 
     # grpc.Call
 
@@ -107,7 +124,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._callbacks.append(callback)
             call = self._call
         # Somebody waits to be called back: this has to live until the call is over, even if everybody drops it.
-        call.add_callback(functools.partial(_keep_alive, self))
+        _tell_of_end(call, functools.partial(_keep_alive, self))
         return True
 
     # grpc.Future
@@ -117,12 +134,12 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         with self._lock:
             self._cancelled = True
             phase, call = self._phase, self._call
-            if phase is _Phase.RENEWING:
-                self._phase = _Phase.SECOND  # so that nobody begins one
-        if phase is _Phase.RENEWING:
+            if phase is Phase.RENEWING:
+                self._phase = Phase.SECOND  # so that nobody begins one
+        if phase is Phase.RENEWING:
             self._settle(FailedCall(CANCELLED))
             return True
-        if phase is _Phase.SECOND:
+        if phase is Phase.SECOND:
             return True  # it is cancelled as soon as it has begun
         return bool(call.cancel())
 
@@ -178,7 +195,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
         grpc cancels a call whose object is dropped, and an abandoned stream must go on being cancelled so.
         """
-        if not call.add_callback(functools.partial(_call_method, weakref.ref(self), method)):
+        if not _tell_of_end(call, functools.partial(_call_method, weakref.ref(self), method)):
             getattr(self, method)()
 
     def _first_ended(self) -> None:
@@ -192,41 +209,58 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         first = self._call
         renewable = is_renewable(first)
         with self._lock:
-            if self._phase is not _Phase.FIRST:
+            if self._phase is not Phase.FIRST:
                 return
             if renewable and not self._cancelled:
-                self._phase = _Phase.RENEWING
-        future = self._renew() if self._phase is _Phase.RENEWING else None
-        if future is not None:
-            future.add_done_callback(self._renewed)
-        else:
+                self._phase = Phase.RENEWING
+        future = self._renew() if self._phase is Phase.RENEWING else None
+        if future is None:
             self._settle(first)
+            return
+        future.add_done_callback(self._renewed)
+        if self._deadline is not None and not future.done():
+            alarm(self._deadline, functools.partial(_call_method, weakref.ref(self), "_out_of_time"))
 
     def _renewed(self, future: Future[Held]) -> None:
         with self._lock:
-            if self._phase is not _Phase.RENEWING:
-                return  # it was cancelled meanwhile
-            self._phase = _Phase.SECOND
+            if self._phase is not Phase.RENEWING:
+                return  # it was cancelled, or ran out of time
+            self._phase = Phase.SECOND
+        if self._may_block and threading.get_ident() != self._maker:
+            try:
+                threading.Thread(target=self._make_again, args=(future,), name="credmesh-retry", daemon=True).start()
+            except RuntimeError as error:  # there can be no more threads
+                self._settle(_not_made(error))
+        else:
+            self._make_again(future)
+
+    def _make_again(self, future: Future[Held]) -> None:
         try:
             second = self._context.run(self._again, future.result())
         except Unobtained as unobtained:
             second = FailedCall(unobtained.failure)
         except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
-            second = FailedCall(Failure(grpc.StatusCode.INTERNAL, f"the call could not be made again: {error}"))
-            second.__cause__ = error
+            second = _not_made(error)
         self._settle(second)
         if self._cancelled:
             second.cancel()
+
+    def _out_of_time(self) -> None:
+        with self._lock:
+            if self._phase is not Phase.RENEWING:
+                return
+            self._phase = Phase.SECOND  # so that nobody begins one
+        self._settle(FailedCall(OUT_OF_TIME))
 
     def _settle(self, call: Any) -> None:
         """Whatever happens to this attempt is what happened to the call."""
         with self._lock:
             self._call = call
-            self._phase = _Phase.DECIDED
+            self._phase = Phase.DECIDED
             self._decided.set()
             awaited = bool(self._callbacks)
         if awaited:
-            call.add_callback(functools.partial(_keep_alive, self))
+            _tell_of_end(call, functools.partial(_keep_alive, self))
         self._when_over(call, "_finish")
 
     def _finish(self) -> None:
@@ -240,53 +274,15 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 _log.exception("a callback of a call failed")
 
 
-class RetriedStream(RetriedCall):
-    """A call with a stream of answers. Once an answer was received the first attempt counts, whatever follows."""
+def _tell_of_end(call: Any, callback: Callable[[], None]) -> bool:
+    """Has it called when a call is over; False if it is already. A blocking call that failed knows no callbacks."""
+    return not call.done() and bool(call.add_callback(callback))
 
-    def __init__(self, first: Any, renew: Callable[[], Future[Held] | None], again: Callable[[Held], Any]) -> None:
-        self._readers = 0  # who wait for the first answer: only they know whether there was one, so they decide
-        self._first_over = False
-        super().__init__(first, renew, again)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        with self._lock:
-            first = self._call
-            decided = self._phase is _Phase.DECIDED
-            self._readers += not decided
-        if decided:
-            return next(first)
-        try:
-            message = next(first)
-        except (StopIteration, grpc.RpcError):
-            with self._lock:
-                self._readers -= 1
-                deciding = self._first_over and self._readers == 0
-            if deciding:
-                self._decide()
-            if self._ended() is first:
-                raise
-            return next(self._call)
-        self._received()
-        return message
-
-    def _received(self) -> None:
-        with self._lock:
-            self._readers -= 1
-            self._phase = _Phase.DECIDED
-            self._decided.set()
-            over = self._first_over
-        if over:
-            self._finish()
-
-    def _first_ended(self) -> None:
-        with self._lock:
-            self._first_over = True
-            if self._readers and not self._decided.is_set():
-                return
-        super()._first_ended()
+def _not_made(error: Exception) -> FailedCall:
+    call = FailedCall(Failure(grpc.StatusCode.INTERNAL, f"the call could not be made again: {error}"))
+    call.__cause__ = error
+    return call
 
 
 def _call_method(reference: weakref.ref[Any], method: str) -> None:

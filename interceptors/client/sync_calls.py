@@ -13,7 +13,8 @@ import grpc
 from interceptors.client.attach import details_with
 from interceptors.client.failed import OUT_OF_TIME, FailedCall
 from interceptors.client.flow import Held, Unobtained
-from interceptors.client.retried import RetriedCall, RetriedStream, is_renewable
+from interceptors.client.retried import RetriedCall, is_renewable
+from interceptors.client.retried_stream import RetriedStream
 
 __all__ = ["AttachingInterceptor", "Supply", "wait_for"]
 
@@ -81,20 +82,10 @@ class AttachingInterceptor(
         except FailedCall as failed:
             return failed
         call = continuation(details, request)
-        if not call.done():
-            # The caller asked for a future. When its answer comes, nobody may be waiting here.
-            renew, again = self._retry(continuation, client_call_details, request, held, started)
-            return RetriedCall(call, renew, again)
-        if call.cancelled() or call.exception() is None or not is_renewable(call):
+        if call.done() and (call.cancelled() or call.exception() is None or not is_renewable(call)):
             return call
-        future = self._supply.obtain(held, refused=True)
-        if future is None:
-            return call
-        try:
-            held = wait_for(self._supply, future, _remaining(client_call_details.timeout, started))
-        except FailedCall as failed:
-            return failed
-        return continuation(self._details(client_call_details, held, started), request)
+        # It was refused, or its caller asked for a future: then it is not known yet, and nobody may be waiting here.
+        return RetriedCall(call, *self._retry(continuation, client_call_details, request, held, started))
 
     def intercept_unary_stream(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """See grpc.UnaryStreamClientInterceptor."""
@@ -103,8 +94,9 @@ class AttachingInterceptor(
             held, details = self._attach(client_call_details, started)
         except FailedCall as failed:
             return failed
-        renew, again = self._retry(self._counted(continuation), client_call_details, request, held, started)
-        return RetriedStream(self._counted(continuation)(details, request), renew, again)
+        begin = self._counted(continuation)
+        call = begin(details, request)
+        return RetriedStream(call, *self._retry(begin, client_call_details, request, held, started))
 
     def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: Any, request_iterator: Any
@@ -138,12 +130,15 @@ class AttachingInterceptor(
 
     def _retry(
         self, continuation: Continuation, details: Any, request: Any, held: Held, started: float
-    ) -> tuple[Callable[[], Future[Held] | None], Callable[[Held], Any]]:
+    ) -> tuple[Callable[[], Future[Held] | None], Callable[[Held], Any], float | None]:
+        """How a call under way asks for a fresh credential, how it is made again with it, and until when."""
+
         def again(fresh: Held) -> Any:
             self._supply.used()
             return continuation(self._details(details, fresh, started), request)
 
-        return functools.partial(self._supply.obtain, held, refused=True), again
+        deadline = None if details.timeout is None else started + details.timeout
+        return functools.partial(self._supply.obtain, held, refused=True), again, deadline
 
     def _counted(self, continuation: Continuation) -> Continuation:
         """The same continuation; while its call is open, a stream keeps the session alive."""
