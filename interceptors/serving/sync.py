@@ -28,7 +28,7 @@ _log: Final = logging.getLogger("credmesh.serving")
 
 _POOL_NAME: Final = "credmesh-call"
 _HEALTH_INTERVAL: Final = 0.2
-_STUCK_AFTER: Final = 10.0
+_STUCK_AFTER: Final = 5.0
 
 
 def serve(

@@ -1,0 +1,207 @@
+"""A served node: what a platform expects of any server, on both kinds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from credmesh.samples.inventory.v1 import inventory_pb2
+from interceptors.errors import Reason, reason_of
+from localmesh.certs import development_certificates
+from localmesh.etcd import EtcdProcess
+from tests.serving.conftest import Launch, ServedProcess
+from tests.support import free_port, wait_until
+
+Metadata = tuple[tuple[str, str], ...]
+
+SERVICE = "credmesh.samples.inventory.v1.InventoryService"
+
+pytestmark = pytest.mark.parametrize("kind", ["sync", "aio"])
+
+
+def health(channel: grpc.Channel, service: str = "") -> int:
+    """What gRPC health says."""
+    check: Any = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    status: int = check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+    return status
+
+
+def ask(server: ServedProcess, sku: str, bearer: Metadata) -> Any:
+    """Asks in the background, and returns when the handler has begun."""
+    call = server.stub().GetStock.future(inventory_pb2.GetStockRequest(sku=sku), metadata=bearer, timeout=60)
+    wait_until(lambda: server.said(f"asked for {sku}"), what="the handler has begun")
+    return call
+
+
+def test_calls_are_verified_before_anything_else(kind: str, launch: Launch, bearer: Metadata) -> None:
+    stub = launch(kind).stub()
+    assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), timeout=10)
+    metadata: Any = cast("grpc.Call", refused.value).trailing_metadata()
+    assert reason_of(metadata) is Reason.CREDENTIAL_MISSING
+
+
+def test_health_and_reflection_need_no_credential(kind: str, launch: Launch, bearer: Metadata) -> None:
+    with launch(kind).channel() as channel:
+        assert health(channel) == health(channel, SERVICE) == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers: Any = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]))
+        names = {service.name for service in next(answers).list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_a_stop_lets_calls_end_and_streams_be_ended(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """A rolling update must not fail a call that is being served, nor wait for streams that would go on for ever."""
+    server = launch(kind)
+    call = ask(server, "slow", bearer)
+    stream = server.stub().WatchStock(inventory_pb2.WatchStockRequest(), metadata=bearer, timeout=60)
+    assert next(stream).left == 1
+    server.process.terminate()
+    assert list(stream) == []
+    assert not call.done()
+    assert server.process.alive
+
+
+def test_a_stop_waits_for_the_last_call(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="20")
+    stub = server.stub()
+    call = stub.GetStock.future(inventory_pb2.GetStockRequest(sku="slow"), metadata=bearer, timeout=60)
+    wait_until(lambda: server.said("asked for slow"), what="the handler has begun")
+    stub.Reserve(inventory_pb2.ReserveRequest(sku="slow"), metadata=bearer, timeout=10)
+    server.process.terminate()
+    assert call.result(timeout=20).left == 1
+    assert server.process.wait(20)
+    assert server.process.exit_code == 0
+
+
+def test_a_drain_is_over_when_its_time_is(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="0.2")
+    call = ask(server, "slow", bearer)
+    server.process.terminate()
+    with pytest.raises(grpc.RpcError):
+        call.result(timeout=20)
+
+
+def test_a_second_signal_means_now(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="60")
+    call = ask(server, "slow", bearer)
+    server.process.terminate()
+    wait_until(lambda: server.said("stopping on SIGTERM"), what="the drain has begun")
+    server.process.terminate()
+    with pytest.raises(grpc.RpcError):
+        call.result(timeout=20)
+
+
+def test_a_handler_that_never_returns_does_not_keep_the_process(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="0.2")
+    ask(server, "stuck", bearer)
+    server.process.terminate()
+    assert server.process.wait(25)
+
+
+def test_a_taken_port_is_named(kind: str, launch: Launch, bearer: Metadata) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = launch(kind, CREDMESH_LISTEN=address)
+        assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    assert server.said(f"cannot listen on {address}: Address already in use; stop what uses it, or set CREDMESH_LISTEN")
+
+
+def test_two_servers_do_not_share_a_port(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """gRPC's default would let the second one take half of the first one's calls without a word."""
+    first = launch(kind)
+    second = launch(kind, CREDMESH_LISTEN=f"127.0.0.1:{first.port}")
+    assert second.process.wait(30)
+    assert second.process.exit_code == 1
+
+
+def test_a_wrong_setting_is_named_with_an_example(kind: str, launch: Launch) -> None:
+    server = launch(kind, CREDMESH_PLAINTEXT="maybe")
+    assert server.process.wait(30)
+    assert server.process.exit_code == 2
+    assert server.said("CREDMESH_PLAINTEXT='maybe' is not a valid bool; for example: CREDMESH_PLAINTEXT=true")
+
+
+def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    server = launch(kind, CREDMESH_METRICS=address)
+    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert "credmesh_" in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_a_metrics_port_that_is_taken_is_named(kind: str, launch: Launch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        server = launch(kind, CREDMESH_METRICS=f"127.0.0.1:{taken.getsockname()[1]}")
+        assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    assert server.said("set CREDMESH_METRICS to another host:port")
+
+
+def test_a_line_that_is_logged_in_a_call_says_for_whom(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind)
+    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
+    line = next(line for line in server.lines() if line["message"] == "asked for tea")
+    assert (line["subject"], line["service"], line["level"]) == ("alice", "waiting", "INFO")
+    assert bearer[0][1].removeprefix("Bearer ") not in server.process.log_file.read_text()
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(
+    kind: str, launch: Launch, bearer: Metadata, tmp_path: Path
+) -> None:
+    first, second = (development_certificates(tmp_path / name) for name in ("first", "second"))
+    live = tmp_path / "live"
+    live.mkdir()
+    cert_file, key_file = live / "tls.crt", live / "tls.key"
+    for path, source in ((cert_file, first.cert_file), (key_file, first.key_file)):
+        path.write_bytes(source.read_bytes())
+    server = launch(
+        kind, CREDMESH_PLAINTEXT="", CREDMESH_TLS_CERT_FILE=str(cert_file), CREDMESH_TLS_KEY_FILE=str(key_file)
+    )
+    target = f"127.0.0.1:{server.port}"
+
+    def trusted(ca_file: Path) -> bool:
+        roots = grpc.ssl_channel_credentials(ca_file.read_bytes())
+        with grpc.secure_channel(target, roots, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                return health(channel) == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                return False
+
+    assert trusted(first.ca_file)
+    assert not trusted(second.ca_file)
+    for path, source in ((cert_file, second.cert_file), (key_file, second.key_file)):
+        path.write_bytes(source.read_bytes())
+    wait_until(lambda: trusted(second.ca_file), what="the new certificate is served")
+    assert not trusted(first.ca_file)
+
+
+def test_a_server_starts_before_etcd_and_waits_for_it(kind: str, launch: Launch, own_etcd: EtcdProcess) -> None:
+    endpoint = own_etcd.endpoint
+    own_etcd.stop()
+    server = launch(kind, ETCD_ENDPOINTS=endpoint)
+    wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
+    assert not server.listened()
+    threading.Thread(target=own_etcd.start).start()
+    with server.channel() as channel:
+        assert health(channel) == health_pb2.HealthCheckResponse.SERVING
