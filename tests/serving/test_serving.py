@@ -57,8 +57,10 @@ def test_calls_are_verified_before_anything_else(kind: str, launch: Launch, bear
 def test_health_and_reflection_need_no_credential(kind: str, launch: Launch, bearer: Metadata) -> None:
     with launch(kind).channel() as channel:
         assert health(channel) == health(channel, SERVICE) == health_pb2.HealthCheckResponse.SERVING
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers: Any = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]))
+        stub_of: Any = reflection_pb2_grpc.ServerReflectionStub
+        answers = stub_of(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="*")])
+        )
         names = {service.name for service in next(answers).list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= names
 
@@ -199,7 +201,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
 def test_a_server_starts_before_etcd_and_waits_for_it(kind: str, launch: Launch, own_etcd: EtcdProcess) -> None:
     endpoint = own_etcd.endpoint
     own_etcd.stop()
-    server = launch(kind, ETCD_ENDPOINTS=endpoint)
+    server = launch(kind, ETCD_ENDPOINTS=endpoint, CREDMESH_ETCD_TIMEOUT="0.5")
     wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
     assert not server.listened()
     threading.Thread(target=own_etcd.start).start()
