@@ -25,7 +25,8 @@ _EXIT_CODES: Final = {
 }
 # gRPC has no code for "no connection": its texts decide whether anybody was there to answer. A text that changes makes
 # the message less exact, never wrong.
-_TLS_TEXTS: Final = ("CERTIFICATE_VERIFY_FAILED", "SSL", "handshak", "Handshak", "peer name", "Peer name")
+_TLS_TEXTS: Final = ("SSL", "handshak", "Handshak")
+_HUNG_UP_TEXTS: Final = ("Socket closed", "Connection reset")
 _NOBODY_TEXTS: Final = (
     "failed to connect",
     "connections to all backends failing",
@@ -82,28 +83,40 @@ def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: fl
 
 
 def _unavailable(trouble: Trouble, profile: Profile) -> Failure:
-    name = _Code.UNAVAILABLE.name
-    if any(text in trouble.details for text in _TLS_TEXTS):
-        return Failure(
-            f"no TLS connection to {profile.auth}: {trouble.details}",
-            next_step=f"ca_file in {profile.origin} has to be what signed its certificate, which has to name the host. "
-            "A mesh that was made anew has a new CA.",
-            code=ExitCode.UNREACHABLE,
-            reason=name,
+    message, next_step = _who_is_away(trouble.details, profile)
+    return Failure(message, next_step=next_step, code=ExitCode.UNREACHABLE, reason=_Code.UNAVAILABLE.name)
+
+
+def _who_is_away(details: str, profile: Profile) -> tuple[str, str]:
+    trusted = "the system's authorities" if profile.ca_file is None else str(profile.ca_file)
+    if "Hostname Verification" in details or "Peer name" in details:
+        return (
+            f"the certificate of {profile.auth} is for another host",
+            f"Set server_name (CREDMESH_SERVER_NAME) in {profile.origin} to the name that it holds.",
         )
-    if not trouble.details or any(text in trouble.details for text in _NOBODY_TEXTS):
-        return Failure(
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return (
+            f"the certificate of {profile.auth} is not signed by {trusted}",
+            f"ca_file in {profile.origin} has to be what signed it. A mesh that was made anew has a new one.",
+        )
+    if "WRONG_VERSION_NUMBER" in details:
+        return (
+            f"what listens at {profile.auth} speaks no TLS",
+            "Is that the right port? plaintext (CREDMESH_PLAINTEXT) is for a mesh without TLS.",
+        )
+    if any(text in details for text in _TLS_TEXTS):
+        return f"no TLS connection to {profile.auth}: {details}", f"{profile.origin} says what is trusted: {trusted}."
+    if profile.plaintext and profile.ca_file is None and any(text in details for text in _HUNG_UP_TEXTS):
+        return (
+            f"what listens at {profile.auth} hangs up on a connection without TLS",
+            f"Set ca_file (CREDMESH_CA_FILE) in {profile.origin} in place of plaintext.",
+        )
+    if not details or any(text in details for text in _NOBODY_TEXTS):
+        return (
             f"nobody answers at {profile.auth}",
-            next_step=f"Is the mesh up? `make run` starts one on this machine. {profile.origin} says where it is.",
-            code=ExitCode.UNREACHABLE,
-            reason=name,
+            f"Is the mesh up? `make run` starts one on this machine. {profile.origin} says where it is.",
         )
-    return Failure(
-        f"the auth service cannot answer now: {trouble.details}",
-        next_step="Try again. If it lasts: is etcd up? `credmesh nodes` says who is.",
-        code=ExitCode.UNREACHABLE,
-        reason=name,
-    )
+    return f"the auth service cannot answer now: {details}", "Try again. If it lasts: is etcd up?"
 
 
 def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speaker) -> Failure:

@@ -12,6 +12,7 @@ import grpc
 
 from credmesh.auth.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
+from localmesh.certs import Certificates
 
 __all__ = ["Server", "fails", "hangs", "refuses", "served", "signs_in"]
 
@@ -71,12 +72,17 @@ class Server(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def served(**methods: Answer) -> Iterator[Server]:
-    """Serves the methods on a port that is free."""
+def served(tls: Certificates | None = None, **methods: Answer) -> Iterator[Server]:
+    """Serves the methods on a port that is free, in plaintext unless there are certificates."""
     handler = Server(methods)
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((handler,))
-    handler.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    if tls is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    handler.target = f"127.0.0.1:{port}"
     server.start()
     try:
         yield handler
