@@ -13,10 +13,10 @@ from authsvc import validate
 from authsvc.api.errors import ApiError, FailedPrecondition, NotFound
 from authsvc.keys import algorithms
 from authsvc.keys.algorithms import UnknownAlgorithm
+from authsvc.keys.held import Held, read_held
 from authsvc.keys.requesting import RotationBusy, follow, request_rotation
 from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyMissing
-from authsvc.keys.store import Held, read_held
 from authsvc.paging import page
 from authsvc.records import RecordError
 from authsvc.validate import InvalidField

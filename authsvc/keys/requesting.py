@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from authsvc.audit import audit
 from authsvc.keys import algorithms
+from authsvc.keys.held import Held, read_held
 from authsvc.keys.rotation import State
-from authsvc.keys.store import Held, read_held
 from authsvc.records import FORMAT, parse_record
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2

@@ -9,8 +9,8 @@ from typing import Final
 
 from authsvc import barriers
 from authsvc.audit import audit
+from authsvc.keys.held import BARRIER
 from authsvc.keys.ring import KeyMissing
-from authsvc.keys.store import BARRIER
 from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2

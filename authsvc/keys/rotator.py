@@ -13,9 +13,10 @@ from typing import Final
 from authsvc import barriers
 from authsvc.audit import audit
 from authsvc.keys import algorithms
+from authsvc.keys.changes import NewKey, change
+from authsvc.keys.held import BARRIER, Held, read_held
 from authsvc.keys.ring import open_signer
 from authsvc.keys.rotation import Activate, Discard, JoinRequest, Prepare, Remove, Retire, Rules, Step, Wait, decide
-from authsvc.keys.store import BARRIER, Held, NewKey, change, read_held
 from authsvc.keys.vault import Vault, VaultError
 from authsvc.leader import Job
 from interceptors.etcd.client import CreatedAt, EtcdClient, KeyValue

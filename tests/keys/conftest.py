@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import pytest
 
+from authsvc.keys.held import Held, read_held
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotation import Key, State
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.signer import Signer
-from authsvc.keys.store import Held, read_held
 from authsvc.keys.vault import Vault
 from authsvc.leader import Leader
 from authsvc.records import parse_record

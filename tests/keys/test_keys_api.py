@@ -191,11 +191,9 @@ class TestListKeys:
         api.keys.silent_node("slow-1")
         kid = api.call("RotateKeys", keys_pb2.RotateKeysRequest()).key.kid
 
-        def waiting() -> bool:
-            [key] = [key for key in api.call("ListKeys", keys_pb2.ListKeysRequest()).keys if key.kid == kid]
-            return list(key.waiting_for) == ["slow-1", "slow-2"]
-
-        wait_until(waiting)
+        wait_until(lambda: len(api.keys.held().state.waiting_for) == 2, what="the replica itself to acknowledge")
+        [key] = [key for key in api.call("ListKeys", keys_pb2.ListKeysRequest()).keys if key.kid == kid]
+        assert list(key.waiting_for) == ["slow-1", "slow-2"]
 
     def test_it_lists_what_it_can_read(self, api: Api) -> None:
         api.keys.etcd.commit([], [Put(api.keys.layout.key("odd"), b"\xff")])

@@ -83,6 +83,19 @@ def test_a_leader_whose_key_is_deleted_leads_on_only_under_a_new_fence(start: St
     assert fences[1].create_revision > fences[0].create_revision
 
 
+def test_a_leader_whose_key_is_anothers_does_not_lead(
+    start: Start, etcd_client: EtcdClient, etcd_settings: EtcdSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader = start("one")
+    wait_until(lambda: leader.leading)
+    key = Layout(etcd_settings.prefix).leader
+    etcd_client.commit([], [Put(key, b"")])
+    wait_until(lambda: not leader.leading)
+    assert "its key is gone or another's" in caplog.text
+    etcd_client.commit([], [Delete(key)])
+    wait_until(lambda: leader.leading)
+
+
 def test_a_leader_that_was_paused_beyond_its_lease_can_write_nothing_when_it_wakes_up(
     start: Start, etcd: EtcdProcess, etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
@@ -134,6 +147,7 @@ def test_etcd_restarts_and_somebody_leads_again(start: Start, own_etcd: EtcdProc
     wait_until(lambda: leader.leading, what="the leader to lead again")
     before = len(runs)
     wait_until(lambda: len(runs) > before, what="the job to run again")
+    assert runs[-1].create_revision >= runs[0].create_revision
 
 
 def test_a_replica_campaigns_before_etcd_is_there(start: Start, own_etcd: EtcdProcess) -> None:

@@ -14,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from authsvc import barriers
 from authsvc.keys import algorithms
+from authsvc.keys.changes import Commit, NewKey, change
+from authsvc.keys.held import BARRIER, Held, read_held
 from authsvc.keys.requesting import RotationBusy, request_rotation
 from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.rotation import (
@@ -34,7 +36,6 @@ from authsvc.keys.rotation import (
     Wait,
     decide,
 )
-from authsvc.keys.store import BARRIER, Commit, Held, NewKey, change, read_held
 from authsvc.keys.vault import Vault
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Put

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from authsvc.keys import algorithms
+from authsvc.keys.changes import NewKey, change
+from authsvc.keys.held import BARRIER
 from authsvc.keys.requesting import RotationBusy, request_rotation
 from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyMissing
 from authsvc.keys.rotation import Prepare, Rules, State, Wait, decide
 from authsvc.keys.rotator import new_kid
-from authsvc.keys.store import BARRIER, NewKey, change
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Delete, Put
 from tests.keys.conftest import Keys
