@@ -272,6 +272,7 @@ class TestRequests:
     def test_a_request_that_names_an_algorithm_serves_the_one_that_left_it_open(self, keys: Keys) -> None:
         assert request_rotation(keys.etcd, keys.layout, "", "ann") is None
         assert request_rotation(keys.etcd, keys.layout, "ES256", "bea") is None
+        assert request_rotation(keys.etcd, keys.layout, "", "cyd") is None
         keys.rotator().step(keys.fence())
         assert keys.key(keys.signing() or "").algorithm == "ES256"
 
