@@ -64,11 +64,16 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
     the profile says. From then on make users and clients with `credmesh user add` and `credmesh client add`.
     """
     from authsvc.bootstrap import AUTH_AUDIENCE, OPERATOR_SCOPES, ensure_client
+    from authsvc.validate import InvalidField, name
     from interceptors.errors import SettingsError
     from interceptors.etcd.client import EtcdClient, EtcdUnavailable
     from interceptors.etcd.layout import Layout
     from interceptors.settings import EtcdSettings, read_settings
 
+    try:
+        name("client_id", client_id)
+    except InvalidField as error:
+        raise Failure(str(error), code=ExitCode.USAGE) from None
     environ = dict(os.environ)
     if invocation.profile.etcd:
         environ["ETCD_ENDPOINTS"] = invocation.profile.etcd

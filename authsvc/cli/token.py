@@ -124,11 +124,12 @@ def _given(invocation: Invocation, text: str | None, file: Path | None) -> str:
                 next_step="Give a token, `-` to read it from stdin, or --file FILE.",
                 code=ExitCode.USAGE,
             )
-    # As people copy it: with line ends, with the scheme, or as a whole header.
-    found = "".join(found.split("\n")).strip()
-    for prefix in ("authorization:", "bearer "):
-        if found.lower().startswith(prefix):
-            found = found[len(prefix) :].strip()
+    # As people copy it: folded over lines, with the scheme, or as a whole header.
+    words = found.split()
+    for prefix in ("authorization:", "bearer"):
+        if words and words[0].lower() == prefix:
+            del words[0]
+    found = "".join(words)
     if not found:
         raise Failure("the token is empty", code=ExitCode.USAGE)
     return found

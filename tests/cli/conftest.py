@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,16 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Command:
-    """The `credmesh` command with a profile of its own."""
+    """The `credmesh` command with a profile of its own, and variables of its environment beside it."""
 
     profile: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environ(self) -> dict[str, str]:
         """The environment of the command: nothing of the tests' own."""
-        return {"PATH": os.environ["PATH"], "HOME": str(self.profile.parent), "CREDMESH_PROFILE": str(self.profile)}
+        here = {"PATH": os.environ["PATH"], "HOME": str(self.profile.parent), "CREDMESH_PROFILE": str(self.profile)}
+        return {**here, **self.variables}
 
     @property
     def login_file(self) -> Path:

@@ -1,0 +1,136 @@
+"""What a person at a terminal gets: tables that fit, prompts that do not echo, questions before the irrevocable."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from authsvc.cli.failure import ExitCode
+from authsvc.cli.output import Cell, Column, Output
+from tests.cli.conftest import PASSWORD, Command
+from tests.support import wait_until
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal:
+    """The command on a terminal of its own, and what is on the screen."""
+
+    def __init__(self, command: Command, *arguments: str, columns: int = 80, **environ: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.set_blocking(self._master, False)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "authsvc.cli", *arguments],
+            env={**command.environ, "TERM": "xterm-256color", **environ},
+            cwd=Path(__file__).parents[2],
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(slave)
+        self.screen = ""
+
+    def types(self, prompt: str, answer: str) -> None:
+        """Waits for a prompt and answers it."""
+        wait_until(lambda: prompt in self._read(), what=f"the prompt {prompt!r} in {self.screen!r}")
+        os.write(self._master, answer.encode() + b"\n")
+
+    def ends(self) -> tuple[int, str]:
+        """Waits until the command ends; its exit code and the whole screen."""
+        wait_until(lambda: (self._read(), self._process.poll() is not None)[1], what="the command to end")
+        self._read()
+        os.close(self._master)
+        return self._process.returncode, self.screen.replace("\r", "")
+
+    def _read(self) -> str:
+        with contextlib.suppress(OSError):  # nothing more for now, or the command has closed its side
+            while chunk := os.read(self._master, 65536):
+                self.screen += chunk.decode()
+        return self.screen
+
+
+def test_a_password_is_asked_for_and_not_shown(command: Command, user: str) -> None:
+    terminal = Terminal(command, "login")
+    terminal.types("User: ", user)
+    terminal.types(f"Password for {user}: ", PASSWORD)
+    code, screen = terminal.ends()
+    assert code == ExitCode.OK
+    assert f"Signed in as {user}." in screen
+    assert PASSWORD not in screen
+
+
+def test_a_new_password_is_asked_for_twice(command: Command, user: str) -> None:
+    terminal = Terminal(command, "user", "passwd", user)
+    terminal.types(f"New password for {user}: ", "the new password")
+    terminal.types("Repeat for confirmation: ", "the new password")
+    code, screen = terminal.ends()
+    assert code == ExitCode.OK
+    assert "the new password" not in screen
+    command.ok("login", user, password="the new password")
+
+
+@pytest.mark.parametrize(("answer", "code", "there"), [("n", 1, True), ("y", 0, False)])
+def test_deleting_asks_first(command: Command, user: str, answer: str, code: int, there: bool) -> None:
+    terminal = Terminal(command, "user", "delete", user)
+    terminal.types(f"Delete user {user}?", answer)
+    assert terminal.ends()[0] == code
+    assert (user in command.ok("user", "list")) is there
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_table_fits_the_terminal_and_its_ids_stay_whole(command: Command, user: str, columns: int) -> None:
+    session_id = command.json("login", user, password=PASSWORD)["sessionId"]
+    code, screen = Terminal(command, "sessions", "--subject", user, columns=columns).ends()
+    assert code == ExitCode.OK
+    lines = _STYLE.sub("", screen).splitlines()
+    assert any(session_id in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= columns
+    assert ("Scopes" in lines[0]) is (columns == 200)
+    assert _STYLE.search(screen)
+
+
+def test_colour_is_left_out_where_it_is_not_wanted(command: Command) -> None:
+    code, screen = Terminal(command, "nodes", NO_COLOR="1").ends()
+    assert code == ExitCode.OK
+    assert "\x1b[3" not in screen
+    code, screen = Terminal(command, "nodes", TERM="dumb").ends()
+    assert code == ExitCode.OK
+    assert "\x1b" not in screen
+    assert screen.startswith("NODE ")
+
+
+def test_an_interrupted_prompt_ends_the_command_quietly(command: Command) -> None:
+    terminal = Terminal(command, "login", "alice")
+    terminal.types("Password for alice: ", "\x03")
+    code, screen = terminal.ends()
+    assert code == ExitCode.FAILED
+    assert "Traceback" not in screen
+
+
+def test_the_columns_of_a_pipe_stand_still_when_values_change(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=False)
+    columns = [Column("Seen", width=10), Column("Name", whole=True), Column("Kind")]
+    places = set()
+    for seen in ("now", "12 min ago", "3 h ago"):
+        output.table(columns, [[seen, Cell("alice", "bold"), "x"]])
+        title, row = capsys.readouterr().out.splitlines()
+        places.add((title.index("NAME"), row.index("alice")))
+    assert places == {(12, 12)}
+
+
+def test_wide_characters_and_markup_line_up_and_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=False)
+    output.table([Column("Name"), Column("Kind")], [["愛", "a"], ["[red]x", "b"]])
+    assert capsys.readouterr().out == "NAME    KIND\n愛      a\n[red]x  b\n"
+    output.table([Column("Name")], [], empty="There is none.")
+    assert capsys.readouterr().out == "There is none.\n"
