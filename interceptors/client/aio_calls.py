@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from interceptors.client.aio_retried import AioRetriedStream
+from interceptors.client.aio_steady import SteadyStreamStream, SteadyStreamUnary
 from interceptors.client.attach import aio_details
 from interceptors.client.failed import OUT_OF_TIME, aio_error
 from interceptors.client.flow import Held, Unobtained
@@ -132,13 +133,13 @@ class _UnaryStream(_Attaching, grpc.aio.UnaryStreamClientInterceptor):
 class _StreamUnary(_Attaching, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         _, details = await self._attach(client_call_details, time.monotonic())
-        return await self._counted(continuation, details, request_iterator)
+        return SteadyStreamUnary(await self._counted(continuation, details, request_iterator))
 
 
 class _StreamStream(_Attaching, grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         _, details = await self._attach(client_call_details, time.monotonic())
-        return await self._counted(continuation, details, request_iterator)
+        return SteadyStreamStream(await self._counted(continuation, details, request_iterator))
 
 
 async def is_renewable(call: Any) -> bool:
