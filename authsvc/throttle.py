@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.strategies import MovingWindowRateLimiter
 
 from interceptors.errors import Reason, Refusal
 
@@ -35,7 +35,8 @@ class LoginThrottle:
     """
 
     def __init__(self, *, per_account: int, per_address: int) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        # Every failure of the last minute counts; strategies that reckon by the clock's minutes forgive some in between.
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._limits = {
             "account": RateLimitItemPerMinute(per_account) if per_account else None,
             "address": RateLimitItemPerMinute(per_address) if per_address else None,
