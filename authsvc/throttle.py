@@ -35,7 +35,7 @@ class LoginThrottle:
     """
 
     def __init__(self, *, per_account: int, per_address: int) -> None:
-        # Every failure of the last minute counts; strategies that reckon by the clock's minutes forgive some in between.
+        # It counts every failure of the last minute; strategies that go by the clock's minutes forgive some in between.
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._limits = {
             "account": RateLimitItemPerMinute(per_account) if per_account else None,

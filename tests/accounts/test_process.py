@@ -175,7 +175,8 @@ def test_health_reflection_and_http_are_there(replica: AuthProcess) -> None:
         "credmesh.admin.v1.SessionService",
         "credmesh.auth.v1.AuthService",
     } <= names
-    assert get(_http(replica), "/readyz").status == 200
+    # It may listen before its first key is there; a login waits for that.
+    wait_until(lambda: get(_http(replica), "/readyz").status == 200, what="it is ready")
 
 
 def test_another_library_verifies_our_token_by_our_key_set(replica: AuthProcess) -> None:
