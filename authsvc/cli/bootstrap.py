@@ -77,6 +77,8 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
     environ = dict(os.environ)
     if invocation.profile.etcd:
         environ["ETCD_ENDPOINTS"] = invocation.profile.etcd
+    if invocation.profile.etcd_prefix:
+        environ["CREDMESH_ETCD_PREFIX"] = invocation.profile.etcd_prefix
     try:
         settings = read_settings(EtcdSettings, environ)
     except SettingsError as error:

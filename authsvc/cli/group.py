@@ -51,7 +51,7 @@ _PROFILE_ROWS: Final = (
     ("client_id", "CREDMESH_CLIENT_ID: the client that commands sign in as"),
     ("client_secret_file", "CREDMESH_CLIENT_SECRET_FILE: the file with its secret"),
     ("issuer", "CREDMESH_ISSUER: the issuer of the mesh's tokens"),
-    ("etcd", "ETCD_ENDPOINTS: for `credmesh bootstrap` only"),
+    ("etcd, etcd_prefix", "ETCD_ENDPOINTS, CREDMESH_ETCD_PREFIX: for `credmesh bootstrap`"),
 )
 
 

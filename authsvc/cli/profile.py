@@ -12,7 +12,7 @@ override it entry by entry, so that the command needs no file in a pod:
     client_id           CREDMESH_CLIENT_ID           the client that commands sign in as
     client_secret_file  CREDMESH_CLIENT_SECRET_FILE  the file with its secret
     issuer              CREDMESH_ISSUER              `iss` of the mesh's tokens
-    etcd                ETCD_ENDPOINTS               for `credmesh bootstrap` only
+    etcd, etcd_prefix   ETCD_ENDPOINTS, CREDMESH_ETCD_PREFIX   for `credmesh bootstrap` only
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _VARIABLES: Final = {
     "client_secret_file": "CREDMESH_CLIENT_SECRET_FILE",
     "issuer": "CREDMESH_ISSUER",
     "etcd": "ETCD_ENDPOINTS",
+    "etcd_prefix": "CREDMESH_ETCD_PREFIX",
     "plaintext": "CREDMESH_PLAINTEXT",
 }
 _PATHS: Final = frozenset({"ca_file", "cert_file", "key_file", "client_secret_file"})
@@ -71,6 +72,7 @@ class Profile:
     client_secret_file: Path | None = None
     issuer: str = ""
     etcd: str = ""
+    etcd_prefix: str = ""
     source: Path | None = None
     folder: Path = Path()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from typing import Final
 
 import click
 
@@ -28,6 +30,8 @@ _COLUMNS = (
     Column("Scopes", wide=True),
 )
 
+_ID_LIKE_AN_OPTION: Final = re.compile(r"-[A-Za-z0-9_-]{21}")
+
 
 @click.command("sessions", cls=MeshCommand)
 @click.option("--subject", default="", metavar="NAME", help="Only this user's.")
@@ -51,7 +55,16 @@ def sessions(invocation: Invocation, subject: str, count: bool) -> None:
         invocation.output.table(_COLUMNS, [_row(session, now) for session in answer.sessions], empty=nobody)
 
 
-@click.command("kick", cls=MeshCommand)
+class _Kick(MeshCommand):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # A session's id is random base64url, so that one in 64 begins as an option does.
+        if "--" not in args:
+            ids = [argument for argument in args if _ID_LIKE_AN_OPTION.fullmatch(argument)]
+            args = [*(argument for argument in args if argument not in ids), "--", *ids]
+        return super().parse_args(ctx, args)
+
+
+@click.command("kick", cls=_Kick)
 @click.argument("session_ids", metavar="SESSION_ID...", nargs=-1, required=True)
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
 @pass_invocation

@@ -59,6 +59,14 @@ def test_an_operator_is_made_with_every_scope(
     assert list(record.audiences) == ["credmesh.auth"]
 
 
+def test_etcd_is_found_by_the_profile_too(
+    nowhere: Command, etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
+    beside = nowhere.with_profile("b", etcd=",".join(etcd_settings.endpoints), etcd_prefix=etcd_settings.prefix)
+    beside.ok("bootstrap", "operator")
+    assert etcd_client.count(Layout(etcd_settings.prefix).clients) == 1
+
+
 def test_an_operator_that_is_there_is_left_as_it_is(beside: Command, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     assert beside.json("bootstrap", "operator", "--secret-file", str(file))["clientSecretFile"] == str(file)

@@ -89,6 +89,16 @@ def test_kick_ends_sessions_and_names_those_that_are_not_there(command: Command,
     assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
 
 
+def test_an_id_that_looks_like_an_option_is_an_id(command: Command) -> None:
+    """Session ids are random: one in 64 begins with a dash, and some of those with `-h`."""
+    ids = ["-h3456789012345678901_", "--345678901234567890-_"]
+    for arguments in (["kick", *ids, "--reason", "a test"], ["kick", "--reason", "a test", "--", *ids]):
+        result = command.run(*arguments)
+        assert result.exit_code == ExitCode.NOTHING
+        assert f"no such session: {' '.join(ids)}" in result.stderr
+    command.ok("revoke", "--session", ids[0])
+
+
 def test_a_user_who_was_revoked_is_told_to_sign_in_again_and_is_back_then(command: Command, user: str) -> None:
     session_of(command, user)
     assert f"Revoked what was issued to {user} up to now" in command.ok("revoke", "--subject", user)
