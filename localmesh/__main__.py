@@ -9,7 +9,6 @@ from typing import Final
 
 from interceptors.errors import CredmeshError
 from localmesh.control import ask
-from localmesh.mesh import Options
 
 _FOLDER: Final = Path(".mesh")
 
@@ -31,12 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(chosen)
     except CredmeshError as error:
-        print(f"localmesh: {error}", file=sys.stderr)
-        return 1
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    print(f"localmesh: {problem}", file=sys.stderr)
+    return 1
 
 
 def _run(chosen: argparse.Namespace) -> int:
     if chosen.command == "up":
+        # What only a mesh that is brought up needs is loaded only then: asking one has to be quick.
+        from localmesh.mesh import Options
         from localmesh.up import up
 
         return up(Options(folder=chosen.folder, any_ports=chosen.any_ports))

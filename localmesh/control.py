@@ -67,7 +67,10 @@ class ControlServer:
         try:
             with connection, connection.makefile("rwb") as stream:
                 connection.settimeout(_TIMEOUT)
-                request = Request(json.loads(stream.readline(_MAX_LINE)))
+                what = json.loads(stream.readline(_MAX_LINE))
+                if not isinstance(what, dict):
+                    raise ValueError("a request is a JSON object")  # noqa: TRY004 - it came from outside
+                request = Request(what)
                 self._inbox.put(request)
                 stream.write(json.dumps(request.answer.get(timeout=_TIMEOUT)).encode() + b"\n")
         except (OSError, ValueError, queue.Empty) as error:
