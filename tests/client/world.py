@@ -155,16 +155,17 @@ class World:
 
     # The server
 
-    def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
+    def start(
+        self, port: int = 0, credentials: grpc.ServerCredentials | None = None, address: str | None = None
+    ) -> None:
         """Serves; on a port of its own unless it is given."""
         self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers([_auth_handlers(self), _echo_handlers(self)])
-        address = f"127.0.0.1:{port}"
-        self.port = (
-            self._server.add_insecure_port(address)
-            if credentials is None
-            else self._server.add_secure_port(address, credentials)
-        )
+        address = address or f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
         self._server.start()
 
     def stop(self) -> None:
