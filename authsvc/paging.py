@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from authsvc.validate import InvalidField
 
-__all__ = ["name_before", "page", "page_size", "token_after"]
+__all__ = ["DEFAULT_SIZE", "MAX_SIZE", "name_before", "page", "page_size", "token_after"]
 
 T = TypeVar("T")
 

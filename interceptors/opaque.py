@@ -17,7 +17,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["OpaqueKind", "OpaqueToken", "is_opaque"]
+__all__ = ["OpaqueKind", "OpaqueToken", "is_opaque", "new_session_id"]
 
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32

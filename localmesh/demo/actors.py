@@ -21,12 +21,13 @@ from interceptors.client import aio_channel
 from interceptors.errors import Reason, reason_of
 from localmesh.demo.stage import Stage
 
-__all__ = ["PASSWORDS", "Metadata", "Node", "Nodes", "Person", "reason_text", "why"]
+__all__ = ["PASSWORDS", "TIMEOUT", "Metadata", "Node", "Nodes", "Person", "bearer", "reason_text", "why"]
 
 Metadata = tuple[tuple[str, str], ...]
 
 PASSWORDS: Final = {"alice": "alice-password", "bob": "bob-password"}
 TIMEOUT: Final = 5.0
+"""Seconds for one call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from localmesh.demo.load import Callers
 from localmesh.demo.streams import StockStream
 from localmesh.demo.telling import Teller
 
-__all__ = ["Round", "revoke_alice", "revoke_and_measure"]
+__all__ = ["Round", "refusal", "revoke_alice", "revoke_and_measure"]
 
 _ROUNDS: Final = 5
 _NOTICED_WITHIN: Final = 15.0

@@ -1,0 +1,145 @@
+"""What the README and docs/ say is so: their code runs, their targets exist, their tables are complete."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+from docs import configuration
+from interceptors.errors import Reason
+from localmesh.addresses import PREFERRED
+from localmesh.process import Process
+from tests.mesh.running import REPOSITORY, RunningMesh, environment
+from tests.support import wait_until
+
+README = (REPOSITORY / "README.md").read_text()
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+
+
+def block(name: str) -> str:
+    """The code that is marked with `runs in the tests: name`."""
+    match = re.search(rf"<!-- runs in the tests: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert match is not None, f"the README has no code that is marked {name!r}"
+    return match[1]
+
+
+def significant(code: str) -> int:
+    """How many lines a person has to write."""
+    return len([line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "import "))])
+
+
+@pytest.fixture
+def served(mesh: RunningMesh, tmp_path: Path) -> Iterator[str]:
+    """The README's server, with settings as a platform would give it; its address."""
+    profile = mesh.profile
+    script = tmp_path / "inventory.py"
+    script.write_text(
+        "from interceptors.serving import configure_logging\nconfigure_logging('mine')\n" + block("server")
+    )
+    process = Process(
+        [sys.executable, str(script)],
+        environment=environment(
+            ETCD_ENDPOINTS=profile["etcd"],
+            CREDMESH_ETCD_PREFIX=profile["etcd_prefix"],
+            CREDMESH_ISSUER=profile["issuer"],
+            CREDMESH_SERVICE="inventory",
+            CREDMESH_LISTEN="127.0.0.1:0",
+            CREDMESH_TLS_CERT_FILE=str(mesh.folder / "tls" / "server.pem"),
+            CREDMESH_TLS_KEY_FILE=str(mesh.folder / "tls" / "server.key"),
+        ),
+        log_file=tmp_path / "inventory.log",
+    )
+    process.start()
+    try:
+        listens = re.compile(r'"port": (\d+)')
+        ports = wait_until(lambda: listens.findall(process.log_file.read_text()), 30, "the README's server listens")
+        yield f"127.0.0.1:{ports[0]}"
+    finally:
+        process.terminate()
+        assert process.wait(20)
+    assert process.exit_code == 0, process.log_file.read_text()
+
+
+def test_the_server_in_ten_lines_runs_and_knows_its_caller(mesh: RunningMesh, served: str) -> None:
+    assert significant(block("server")) <= 13
+    metadata = (("authorization", f"Bearer {mesh.sign_in('alice').access_token}"),)
+    with mesh.channel(served) as channel:
+        stub = inventory_pb2_grpc.InventoryServiceStub(channel)
+        answer = stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=metadata, timeout=20)
+    assert (answer.left, answer.seen.subject) == (7, "alice")
+
+
+def test_the_client_in_ten_lines_runs(mesh: RunningMesh) -> None:
+    code = block("client")
+    assert significant(code) <= 11
+    usual = {name: f"127.0.0.1:{PREFERRED[name]}" for name in ("auth-1", "auth-2", "inventory")}
+    for part, address in usual.items():
+        assert address in code, f"the README's address of {part} is the one that `make run` takes"
+    code = code.replace(f"{usual['auth-1']},{usual['auth-2']}", mesh.profile["auth"])
+    code = code.replace(usual["inventory"], mesh.profile["services"]["inventory"])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=mesh.folder.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'subject: "alice"' in done.stdout
+
+
+def test_the_rule_in_the_readme_is_the_samples_own() -> None:
+    proto = (REPOSITORY / "protos/credmesh/samples/inventory/v1/inventory.proto").read_text()
+    shown = re.search(r"```proto\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    for line in shown[1].splitlines():
+        assert line.strip() in proto, f"not in the sample: {line}"
+
+
+def test_every_make_target_that_is_spoken_of_exists() -> None:
+    text = README + "".join(path.read_text() for path in (REPOSITORY / "docs").glob("*.md"))
+    spoken = set(re.findall(r"`make ([a-z-]+)", text))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
+    assert spoken
+    assert spoken <= targets
+
+
+def test_the_table_of_reasons_is_complete() -> None:
+    table = README.split("## When a call is refused")[1]
+    for row in [row for row in table.splitlines() if row.startswith("| `")]:
+        reasons, status = row.split("|")[1:3]
+        for name in re.findall(r"`([A-Z_]+)`", reasons):
+            assert Reason[name].status.name == status.strip(), name
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == set(Reason.__members__)
+
+
+def test_every_file_that_is_spoken_of_exists() -> None:
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        text = page.read_text()
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for path in re.findall(
+            r"`((?:interceptors|authsvc|services|localmesh|protos|tests|deploy)/[\w/.-]+\.\w+)`", text
+        ):
+            assert (REPOSITORY / path).exists(), f"{page.name} speaks of {path}"
+
+
+def test_the_reference_of_the_settings_is_up_to_date() -> None:
+    assert configuration.PAGE.read_text() == configuration.page(), "run `make docs`"
+
+
+def test_every_variable_in_the_code_is_in_the_reference() -> None:
+    """A setting that is read past the settings objects would be missing there."""
+    known = set(re.findall(r"`((?:CREDMESH|ETCD)_[A-Z_]+|[A-Z]+_TARGET)`", configuration.PAGE.read_text()))
+    for folder in ("interceptors", "services"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            read = set(re.findall(r'setting\(\s*"([A-Z_]+)"', path.read_text()))
+            assert read <= known, path
