@@ -159,7 +159,7 @@ def test_a_session_that_many_share_ends_for_all_or_lives_for_all(replica: Replic
     replicas = [replica, replica.another()]
     first = replica.login()
     kicked = threading.Event()
-    rounds = threading.Barrier(9)
+    rounds = threading.Barrier(9, timeout=20)
     outcomes: list[set[str]] = [set() for _ in range(20)]
 
     def hold(number: int) -> None:
@@ -196,7 +196,7 @@ def test_a_thief_and_an_owner_cannot_both_go_on(replica: Replica, clock: Clock) 
     stolen = replica.login()
     owner = replica.refresh(stolen.refresh_token)
     clock.ahead += replica.settings.refresh_grace + 1
-    barrier = threading.Barrier(2)
+    barrier = threading.Barrier(2, timeout=20)
     outcomes: list[str] = []
 
     def use(token: str) -> None:

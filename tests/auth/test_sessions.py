@@ -142,7 +142,7 @@ class TestRefreshing:
         """Browser tabs, or the threads of a process, must not log each other out."""
         first = replica.login()
         replicas = [replica, replica.another()]
-        start = threading.Barrier(12)
+        start = threading.Barrier(12, timeout=20)
 
         def refresh(number: int) -> str:
             start.wait()
