@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from interceptors.errors import CredmeshError
-from localmesh.control import ask
+from localmesh.control import ask, wait_until_down
 
 _FOLDER: Final = Path(".mesh")
+_DOWN_WITHIN: Final = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +51,8 @@ def _run(chosen: argparse.Namespace) -> int:
         return demo(folder=chosen.folder, report=chosen.report)
     if chosen.command == "down":
         ask(chosen.folder, do="down")
-        print("the mesh is stopping")
+        wait_until_down(chosen.folder, _DOWN_WITHIN)
+        print("the mesh is down")
         return 0
     for part in ask(chosen.folder, do="status")["parts"]:
         print(f"{part['name']:<12} {part['address']:<18} {part['state']}")

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from localmesh.errors import LocalMeshError
 
-__all__ = ["ControlServer", "Request", "ask", "is_up"]
+__all__ = ["ControlServer", "Request", "ask", "is_up", "take_folder", "wait_until_down"]
 
 _log: Final = logging.getLogger("credmesh.localmesh")
 
 _NAME: Final = "control.sock"
+_LOCK: Final = "lock"
 _TIMEOUT: Final = 30.0
 _MAX_LINE: Final = 64 * 1024
 
@@ -105,6 +108,35 @@ def is_up(folder: Path) -> bool:
     except LocalMeshError:
         return False
     return True
+
+
+def take_folder(folder: Path) -> IO[str]:
+    """Makes the folder and takes it for this process, until the returned file is closed. LocalMeshError if it is taken.
+
+    The kernel gives it back when the process ends, however that happens.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (folder / _LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise LocalMeshError(f"a mesh is already up in {folder}; use it, or stop it with: make down") from None
+    return lock
+
+
+def wait_until_down(folder: Path, timeout: float) -> None:
+    """Returns when nothing of the mesh in this folder is left. LocalMeshError if that takes longer than `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while folder.exists():
+        try:
+            take_folder(folder).close()
+        except LocalMeshError:
+            if time.monotonic() > deadline:
+                raise LocalMeshError(f"the mesh in {folder} is still stopping after {timeout:g} s") from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager

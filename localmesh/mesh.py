@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import queue
@@ -19,7 +18,7 @@ from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings, read_settings
 from localmesh.addresses import PREFERRED, Addresses, choose_addresses
 from localmesh.certs import development_certificates
-from localmesh.control import ControlServer, Request
+from localmesh.control import ControlServer, Request, take_folder
 from localmesh.errors import LocalMeshError
 from localmesh.etcd_part import EtcdPart
 from localmesh.parts import SERVICES, Surroundings, auth_parts, service_parts
@@ -78,7 +77,7 @@ class LocalMesh:
             ) from error
 
     def _bring_up(self, began: float) -> None:
-        self._take_folder()
+        self._lock = take_folder(self.folder)
         around = self._surroundings()
         self._control = ControlServer(self.folder, self.inbox)
         if self.embedded_etcd:
@@ -132,14 +131,6 @@ class LocalMesh:
             "parts": parts,
             "profile": str(self.folder / "profile.json"),
         }
-
-    def _take_folder(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalMeshError(f"a mesh is already up in {self.folder}; use it, or stop it with: make down") from None
 
     def _surroundings(self) -> Surroundings:
         preferred = dict.fromkeys(PREFERRED, 0) if self._any_ports else PREFERRED

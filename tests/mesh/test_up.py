@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from localmesh.control import ask
 from localmesh.errors import LocalMeshError
 from localmesh.etcd import EtcdProcess
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import RunningMesh, environment
 from tests.support import free_port, wait_until
 
 
@@ -179,8 +180,10 @@ def test_a_part_can_be_held_down_and_brought_back_on_request(tmp_path: Path) -> 
         wait_until(lambda: mesh.state("auth-2") == "up", 30, "it comes back by itself")
         with pytest.raises(LocalMeshError, match="there is no part 'etcdd'; there are etcd, auth-1"):
             ask(mesh.folder, do="hold", part="etcdd", kill=True)
-        ask(mesh.folder, do="down")
-        assert mesh.process.wait(40)
+        command = [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "down"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout == "the mesh is down\n"
+        assert mesh.process.wait(5), "it returned when everything had stopped"
         assert mesh.process.exit_code == 0
     with pytest.raises(LocalMeshError, match=r"no mesh is up in .*; start one with: make run"):
         ask(mesh.folder, do="status")

@@ -1,0 +1,70 @@
+"""What is built carries what it needs: a wheel the generated modules, a source distribution the .proto files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.mesh.running import REPOSITORY, environment
+
+PROTOS = sorted(path.relative_to(REPOSITORY / "protos") for path in (REPOSITORY / "protos").rglob("*.proto"))
+
+
+def build(folder: Path, kind: str) -> Path:
+    """Builds with the backend that pip would call; returns the archive."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", kind],
+        cwd=folder,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        timeout=100,
+    )
+    (built,) = (folder / "dist").glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source tree as it is committed: nothing generated in it."""
+    folder = tmp_path_factory.mktemp("tree") / "credmesh"
+    ignored = shutil.ignore_patterns("*_pb2*", ".*", "__pycache__", "build", "dist", "tests")
+    shutil.copytree(REPOSITORY, folder, ignore=ignored)
+    return folder
+
+
+def test_a_source_distribution_has_the_protos_and_nothing_generated_and_builds_the_wheel(
+    tree: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(build(tree, "sdist")) as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path, filter="data")
+    assert not [name for name in names if "_pb2" in name]
+    (unpacked,) = tmp_path.iterdir()
+    for proto in PROTOS:
+        assert (unpacked / "protos" / proto).exists()
+    with zipfile.ZipFile(build(unpacked, "wheel")) as wheel:
+        packed = set(wheel.namelist())
+    for proto in PROTOS:
+        stem = proto.with_suffix("").as_posix()
+        assert {f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packed
+    assert {"interceptors/py.typed", "authsvc/__main__.py", "services/orders.py", "localmesh/leash.py"} <= packed
+
+
+def test_nothing_generated_is_committed() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*_pb2*"],  # noqa: S607
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    assert listed.stdout == ""
