@@ -106,14 +106,12 @@ class _UnaryUnary(_Attaching, grpc.aio.UnaryUnaryClientInterceptor):
         call = await continuation(details, request)
         try:
             # Until its end nobody can say whether the call was refused. Its maker can do nothing with it before, except
-            # cancel it, which then happens here.
-            code = await call.code()
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if code is not grpc.StatusCode.UNAUTHENTICATED or not await is_renewable(call):
-            return call
-        return await self._again(continuation, client_call_details, request, held, started) or call
+            # cancel it, which cancels what is awaited here.
+            await call
+        except grpc.aio.AioRpcError as error:
+            if _is_renewable(error.code(), error.trailing_metadata()):
+                return await self._again(continuation, client_call_details, request, held, started) or call
+        return call
 
 
 class _UnaryStream(_Attaching, grpc.aio.UnaryStreamClientInterceptor):
@@ -127,7 +125,7 @@ class _UnaryStream(_Attaching, grpc.aio.UnaryStreamClientInterceptor):
         async def again() -> Any:
             return await self._again(begin, client_call_details, request, held, started)
 
-        return AioRetriedStream(await begin(details, request), is_renewable, again)
+        return AioRetriedStream(await begin(details, request), _was_refused, again)
 
 
 class _StreamUnary(_Attaching, grpc.aio.StreamUnaryClientInterceptor):
@@ -142,11 +140,15 @@ class _StreamStream(_Attaching, grpc.aio.StreamStreamClientInterceptor):
         return SteadyStreamStream(await self._counted(continuation, details, request_iterator))
 
 
-async def is_renewable(call: Any) -> bool:
+async def _was_refused(call: Any) -> bool:
     """Whether a call that is over was refused for a reason that a fresh credential may mend."""
-    if await call.code() is not grpc.StatusCode.UNAUTHENTICATED:
+    return _is_renewable(await call.code(), await call.trailing_metadata())
+
+
+def _is_renewable(code: grpc.StatusCode, metadata: Any) -> bool:
+    if code is not grpc.StatusCode.UNAUTHENTICATED:
         return False
-    reason = reason_of(await call.trailing_metadata())
+    reason = reason_of(metadata)
     return reason is not None and reason.renewable
 
 
