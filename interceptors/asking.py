@@ -96,10 +96,6 @@ class Asker:
         except TimeoutError:
             raise _no_answer() from None
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Runs something short that may wait, in a thread of this pool."""
-        self._pool.submit(work)
-
     def stop(self) -> None:
         """Ends the threads. Whoever still waits gets a CancelledError."""
         self._pool.shutdown(wait=False, cancel_futures=True)

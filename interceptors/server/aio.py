@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +15,7 @@ from interceptors.caller import reset_caller, set_caller
 from interceptors.calls import OpenCall
 from interceptors.errors import Refusal
 from interceptors.node import MeshNode
+from interceptors.server.aio_ending import RunningHandler, ThreadedHandler
 from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected
 from interceptors.server.handlers import behaviour_of, like
 from interceptors.verify import Verified
@@ -106,8 +106,11 @@ def _coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
 def _stream_coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
     async def stream(request: Any, context: Any) -> Any:
         try:
-            with _held(gate, await admit(context), context):
+            verified = await admit(context)
+            if verified is None:
                 return await behaviour(request, context)
+            with _held(gate, verified, context) as handler:
+                return await behaviour(request, handler.context)
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
             await _leave(gate, error, context)
 
@@ -117,10 +120,21 @@ def _stream_coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behavio
 def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            with _held(gate, await admit(context), context):
+            verified = await admit(context)
+            if verified is None:
                 async with aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         yield response
+                return
+            with _held(gate, verified, context) as handler:
+                async with aclosing(behaviour(request, handler.context)) as responses:
+                    async for response in responses:
+                        if handler.begun:
+                            yield response
+                        else:
+                            handler.beginning = True
+                            yield response
+                            await handler.has_begun()
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
             await _leave(gate, error, context)
 
@@ -128,43 +142,16 @@ def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviou
 
 
 @contextmanager
-def _held(gate: Gate, verified: Verified | None, context: Any) -> Iterator[None]:
+def _held(gate: Gate, verified: Verified, context: Any) -> Iterator[RunningHandler]:
     """Keeps an open stream among those that end with their credential, as long as its handler runs."""
-    if verified is None:
-        yield
-        return
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-
-    def end(refusal: Refusal) -> None:
-        loop.call_soon_threadsafe(_end, context, task, refusal)
-
-    call = gate.hold(verified, end, context.peer())
+    handler = RunningHandler(context)
+    call = gate.hold(verified, handler.end_soon, context.peer())
+    handler.inside = True
     try:
-        yield
+        yield handler
     finally:
+        handler.inside = False
         gate.release(call)
-
-
-_ending: Final[set[asyncio.Task[None]]] = set()
-
-
-def _end(context: Any, task: asyncio.Task[Any] | None, refusal: Refusal) -> None:
-    ending = asyncio.ensure_future(_abort_and_cancel(context, task, refusal))
-    # The event loop itself keeps only weak references to tasks.
-    _ending.add(ending)
-    ending.add_done_callback(_ending.discard)
-
-
-async def _abort_and_cancel(context: Any, task: asyncio.Task[Any] | None, refusal: Refusal) -> None:
-    # In this order: a handler that is only cancelled sends no status at all.
-    try:
-        await context.abort(refusal.status, refusal.message, refusal.trailing_metadata())
-    except grpc.aio.BaseError:
-        # AbortError is how a successful abort returns; UsageError says that the call was over already.
-        pass
-    finally:
-        if task is not None:
-            task.cancel()
 
 
 async def _leave(gate: Gate, error: Exception, context: Any) -> NoReturn:
@@ -194,23 +181,26 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 def _function(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
     def unary(request: Any, context: Any) -> Any:
-        with _in_thread(gate, context, streams=streams):
-            return behaviour(request, context)
+        with _in_thread(gate, context, streams=streams) as handler:
+            return behaviour(request, handler.context)
 
     return unary
 
 
 def _generator(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
     def stream(request: Any, context: Any) -> Iterator[Any]:
-        with _in_thread(gate, context, streams=streams):
-            yield from behaviour(request, context)
+        with _in_thread(gate, context, streams=streams) as handler:
+            for response in behaviour(request, handler.context):
+                handler.begin()
+                yield response
 
     return stream
 
 
 @contextmanager
-def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[None]:
+def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedHandler]:
     """All of the above for a plain function, in the thread where it runs."""
+    handler = ThreadedHandler(context)
     call: OpenCall | None = None
     token: Any = None
     try:
@@ -222,8 +212,8 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[None]:
             token = set_caller(verified)
             gate.counts.accepted += 1
             if streams:
-                call = gate.hold(verified, lambda refusal: _end_in_thread(gate, context, refusal), context.peer())
-        yield
+                call = gate.hold(verified, handler.end_soon, context.peer())
+        yield handler
     except Refusal as refusal:
         gate.refused(refusal, context.peer())
         context.set_trailing_metadata(refusal.trailing_metadata())
@@ -234,24 +224,12 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[None]:
         log_unexpected(gate.method, error)
         context.abort(grpc.StatusCode.UNKNOWN, HIDDEN)
     finally:
+        handler.left()
         if call is not None:
             gate.release(call)
         if token is not None:
             # The thread serves other calls after this one.
             reset_caller(token)
-
-
-def _end_in_thread(gate: Gate, context: Any, refusal: Refusal) -> None:
-    """This context's abort blocks until the loop has sent the status, so it gets a thread that may wait."""
-
-    def abort() -> None:
-        try:
-            context.set_trailing_metadata(refusal.trailing_metadata())
-            context.abort(refusal.status, refusal.message)
-        except grpc.aio.BaseError:
-            pass  # as in _abort_and_cancel
-
-    gate.node.asker.submit(abort)
 
 
 def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -130,9 +131,9 @@ class _SyncStream:
     ) -> None:
         self._more: SimpleQueue[StringValue | None] = SimpleQueue()
         self._more.put(StringValue(value=text))
-        request_streams, response_streams = kind
+        request_streams, self._response_streams = kind
         request = self._requests() if request_streams else StringValue(value=text)
-        begin = multicallable if response_streams else multicallable.future
+        begin = multicallable if self._response_streams else multicallable.future
         self._call = begin(request, metadata=metadata, timeout=timeout)
 
     def _requests(self) -> Iterator[StringValue]:
@@ -149,6 +150,11 @@ class _SyncStream:
 
     def end(self, timeout: float = 10) -> Outcome:
         del timeout  # the call's own deadline bounds this
+        if self._response_streams:
+            # gRPC tells the status only to who has read the messages before it.
+            with contextlib.suppress(grpc.RpcError):
+                for _ in self._call:
+                    pass
         self._call.code()
         self._more.put(None)
         return _outcome(self._call)
@@ -241,6 +247,10 @@ class _AioStream:
 
     def end(self, timeout: float = 10) -> Outcome:
         async def wait() -> Outcome:
+            if self._response_streams:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    while await self._call.read() is not grpc.aio.EOF:
+                        pass
             code = await self._call.code()
             self._done.set()
             details = await self._call.details() or ""

@@ -36,16 +36,24 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """Ends what still runs there, and the thread."""
+        self.run(self._cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=5) if tasks else None
 
 
 class ProbeServer:
     """A probe behind our interceptor. `kind` is one of SERVERS."""
 
     def __init__(self, node: MeshNode, kind: str, *, threads: int = 16) -> None:
+        self.kind = kind
         self.record = Record()
         self._loop: Loop | None = None
         self._server: Any

@@ -90,8 +90,17 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
 
     def hold(context: Any) -> None:
         # Blocked for good, as a handler is that waits for something else: only the end of the call is noticed.
-        context.add_callback(record.noticed.set)
+        if context.add_callback(record.noticed.set) is False:
+            record.noticed.set()
         record.release.wait(30)
+
+    def hold_stream(context: Any) -> Iterator[StringValue]:
+        try:
+            yield StringValue(value="held")
+        except GeneratorExit:
+            record.noticed.set()  # the call was over before this was sent
+            raise
+        hold(context)
 
     def unary(request: StringValue, context: Any) -> StringValue:
         act(request.value, context)
@@ -100,8 +109,7 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
     def server_stream(request: StringValue, context: Any) -> Iterator[StringValue]:
         act(request.value, context)
         if request.value == "hold":
-            yield StringValue(value="held")
-            hold(context)
+            yield from hold_stream(context)
             return
         yield StringValue(value=_say(request.value))
         yield StringValue(value="end")
@@ -120,8 +128,7 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
         for request in requests:
             act(request.value, context)
             if request.value == "hold":
-                yield StringValue(value="held")
-                hold(context)
+                yield from hold_stream(context)
             yield StringValue(value=_say(request.value))
 
     by_kind: dict[tuple[bool, bool], Callable[..., Any]] = {
@@ -147,6 +154,14 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
         finally:
             record.noticed.set()
 
+    async def hold_stream() -> AsyncIterator[StringValue]:
+        try:
+            yield StringValue(value="held")
+        except (asyncio.CancelledError, GeneratorExit):
+            record.noticed.set()  # the call was over before this was sent
+            raise
+        await hold()
+
     async def unary(request: StringValue, context: Any) -> StringValue:
         await act(request.value, context)
         return StringValue(value=_say(request.value))
@@ -154,8 +169,8 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
     async def server_stream(request: StringValue, context: Any) -> AsyncIterator[StringValue]:
         await act(request.value, context)
         if request.value == "hold":
-            yield StringValue(value="held")
-            await hold()
+            async for held in hold_stream():
+                yield held
         yield StringValue(value=_say(request.value))
         yield StringValue(value="end")
 
@@ -173,8 +188,8 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
         async for request in requests:
             await act(request.value, context)
             if request.value == "hold":
-                yield StringValue(value="held")
-                await hold()
+                async for held in hold_stream():
+                    yield held
             yield StringValue(value=_say(request.value))
 
     async def server_stream_by_context(request: StringValue, context: Any) -> None:
