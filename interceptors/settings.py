@@ -85,7 +85,10 @@ class EtcdSettings:
         if not (self.prefix.startswith("/") and self.prefix.endswith("/")):
             raise ValueError("CREDMESH_ETCD_PREFIX must begin and end with '/'; for example: /credmesh/")
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("ETCD_CERT_FILE and ETCD_KEY_FILE go together; set both or neither")
+            raise ValueError(
+                "ETCD_CERT_FILE and ETCD_KEY_FILE go together; for example: ETCD_CERT_FILE=/etc/credmesh/etcd.pem "
+                "ETCD_KEY_FILE=/etc/credmesh/etcd.key"
+            )
         if self.cert_file is not None and self.ca_file is None:
             raise ValueError("ETCD_CERT_FILE needs ETCD_CA_FILE; for example: ETCD_CA_FILE=/etc/credmesh/etcd-ca.pem")
         if self.timeout <= 0:
@@ -131,7 +134,10 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("CREDMESH_TLS_CERT_FILE and CREDMESH_TLS_KEY_FILE go together; set both")
+            raise ValueError(
+                "CREDMESH_TLS_CERT_FILE and CREDMESH_TLS_KEY_FILE go together; for example: "
+                "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt CREDMESH_TLS_KEY_FILE=/etc/credmesh/tls.key"
+            )
         if self.tls_cert_file is None and not self.plaintext:
             raise ValueError(
                 "CREDMESH_TLS_CERT_FILE is not set, and credentials do not travel in the clear; for example: "

@@ -1,0 +1,130 @@
+"""The trust bundle: whatever way it came to a revision, it decides as etcd at that revision says."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interceptors.bundle import TrustBundle
+from interceptors.epochs import Epochs
+from interceptors.etcd.client import KeyValue, Snapshot
+from interceptors.etcd.layout import Layout, subject_scope
+from interceptors.etcd.mirror import Event
+from interceptors.keys import read_key
+from tests.probe.issuer import ISSUER, key_record
+
+LAYOUT = Layout("/credmesh/")
+RECORDS = {kid: key_record(kid, Ed25519PrivateKey.generate()).SerializeToString() for kid in ("k1", "k2", "k3")}
+
+scopes = st.sampled_from(["all", "sub/alice", "sub/bob", "sid/1", "client/app", "aud/orders"])
+keys = st.one_of(
+    scopes.map(LAYOUT.epoch),
+    st.sampled_from(sorted(RECORDS)).map(LAYOUT.key),
+    st.just(LAYOUT.signing),
+    st.just(LAYOUT.beacon),
+    st.just(LAYOUT.barrier("b")),
+)
+changes = st.lists(st.tuples(keys, st.booleans()), max_size=40)
+
+
+def value_of(key: str) -> bytes:
+    return RECORDS.get(key.removeprefix(LAYOUT.keys), b"")
+
+
+def bundle() -> TrustBundle:
+    return TrustBundle(LAYOUT, ISSUER)
+
+
+def snapshot_of(values: dict[str, int], revision: int) -> Snapshot:
+    return Snapshot({key: KeyValue(value_of(key), at, at, 0) for key, at in values.items()}, revision)
+
+
+@given(changes, st.integers(0, 40), st.lists(st.integers(1, 5), min_size=1))
+def test_a_snapshot_and_the_events_after_it_make_what_a_later_snapshot_says(
+    made: list[tuple[str, bool]], cut: int, batches: list[int]
+) -> None:
+    held: dict[str, int] = {}
+    at_cut: dict[str, int] = {}
+    events: list[Event] = []
+    for revision, (key, deleted) in enumerate(made, start=2):
+        if deleted:
+            held.pop(key, None)
+        else:
+            held[key] = revision
+        if revision - 2 < cut:
+            at_cut = dict(held)
+        else:
+            events.append(Event(key, None if deleted else value_of(key), revision))
+    last = len(made) + 1
+    followed, read = bundle(), bundle()
+    followed.load(snapshot_of(at_cut, min(cut, len(made)) + 1))
+    sizes = iter(batches * (len(events) + 1))
+    while events:
+        size = next(sizes)
+        batch, events = events[:size], events[size:]
+        followed.apply(batch, batch[-1].mod_revision)
+    read.load(snapshot_of(held, last))
+    assert dict(followed.epochs) == dict(read.epochs)
+    assert set(followed.keys) == set(read.keys)
+    assert followed.revision == read.revision == last
+
+
+@given(st.dictionaries(scopes, st.integers(1, 50)), st.lists(scopes), st.integers(0, 50))
+def test_a_credential_is_revoked_exactly_if_a_scope_of_it_has_a_greater_epoch(
+    revoked: dict[str, int], mine: list[str], epoch: int
+) -> None:
+    found = Epochs(revoked.items()).revokes(mine, epoch)
+    assert (found is not None) == any(revoked.get(scope, 0) > epoch for scope in mine)
+
+
+def test_every_change_that_may_end_a_credential_moves_the_generation_after_it_is_visible() -> None:
+    one = bundle()
+    one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
+    generation = one.generation
+    one.apply([Event(LAYOUT.beacon, b"", 3)], 3)
+    assert one.generation == generation  # and an idle mesh's beacon does not
+    one.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 4)], 4)
+    assert one.generation > generation
+    generation = one.generation
+    one.apply([Event(LAYOUT.key("k1"), None, 5)], 5)
+    assert one.generation > generation
+
+
+def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
+    one = bundle()
+    one.load(snapshot_of({}, 5))
+    one.prove(5, 100.0)
+    assert one.proven_at == 100.0
+    one.prove(7, 200.0)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 6)], 6)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at == 200.0
+
+
+def test_what_was_proven_on_a_lost_history_is_not_proven_any_more() -> None:
+    one = bundle()
+    one.load(snapshot_of({}, 50))
+    one.prove(50, 100.0)
+    one.load(snapshot_of({}, 20))
+    assert one.proven_at is None
+
+
+def test_a_key_that_was_asked_for_does_not_come_back_after_its_removal() -> None:
+    key = read_key(RECORDS["k1"])
+    one = bundle()
+    one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
+    one.apply([Event(LAYOUT.key("k1"), None, 9)], 9)
+    one.add_key(key, 8)  # an answer of before the removal, that came late
+    assert not one.keys
+    one.add_key(key, 10)
+    assert set(one.keys) == {"k1"}
+
+
+def test_a_key_record_at_the_wrong_place_is_not_held() -> None:
+    one = bundle()
+    entry = KeyValue(RECORDS["k1"], 2, 2, 0)
+    one.load(Snapshot({LAYOUT.key("k2"): entry}, 2))
+    assert not one.keys

@@ -1,0 +1,114 @@
+"""The open calls: found by scope and by deadline, and none is forgotten or ended twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interceptors import Caller, Reason, Refusal
+from interceptors.calls import OpenCall, OpenCalls
+from interceptors.etcd.layout import subject_scope
+from interceptors.verify import Verified
+from tests.support import wait_until
+
+
+def verified(subject: str = "alice", epoch: int = 10) -> Verified:
+    caller = Caller(subject, "app", f"session of {subject}", frozenset(), frozenset({"probe"}), 0.0, epoch)
+    return Verified(caller, "token", kid="k", usable_until=time.time() + 60, session_ends_at=0.0, generation=1)
+
+
+class Opened:
+    """An open call that notes how it was ended."""
+
+    def __init__(self, calls: OpenCalls, who: Verified, *, seconds: float = 60) -> None:
+        self.refusals: list[Refusal] = []
+        self.call = OpenCall("/m", who, time.monotonic() + seconds, following=False, end=self.refusals.append)
+        calls.add(self.call)
+
+
+@pytest.fixture
+def calls() -> Iterator[OpenCalls]:
+    one = OpenCalls()
+    yield one
+    one.stop()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20)), max_size=20),
+    st.sampled_from("abc"),
+    st.integers(0, 20),
+)
+def test_exactly_the_older_calls_of_the_scope_end(opened: list[tuple[str, int]], subject: str, epoch: int) -> None:
+    calls = OpenCalls()
+    every = [Opened(calls, verified(who, at)) for who, at in opened]
+    ended = calls.revoke(subject_scope(subject), epoch)
+    for one, (who, at) in zip(every, opened, strict=True):
+        assert bool(one.refusals) == (who == subject and at < epoch)
+    assert ended == sum(bool(one.refusals) for one in every)
+    assert len(calls) == len(every) - ended
+    assert calls.revoke(subject_scope(subject), epoch) == 0
+    calls.stop()
+
+
+def test_calls_end_at_their_deadlines_and_not_before(calls: OpenCalls) -> None:
+    late, soon, gone = (Opened(calls, verified(), seconds=seconds) for seconds in (60, 0.2, 0.2))
+    calls.remove(gone.call)
+    wait_until(lambda: soon.refusals)
+    assert time.monotonic() >= soon.call.deadline
+    assert [refusal.reason for refusal in soon.refusals] == [Reason.CREDENTIAL_EXPIRED]
+    assert not late.refusals
+    assert not gone.refusals
+    assert len(calls) == 1
+
+
+def test_a_nearer_deadline_overtakes_a_farther_one(calls: OpenCalls) -> None:
+    Opened(calls, verified(), seconds=60)
+    near = Opened(calls, verified(), seconds=0.1)
+    wait_until(lambda: near.refusals, timeout=5)
+
+
+def test_a_call_that_cannot_be_ended_does_not_keep_the_others_alive(calls: OpenCalls) -> None:
+    def broken(refusal: Refusal) -> None:
+        raise RuntimeError("no")
+
+    calls.add(OpenCall("/m", verified(), time.monotonic() + 60, following=False, end=broken))
+    others = [Opened(calls, verified()) for _ in range(3)]
+    assert calls.revoke(subject_scope("alice"), 11) == 4
+    assert all(other.refusals for other in others)
+
+
+def test_memory_does_not_grow_with_calls_that_are_over(calls: OpenCalls) -> None:
+    for _ in range(20_000):
+        calls.remove(Opened(calls, verified(), seconds=300).call)
+    assert len(calls) == 0
+    assert len(calls._deadlines) < 5000
+    assert not calls._by_scope
+
+
+def test_calls_come_and_go_while_scopes_are_revoked(calls: OpenCalls) -> None:
+    """Whatever the order, a call is ended exactly once or removed, and nothing is left behind."""
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            one = Opened(calls, verified(f"user-{turn % 5}", epoch=turn))
+            if turn % 3:
+                calls.remove(one.call)
+            ended.append(len(one.refusals))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for subject in range(5):
+            calls.revoke(subject_scope(f"user-{subject}"), 1000)
+    for subject in range(5):
+        calls.revoke(subject_scope(f"user-{subject}"), 1000)
+    assert len(calls) == 0
+    assert not calls._by_scope
+    assert max(ended) <= 1
