@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authsvc.grants import Grant, grant, narrow
@@ -45,6 +45,7 @@ def test_an_account_without_audiences_gets_no_credential() -> None:
     assert refused.value.reason is Reason.AUDIENCE_MISMATCH
 
 
+@settings(deadline=None)
 @given(held=st.tuples(_names, _names), asked=st.tuples(_names, _names))
 def test_nothing_is_granted_that_is_not_held_or_was_not_asked(
     held: tuple[list[str], list[str]], asked: tuple[list[str], list[str]]
@@ -60,6 +61,7 @@ def test_nothing_is_granted_that_is_not_held_or_was_not_asked(
     assert set(granted.audiences) <= set(held[1])
 
 
+@settings(deadline=None)
 @given(earlier=st.tuples(_names, _names), now=st.tuples(_names, _names))
 def test_an_earlier_grant_only_ever_narrows(
     earlier: tuple[list[str], list[str]], now: tuple[list[str], list[str]]

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authsvc.grants import Grant
@@ -87,6 +87,7 @@ class History:
 _pauses = st.lists(st.sampled_from([0.0, 0.5, 4.0, 9.75, 10.0, 11.0, 400.0]), max_size=12)
 
 
+@settings(deadline=None)
 @given(pauses=_pauses, later=st.sampled_from([0.0, 3.0, 9.75, 10.0, 60.0]))
 def test_after_any_history_each_token_is_worth_what_the_rules_say(pauses: list[float], later: float) -> None:
     history = History()
@@ -102,6 +103,7 @@ def test_after_any_history_each_token_is_worth_what_the_rules_say(pauses: list[f
             assert history.judge(secret) == Reused()
 
 
+@settings(deadline=None)
 @given(pauses=_pauses, guess=st.binary(min_size=32, max_size=32))
 def test_who_never_held_a_token_of_the_session_cannot_end_it(pauses: list[float], guess: bytes) -> None:
     history = History()
@@ -111,6 +113,7 @@ def test_who_never_held_a_token_of_the_session_cannot_end_it(pauses: list[float]
     assert history.judge(guess) == Forged()
 
 
+@settings(deadline=None)
 @given(pauses=_pauses)
 def test_no_record_holds_a_secret(pauses: list[float]) -> None:
     history = History()
@@ -205,6 +208,7 @@ def test_being_seen_does_not_outlast_the_sessions_lifetime() -> None:
     assert seconds(history.record.idle_expires_at) == START + LIFETIME
 
 
+@settings(deadline=None)
 @given(at=st.floats(0, 2 * LIFETIME), idle=st.floats(1, 2 * LIFETIME))
 def test_a_session_ends_exactly_when_it_times_out(at: float, idle: float) -> None:
     record = History().record
