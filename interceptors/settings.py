@@ -103,8 +103,15 @@ class MeshSettings:
     service: str = setting("CREDMESH_SERVICE", "orders", help="the service's name, as nodes are listed")
     issuer: str = setting("CREDMESH_ISSUER", "https://auth.example.com", help="`iss` of every token (RFC 9068)")
     leeway: float = setting("CREDMESH_LEEWAY", "5", default=5.0, help="seconds of clock skew that are forgiven")
-    max_credential_bytes: int = setting("CREDMESH_MAX_CREDENTIAL_BYTES", "4096", default=4096)
-    cached_credentials: int = setting("CREDMESH_CACHED_CREDENTIALS", "10000", default=10_000)
+    max_credential_bytes: int = setting(
+        "CREDMESH_MAX_CREDENTIAL_BYTES", "4096", default=4096, help="a larger authorization entry is refused unread"
+    )
+    cached_credentials: int = setting(
+        "CREDMESH_CACHED_CREDENTIALS",
+        "10000",
+        default=10_000,
+        help="verified credentials kept, so as not to do it again",
+    )
     node_lease: int = setting("CREDMESH_NODE_LEASE", "10", default=10, help="seconds until a silent node is given up")
     address: str = setting("CREDMESH_ADDRESS", "10.1.2.3:8443", default="", help="where this node can be reached")
 
@@ -124,8 +131,12 @@ class ServerSettings:
     """How a gRPC server listens."""
 
     listen: str = setting("CREDMESH_LISTEN", "0.0.0.0:8443", help="host:port of the gRPC server")
-    tls_cert_file: Path | None = setting("CREDMESH_TLS_CERT_FILE", "/etc/credmesh/tls.crt", default=None)
-    tls_key_file: Path | None = setting("CREDMESH_TLS_KEY_FILE", "/etc/credmesh/tls.key", default=None)
+    tls_cert_file: Path | None = setting(
+        "CREDMESH_TLS_CERT_FILE", "/etc/credmesh/tls.crt", default=None, help="certificate chain, PEM; taken up anew"
+    )
+    tls_key_file: Path | None = setting(
+        "CREDMESH_TLS_KEY_FILE", "/etc/credmesh/tls.key", default=None, help="its private key, PEM"
+    )
     plaintext: bool = setting(
         "CREDMESH_PLAINTEXT", "true", default=False, help="serve without TLS, credentials and all"
     )
