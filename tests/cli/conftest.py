@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from authsvc.cli.failure import ExitCode
 from authsvc.cli.group import credmesh
 from interceptors.settings import EtcdSettings
 from localmesh.etcd import EtcdProcess
 from tests.processes import ISSUER, AuthProcess, seed
+from tests.support import wait_until
 
 PASSWORD = "a good password"
 
@@ -85,6 +87,18 @@ class Command:
         path = self.profile.with_name(f"{name}.json")
         path.write_text(json.dumps({key: value for key, value in entries.items() if value is not None}))
         return replace(self, profile=path)
+
+
+def signed_out(command: Command) -> Result:
+    """What `whoami` says once the replica has heard of a revocation, some milliseconds after it was committed."""
+
+    def refused() -> Result | None:
+        result = command.run("whoami")
+        return result if result.exit_code == ExitCode.FAILED else None
+
+    found = wait_until(refused, what="the saved login to be refused")
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from authsvc.cli.failure import ExitCode
-from tests.cli.conftest import PASSWORD, Command
+from tests.cli.conftest import PASSWORD, Command, signed_out
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_password_that_is_too_short_exits_with_2(command: Command, name: str) 
 def test_a_new_password_takes_the_place_of_the_old_one_and_ends_its_sessions(command: Command, user: str) -> None:
     command.ok("login", user, password=PASSWORD)
     assert "from revision " in command.ok("user", "passwd", user, password="the new password")
-    assert command.run("whoami").exit_code == ExitCode.FAILED
+    signed_out(command)
     assert command.run("login", user, password=PASSWORD).exit_code == ExitCode.FAILED
     command.ok("login", user, password="the new password")
 

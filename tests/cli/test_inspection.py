@@ -209,7 +209,10 @@ def test_any_members_of_any_type_are_looked_into_without_an_error(
     assert check_keys(token, decoded, KEYS).verdict is Verdict.BAD
 
 
-@pytest.mark.parametrize("payload", ["[" * 100_000, '{"exp": 1' + "0" * 5000 + "}", '{"exp": 1e999, "nbf": NaN}', "3"])
+@pytest.mark.parametrize(
+    "payload",
+    ["[" * 100_000, '{"exp": 1' + "0" * 400 + "}", '{"exp": 1' + "0" * 5000 + "}", '{"exp": 1e999, "nbf": NaN}', "3"],
+)
 def test_hostile_json_is_looked_into_without_an_error(payload: str) -> None:
     decoded = decode(raw({"alg": "EdDSA", "kid": "k1", "typ": "at+jwt"}, payload))
     assert conclude(check_locally(decoded, now=NOW, issuer=ISSUER)).verdict is Verdict.BAD

@@ -11,6 +11,7 @@ import pytest
 from authsvc.cli.failure import ExitCode
 from authsvc.cli.saved import read_login
 from tests.cli.conftest import PASSWORD, Command
+from tests.support import wait_until
 
 
 def test_a_login_is_kept_for_its_owner_and_shown_without_its_secrets(command: Command, user: str) -> None:
@@ -58,6 +59,7 @@ def test_a_profile_without_a_client_speaks_as_the_user(command: Command, user: s
 def test_a_wrong_password_and_an_unknown_user_look_the_same(command: Command, user: str) -> None:
     wrong = command.run("login", user, password="another password")
     unknown = command.run("login", "no-such-user", password="another password")
+    assert "no such user, or the password is another one" in wrong.stderr
     assert wrong.exit_code == unknown.exit_code == ExitCode.FAILED
     assert wrong.stderr == unknown.stderr.replace("no-such-user", user)
     assert "another password" not in wrong.output
@@ -92,7 +94,8 @@ def test_signing_out_ends_the_session_on_the_mesh(command: Command, user: str) -
     assert f"Signed {user} out: from revision " in command.ok("logout")
     assert not command.login_file.exists()
     assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
-    assert command.run("token", "inspect", "-", stdin=credential).exit_code == ExitCode.FAILED
+    refused = ExitCode.FAILED
+    wait_until(lambda: command.run("token", "inspect", "-", stdin=credential).exit_code == refused, what="the refusal")
     assert command.run("logout").exit_code == ExitCode.NOTHING
 
 

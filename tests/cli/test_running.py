@@ -11,7 +11,7 @@ from authsvc.cli.connection import Connection
 from authsvc.cli.failure import ExitCode
 from authsvc.cli.profile import load_profile
 from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
-from tests.cli.conftest import PASSWORD, Command
+from tests.cli.conftest import PASSWORD, Command, signed_out
 
 
 def session_of(command: Command, user: str) -> str:
@@ -102,9 +102,7 @@ def test_an_id_that_looks_like_an_option_is_an_id(command: Command) -> None:
 def test_a_user_who_was_revoked_is_told_to_sign_in_again_and_is_back_then(command: Command, user: str) -> None:
     session_of(command, user)
     assert f"Revoked what was issued to {user} up to now" in command.ok("revoke", "--subject", user)
-    result = command.run("whoami")
-    assert result.exit_code == ExitCode.FAILED
-    assert f"credmesh login {user}" in result.stderr
+    assert f"credmesh login {user}" in signed_out(command).stderr
     session_of(command, user)
     assert command.json("whoami")["identity"]["subject"] == user
 
@@ -132,7 +130,7 @@ def test_revoking_everyone_needs_a_yes(command: Command, user: str) -> None:
     assert "--yes" in result.stderr
     assert command.json("whoami")["identity"]["subject"] == user
     command.ok("revoke", "--everyone", "--yes")
-    assert command.run("whoami").exit_code == ExitCode.FAILED
+    signed_out(command)
 
 
 def test_a_field_that_the_service_refuses_is_named_and_exits_with_2(command: Command) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -23,6 +24,12 @@ from tests.support import wait_until
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that it starts, these tests too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Terminal:
     """The command on a terminal of its own, and what is on the screen."""
 
@@ -35,7 +42,7 @@ class Terminal:
             env={**command.environ, "TERM": "xterm-256color", **environ},
             cwd=Path(__file__).parents[2],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(slave)
         self.screen = ""
@@ -96,6 +103,7 @@ def test_a_table_fits_the_terminal_and_its_ids_stay_whole(command: Command, user
     assert any(session_id in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= columns
     assert ("Scopes" in lines[0]) is (columns == 200)
+    assert columns < 80 or len(lines) == 3, "a session takes one line: what does not fit is left out, not folded"
     assert _STYLE.search(screen)
 
 
