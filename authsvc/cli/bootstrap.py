@@ -90,7 +90,7 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
             )
         except EtcdUnavailable as error:
             raise Failure(
-                f"etcd at {', '.join(settings.endpoints)} does not answer: {error}",
+                str(error),
                 next_step="Is it up, and does this machine reach it? ETCD_ENDPOINTS says where it is.",
                 code=ExitCode.UNREACHABLE,
             ) from None

@@ -190,12 +190,12 @@ def _check_use(token: Decoded) -> list[Check]:
 
 def _check_header(header: Mapping[str, Any]) -> Check:
     algorithm, kind = header.get("alg"), header.get("typ")
+    if isinstance(algorithm, str) and algorithm not in _ALGORITHMS:
+        note = ALGORITHM_NOTES.get(algorithm, "not one of ours")
+        return Check("header", Verdict.BAD, f"alg {algorithm}: {note}; ours are {', '.join(_ALGORITHMS)}")
     if not all(isinstance(header.get(member), str) for member in _HEADER):
         missing = ", ".join(sorted(member for member in _HEADER if not isinstance(header.get(member), str)))
         return Check("header", Verdict.BAD, f"{missing}: missing or no text")
-    if algorithm not in _ALGORITHMS:
-        note = ALGORITHM_NOTES.get(str(algorithm), "not one of ours")
-        return Check("header", Verdict.BAD, f"alg {algorithm}: {note}; ours are {', '.join(_ALGORITHMS)}")
     if str(kind).lower() not in _TYPES:
         return Check("header", Verdict.BAD, f"typ {kind} is not at+jwt: no access token (RFC 9068 section 4)")
     unexpected = ", ".join(sorted(header.keys() - _HEADER))

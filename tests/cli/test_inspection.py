@@ -101,7 +101,7 @@ def test_a_check_that_fails_says_why(changes: dict[str, Any], check: str, why: s
 @pytest.mark.parametrize(
     ("header", "why"),
     [
-        ({"alg": "none", "kid": "k1", "typ": "at+jwt"}, "not signed at all"),
+        ({"alg": "none"}, "not signed at all"),
         ({"alg": "HS256", "kid": "k1", "typ": "at+jwt"}, "whoever verifies could also forge"),
         ({"alg": "EdDSA", "kid": "k1", "typ": "JWT"}, "no access token"),
         ({"alg": "EdDSA", "kid": "k1", "typ": "at+jwt", "jku": "https://evil.test"}, "never has jku"),
