@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import jwt
 import pytest
@@ -15,7 +16,7 @@ from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import Delete, Put
-from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.etcd.layout import EVERYONE, Layout, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.node import MeshNode
 from interceptors.opaque import OpaqueKind, OpaqueToken
 from tests.auth.replica import ALICE_PASSWORD, Clock, Interrupted, Replica, claims_of
@@ -236,18 +237,46 @@ def test_a_token_never_outlives_its_session(replica: Replica, clock: Clock) -> N
     assert claims_of(credentials.access_token)["exp"] <= seconds(credentials.session_expires_at)
 
 
-def test_a_record_of_a_newer_format_is_refused_rather_than_guessed(replica: Replica) -> None:
+def _newer(replica: Replica, record: store_pb2.SessionRecord) -> bytes:
+    record.format = 99
+    return record.SerializeToString()
+
+
+def _foreign(replica: Replica, record: store_pb2.SessionRecord) -> bytes:
+    return b"\xff" + record.SerializeToString()
+
+
+def _anothers(replica: Replica, record: store_pb2.SessionRecord) -> bytes:
+    record.session_id = replica.login().session_id
+    return record.SerializeToString()
+
+
+@pytest.mark.parametrize("broken", [_newer, _foreign, _anothers])
+def test_a_record_that_cannot_be_read_is_neither_used_nor_ended(
+    replica: Replica, broken: Callable[[Replica, store_pb2.SessionRecord], bytes]
+) -> None:
+    """A newer replica may have written it, and goes on with it once this one is replaced."""
     credentials = replica.login()
     record = replica.record(credentials.session_id)
     assert record is not None
-    record.format = 99
     key = replica.layout.session(credentials.session_id)
-    replica.etcd.commit([], [Put(key, record.SerializeToString())])
+    value = broken(replica, record)
+    replica.etcd.commit([], [Put(key, value)])
+    with pytest.raises(Refusal) as refused:
+        replica.refresh(credentials.refresh_token)
+    assert refused.value.reason is Reason.MESH_NOT_READY
+    assert replica.etcd.read(key).values[key].value == value
+    assert replica.epoch(session_scope(credentials.session_id)) == 0
+
+
+@pytest.mark.parametrize("key_of", [lambda layout: layout.user("alice"), lambda layout: layout.signing])
+def test_an_account_or_key_of_a_newer_format_issues_nothing(replica: Replica, key_of: Callable[[Layout], str]) -> None:
+    credentials = replica.login()
+    replica.etcd.commit([], [Put(key_of(replica.layout), b"\x08\x63")])
     with pytest.raises(Refusal) as refused:
         replica.refresh(credentials.refresh_token)
     assert refused.value.reason is Reason.MESH_NOT_READY
     assert replica.record(credentials.session_id) is not None
-    assert replica.epoch(session_scope(credentials.session_id)) == 0
 
 
 def _kid(credentials: auth_pb2.Credentials) -> str:
