@@ -16,7 +16,7 @@ from localmesh.demo.actors import TIMEOUT, Metadata, Node, Nodes, Person, reason
 from localmesh.demo.figures import Figures, Milliseconds
 from localmesh.demo.load import Callers
 from localmesh.demo.streams import StockStream
-from localmesh.demo.telling import Teller
+from localmesh.demo.telling import Misbehaved, Teller
 
 __all__ = ["Round", "refusal", "revoke_alice", "revoke_and_measure"]
 
@@ -92,9 +92,16 @@ async def revoke_and_measure(nodes: Nodes, person: Person, operator: Person) -> 
         sent_at = time.time()
         answer = await nodes.revocation.Revoke(request, metadata=operator.metadata, timeout=TIMEOUT)
         committed_at = answer.committed_at.ToNanoseconds() / 1e9
-        async with asyncio.timeout(_NOTICED_WITHIN):
-            refusals = await asyncio.gather(*watching)
-            await stream.ended.wait()
+        try:
+            async with asyncio.timeout(_NOTICED_WITHIN):
+                refusals = await asyncio.gather(*watching)
+                await stream.ended.wait()
+        except TimeoutError:
+            refused = [node.name for node, task in zip(nodes.all, watching, strict=True) if not task.cancelled()]
+            raise Misbehaved(
+                f"{_NOTICED_WITHIN:g} s after {person.subject} was revoked she is refused by "
+                f"{', '.join(refused) or 'nobody'}; her stream is {'over' if stream.ended.is_set() else 'open'}"
+            ) from None
     for node, (refused_at, reason) in zip(nodes.all, refusals, strict=True):
         # A node may learn of it, and refuse, before the auth service has etcd's answer and looks at its clock.
         result.refused_ms[node.name] = max(0.0, (refused_at - committed_at) * 1000)
