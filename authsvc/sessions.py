@@ -51,8 +51,9 @@ Record = store_pb2.SessionRecord
 
 
 class Sessions:
-    """The sessions in etcd. Thread-safe; every replica may change them. Every method may raise EtcdUnavailable, and
-    Refusal MESH_NOT_READY where nothing holds still for long enough.
+    """The sessions in etcd. Thread-safe; every replica may change them.
+
+    Every method may raise EtcdUnavailable, and Refusal MESH_NOT_READY where nothing holds still for long enough.
 
     clock: seconds since 1970; it decides on timeouts and the grace window, never on revocation.
     """

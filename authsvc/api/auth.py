@@ -10,6 +10,7 @@ import grpc
 
 from authsvc import validate
 from authsvc.accounts import Account, Accounts
+from authsvc.api.errors import FailedPrecondition
 from authsvc.audit import audit
 from authsvc.introspection import Introspection, identity_of
 from authsvc.issuing import Issuer
@@ -73,6 +74,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             credentials = self._issuer.login(authenticate, kind=kind, scopes=scopes, audiences=audiences)
         except Refusal as refusal:
             audit("login", outcome="refused", reason=refusal.reason.name, cause=str(refusal), **fields)
+            raise
+        except FailedPrecondition as error:
+            audit("login", outcome="refused", reason=error.status.name, cause=str(error), **fields)
             raise
         audit(
             "login",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import argon2
@@ -12,7 +13,9 @@ from authsvc.settings import AuthSettings
 from interceptors.etcd.client import EtcdClient
 from interceptors.node import MeshNode
 from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from localmesh.etcd import EtcdProcess
 from tests.auth.replica import ALICE_PASSWORD, AUDIENCES, SCOPES, Clock, Interrupted, Replica
+from tests.auth.served import ADMIN, Api, serve
 from tests.processes import ISSUER, KEK
 
 # Small, so that the tests are quick; what is tested does not depend on it.
@@ -66,3 +69,21 @@ def node(etcd_settings: EtcdSettings) -> Iterator[MeshNode]:
     """A node of another service on this test's etcd, to say what it accepts."""
     with MeshNode(MeshSettings(etcd=etcd_settings, service="storefront", issuer=ISSUER)) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
+    """One server for all of these tests: each signs somebody in of its own, or looks at what is its own."""
+    settings = AuthSettings(
+        mesh=MeshSettings(etcd=etcd.settings(f"/{uuid.uuid4().hex}/"), service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+    with EtcdClient(settings.mesh.etcd) as client:
+        replica = Replica(client, settings, passwords, Clock())
+        replica.rotate()
+        audiences = ["credmesh.auth", "storefront"]
+        for subject in ("alice", "bob", "carol"):
+            replica.accounts.create_user(subject, ALICE_PASSWORD, scopes=SCOPES, audiences=audiences)
+        _, secret = replica.accounts.create_client("operator", scopes=ADMIN, audiences=["credmesh.auth"])
+        yield from serve(replica, secret)

@@ -1,231 +1,22 @@
-"""AuthService, SessionService and RevocationService over a real server: every field, every answer, every audit line."""
+"""AuthService, SessionService and RevocationService over a real server: every answer, every audit line."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import jwt
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
-from authsvc.api.auth import AuthServicer
-from authsvc.api.errors import AnswerErrors
-from authsvc.api.revocation import RevocationServicer
-from authsvc.api.sessions import SessionServicer
-from authsvc.directory import SessionDirectory
-from authsvc.introspection import Introspection
-from authsvc.passwords import Passwords
-from authsvc.sessions import LocalSessionResolver
-from authsvc.settings import AuthSettings
-from authsvc.throttle import LoginThrottle
-from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
+from credmesh.admin.v1 import revocation_pb2, sessions_pb2
+from credmesh.auth.v1 import auth_pb2
 from interceptors.errors import Reason, reason_of
-from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
-from interceptors.node import MeshNode
 from interceptors.opaque import OpaqueKind, OpaqueToken
-from interceptors.server import ServerInterceptor
-from interceptors.settings import MeshSettings, ServerSettings
-from localmesh.etcd import EtcdProcess
-from tests.auth.replica import ALICE_PASSWORD, SCOPES, Clock, Replica, claims_of
-from tests.processes import ISSUER, KEK
+from tests.auth.replica import ALICE_PASSWORD, claims_of
+from tests.auth.served import Api, client_request, password_request
+from tests.processes import ISSUER
 from tests.support import wait_until
-
-ADMIN = ["credmesh.introspect", "credmesh.revoke", "credmesh.sessions.read", "credmesh.sessions.write"]
-SERVICES = {
-    auth_pb2_grpc.AuthServiceStub: (
-        "Login",
-        "Refresh",
-        "Logout",
-        "Introspect",
-        "ResolveSession",
-        "WhoAmI",
-        "GetKeySet",
-    ),
-    sessions_pb2_grpc.SessionServiceStub: ("ListSessions", "KickSession"),
-    revocation_pb2_grpc.RevocationServiceStub: ("Revoke",),
-}
-LONG = "x" * 257
-HUGE = "x" * 20_000
-
-
-@dataclass(frozen=True)
-class Api:
-    """A server, the replica behind it, and a client that may do everything in it."""
-
-    replica: Replica
-    node: MeshNode
-    calls: dict[str, Any]
-    operator_secret: str
-
-    def call(self, method: str, request: Any, *, token: str | None = None) -> Any:
-        """Calls a method, as the operator unless a token is given."""
-        token = self.operator() if token is None else token
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        return self.calls[method](request, metadata=metadata, timeout=10)
-
-    def failure(self, method: str, request: Any, *, token: str | None = None) -> grpc.Call:
-        """Calls a method that must fail; how it does."""
-        with pytest.raises(grpc.RpcError) as failed:
-            self.call(method, request, token=token)
-        assert isinstance(failed.value, grpc.Call)
-        return failed.value
-
-    def reason(self, method: str, request: Any, *, token: str | None = None) -> Reason | None:
-        """Calls a method that must be refused; why."""
-        return reason_of(self.failure(method, request, token=token).trailing_metadata())
-
-    def operator(self) -> str:
-        """The operator's access token."""
-        grant = auth_pb2.ClientCredentialsGrant(client_id="operator", client_secret=self.operator_secret)
-        request = auth_pb2.LoginRequest(client_credentials=grant)
-        token: str = self.call("Login", request, token="").credentials.access_token
-        return token
-
-    def login(self, subject: str = "alice", **fields: Any) -> auth_pb2.Credentials:
-        """Signs a user in."""
-        response = self.call("Login", _login(subject, **fields), token="")
-        assert isinstance(response, auth_pb2.LoginResponse)
-        return response.credentials
-
-    def caught_up(self) -> None:
-        """Waits until the server's own node knows all that was committed."""
-        revision = self.replica.revoke(session_scope("nobody's"))
-        wait_until(lambda: self.node.bundle.revision >= revision, what="the node to catch up")
-
-
-@pytest.fixture(scope="module")
-def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
-    """One server for all of these tests: each signs somebody in of its own, or looks at what is its own."""
-    settings = AuthSettings(
-        mesh=MeshSettings(etcd=etcd.settings(f"/{uuid.uuid4().hex}/"), service="auth", issuer=ISSUER),
-        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
-        kek=KEK,
-    )
-    with EtcdClient(settings.mesh.etcd) as client:
-        replica = Replica(client, settings, passwords, Clock())
-        replica.rotate()
-        audiences = ["credmesh.auth", "storefront"]
-        for subject in ("alice", "bob", "carol"):
-            replica.accounts.create_user(subject, ALICE_PASSWORD, scopes=SCOPES, audiences=audiences)
-        _, secret = replica.accounts.create_client("operator", scopes=ADMIN, audiences=["credmesh.auth"])
-        yield from _serve(replica, secret)
-
-
-def _serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
-    directory = SessionDirectory(replica.settings.mesh.etcd, replica.layout)
-    directory.start()
-    with MeshNode(replica.settings.mesh, resolver=LocalSessionResolver(replica.sessions)) as node:
-        server = grpc.server(ThreadPoolExecutor(8), interceptors=[ServerInterceptor(node), AnswerErrors()])
-        auth = AuthServicer(
-            accounts=replica.accounts,
-            throttle=LoginThrottle(per_account=5, per_address=0),
-            issuer=replica.issuer,
-            sessions=replica.sessions,
-            introspection=Introspection(node=node, sessions=replica.sessions),
-            node=node,
-        )
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
-        sessions = SessionServicer(directory=directory, sessions=replica.sessions)
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
-        revocation = RevocationServicer(revocation=replica.revocation)
-        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        assert directory.wait_ready(10)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            calls = {name: getattr(stub(channel), name) for stub, names in SERVICES.items() for name in names}
-            yield Api(replica, node, calls, operator_secret)
-        server.stop(0).wait()
-    directory.stop()
-
-
-def _login(subject: str = "alice", password: str = ALICE_PASSWORD, **fields: Any) -> auth_pb2.LoginRequest:
-    return auth_pb2.LoginRequest(password=auth_pb2.PasswordGrant(subject=subject, password=password), **fields)
-
-
-def _client_login(client_id: str = "operator", secret: str = "") -> auth_pb2.LoginRequest:
-    grant = auth_pb2.ClientCredentialsGrant(client_id=client_id, client_secret=secret)
-    return auth_pb2.LoginRequest(client_credentials=grant)
-
-
-BAD_FIELDS = [
-    ("Login", auth_pb2.LoginRequest(), "grant"),
-    ("Login", _login(subject=""), "password.subject"),
-    ("Login", _login(subject=LONG), "password.subject"),
-    ("Login", _login(subject="al\nice"), "password.subject"),
-    ("Login", _login(password=""), "password.password"),
-    ("Login", _login(password=HUGE), "password.password"),
-    ("Login", _login(scopes=["two words"]), "scopes"),
-    ("Login", _login(scopes=[""]), "scopes"),
-    ("Login", _login(scopes=[f"s{number}" for number in range(257)]), "scopes"),
-    ("Login", _login(audiences=[""]), "audiences"),
-    ("Login", _login(audiences=[LONG]), "audiences"),
-    ("Login", _login(audiences=[f"a{number}" for number in range(33)]), "audiences"),
-    ("Login", _login(kind=77), "kind"),
-    ("Login", _client_login(client_id="", secret="x"), "client_credentials.client_id"),
-    ("Login", _client_login(secret=""), "client_credentials.client_secret"),
-    ("Login", _client_login(secret=HUGE), "client_credentials.client_secret"),
-    ("Refresh", auth_pb2.RefreshRequest(), "refresh_token"),
-    ("Refresh", auth_pb2.RefreshRequest(refresh_token=HUGE), "refresh_token"),
-    ("Refresh", auth_pb2.RefreshRequest(refresh_token="garbage"), "refresh_token"),
-    ("Refresh", auth_pb2.RefreshRequest(refresh_token="cmr_" + "A" * 70), "refresh_token"),
-    ("Refresh", auth_pb2.RefreshRequest(refresh_token="\x00"), "refresh_token"),
-    (
-        "Refresh",
-        auth_pb2.RefreshRequest(refresh_token=OpaqueToken.generate(OpaqueKind.SESSION).text()),
-        "refresh_token",
-    ),
-    ("Logout", auth_pb2.LogoutRequest(), "token"),
-    ("Logout", auth_pb2.LogoutRequest(token=HUGE), "token"),
-    ("Introspect", auth_pb2.IntrospectRequest(), "token"),
-    ("Introspect", auth_pb2.IntrospectRequest(token=HUGE), "token"),
-    ("ResolveSession", auth_pb2.ResolveSessionRequest(secret_sha256=b"x" * 32), "session_id"),
-    ("ResolveSession", auth_pb2.ResolveSessionRequest(session_id="../x", secret_sha256=b"x" * 32), "session_id"),
-    ("ResolveSession", auth_pb2.ResolveSessionRequest(session_id=HUGE, secret_sha256=b"x" * 32), "session_id"),
-    ("ResolveSession", auth_pb2.ResolveSessionRequest(session_id="x" * 22), "secret_sha256"),
-    ("ResolveSession", auth_pb2.ResolveSessionRequest(session_id="x" * 22, secret_sha256=b"x" * 33), "secret_sha256"),
-    ("ListSessions", sessions_pb2.ListSessionsRequest(subject=LONG), "subject"),
-    ("ListSessions", sessions_pb2.ListSessionsRequest(page_size=-1), "page_size"),
-    ("ListSessions", sessions_pb2.ListSessionsRequest(page_size=1001), "page_size"),
-    ("ListSessions", sessions_pb2.ListSessionsRequest(page_token="garbage"), "page_token"),
-    ("ListSessions", sessions_pb2.ListSessionsRequest(page_token=HUGE), "page_token"),
-    ("KickSession", sessions_pb2.KickSessionRequest(), "session_id"),
-    ("KickSession", sessions_pb2.KickSessionRequest(session_id=LONG), "session_id"),
-    ("KickSession", sessions_pb2.KickSessionRequest(session_id="x", reason="x" * 1025), "reason"),
-    ("Revoke", revocation_pb2.RevokeRequest(), "scope"),
-    ("Revoke", revocation_pb2.RevokeRequest(everyone=False), "everyone"),
-    ("Revoke", revocation_pb2.RevokeRequest(subject=""), "subject"),
-    ("Revoke", revocation_pb2.RevokeRequest(subject=LONG), "subject"),
-    ("Revoke", revocation_pb2.RevokeRequest(session_id=""), "session_id"),
-    ("Revoke", revocation_pb2.RevokeRequest(client_id="\x1b[2J"), "client_id"),
-    ("Revoke", revocation_pb2.RevokeRequest(audience=""), "audience"),
-    ("Revoke", revocation_pb2.RevokeRequest(subject="alice", reason="two\nlines"), "reason"),
-]
-
-
-@pytest.mark.parametrize(("method", "request_", "field"), BAD_FIELDS)
-def test_a_bad_field_is_named(api: Api, method: str, request_: Any, field: str) -> None:
-    failure = api.failure(method, request_)
-    assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (failure.details() or "").startswith(f"{field} ")
-    assert _violations(failure) == [field]
-
-
-def _violations(failure: grpc.Call) -> list[str]:
-    for key, value in failure.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            assert isinstance(value, bytes)
-            bad = error_details_pb2.BadRequest()
-            assert status_pb2.Status.FromString(value).details[0].Unpack(bad)
-            return [violation.field for violation in bad.field_violations]
-    return []
 
 
 class TestLogin:
@@ -247,30 +38,37 @@ class TestLogin:
         assert who.identity.session_id == credentials.session_id
 
     def test_a_wrong_password_and_an_unknown_user_look_the_same(self, api: Api) -> None:
-        failures = [api.failure("Login", _login("carol", "wrong")), api.failure("Login", _login("nobody", "wrong"))]
+        failures = [
+            api.failure("Login", password_request("carol", "wrong")),
+            api.failure("Login", password_request("nobody", "wrong")),
+        ]
         first, second = ((one.code(), one.details(), one.trailing_metadata()) for one in failures)
         assert first == second
         assert reason_of(first[2]) is Reason.CREDENTIAL_INVALID
 
     def test_a_wrong_secret_and_an_unknown_client_look_the_same(self, api: Api) -> None:
         secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET).text()
-        requests = [_client_login("operator", secret), _client_login("nobody", secret), _client_login("operator", "x")]
+        requests = [
+            client_request("operator", secret),
+            client_request("nobody", secret),
+            client_request("operator", "x"),
+        ]
         answers = [api.failure("Login", request) for request in requests]
         assert {answer.details() for answer in answers} == {Reason.CREDENTIAL_INVALID.message}
         assert {answer.code() for answer in answers} == {grpc.StatusCode.UNAUTHENTICATED}
 
     def test_guessing_is_slowed(self, api: Api) -> None:
-        reasons = [api.reason("Login", _login("mallory", f"guess {number}")) for number in range(7)]
+        reasons = [api.reason("Login", password_request("mallory", f"guess {number}")) for number in range(7)]
         assert reasons == [Reason.CREDENTIAL_INVALID] * 5 + [Reason.RATE_LIMITED] * 2
 
     def test_asking_for_more_than_is_held_is_refused(self, api: Api) -> None:
-        assert api.reason("Login", _login(scopes=["credmesh.revoke"])) is Reason.SCOPE_MISSING
-        assert api.reason("Login", _login(audiences=["vault"])) is Reason.AUDIENCE_MISMATCH
+        assert api.reason("Login", password_request(scopes=["credmesh.revoke"])) is Reason.SCOPE_MISSING
+        assert api.reason("Login", password_request(audiences=["vault"])) is Reason.AUDIENCE_MISMATCH
 
     def test_signing_in_and_being_refused_are_audited(self, api: Api, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("INFO", "credmesh.audit"):
             credentials = api.login("bob")
-            api.failure("Login", _login("bob", "wrong"))
+            api.failure("Login", password_request("bob", "wrong"))
         lines = [record.__dict__ for record in caplog.records if record.message == "login"]
         good, bad = (line for line in lines if line["subject"] == "bob")
         assert (good["outcome"], good["session_id"]) == ("ok", credentials.session_id)
@@ -502,7 +300,7 @@ def test_no_log_line_holds_a_credential(api: Api, caplog: pytest.LogCaptureFixtu
         api.call("Introspect", auth_pb2.IntrospectRequest(token=opaque))
         api.call("Logout", auth_pb2.LogoutRequest(token=opaque), token="")
         api.failure("WhoAmI", auth_pb2.WhoAmIRequest(), token=opaque + "x")
-        api.failure("Login", _login(password="a-wrong-password"))
+        api.failure("Login", password_request(password="a-wrong-password"))
     everything = "\n".join(str(record.__dict__) for record in caplog.records)
     secrets = [credentials.access_token, credentials.refresh_token, second.credentials.refresh_token, opaque]
     assert everything
