@@ -83,8 +83,13 @@ _PREFIXES: Final = frozenset(kind.value for kind in OpaqueKind)
 
 
 def new_session_id() -> str:
-    """A session id: 128 random bits in base64url, 22 characters. Not a secret."""
-    return _b64(secrets.token_bytes(_ID_BYTES))
+    """A session id: 128 random bits in base64url, 22 characters. Not a secret.
+
+    None begins with a dash: people give ids to commands, which would take it for an option.
+    """
+    while (drawn := _b64(secrets.token_bytes(_ID_BYTES))).startswith("-"):
+        pass
+    return drawn
 
 
 def is_opaque(credential: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
+from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque, new_session_id
 
 
 @given(st.sampled_from(OpaqueKind))
@@ -36,6 +36,10 @@ def test_no_text_is_taken_for_a_token(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         OpaqueToken.parse(text)
     assert len(text) < 8 or text not in str(caught.value)
+
+
+def test_no_session_id_looks_like_an_option() -> None:
+    assert not any(new_session_id().startswith("-") for _ in range(2000))
 
 
 def test_the_secret_is_in_no_repr() -> None:
