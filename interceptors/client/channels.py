@@ -112,7 +112,7 @@ def _plan(
     ours: dict[str, Any] = {"grpc.service_config": _ROUND_ROBIN}
     if name is not None:
         ours["grpc.default_authority"] = name
-    theirs = {key for key, _ in options}
+    theirs = {key for key, _ in options}  # of two values for one key gRPC would take the first
     merged = [(key, value) for key, value in ours.items() if key not in theirs] + list(options)
     return _Plan(address, _security(ca_file, cert_file, key_file) if tls else None, merged)
 

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from interceptors.client import AioCredentials, Credentials, FixedToken, aio_channel, channel
-from tests.client.world import World, methods
+from interceptors.errors import Reason
+from tests.client.world import World, methods, reason_in
 from tests.support import wait_until
 
 MINE = Credentials(FixedToken("mine"))
@@ -243,8 +244,14 @@ def test_the_wrong_kind_of_credentials_is_named() -> None:
         aio_channel("127.0.0.1:1", credentials=MINE)  # type: ignore[arg-type]
 
 
-def test_options_of_the_caller_win(world: World) -> None:
-    options = [("grpc.default_authority", "mine.example.com"), ("grpc.max_send_message_length", 4)]
-    with channel(world.target, allow_plaintext=True, options=options) as made, pytest.raises(grpc.RpcError) as error:
-        methods(made)[0](b"larger than four bytes", timeout=10)
-    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+def test_options_of_the_caller_win(secure: World, identity: Identity) -> None:
+    options = [("grpc.default_authority", "orders.example.com"), ("grpc.max_send_message_length", 4)]
+    with channel(
+        secure.target, ca_file=identity.cert_file, server_name="elsewhere.example.com", options=options
+    ) as made:
+        with pytest.raises(grpc.RpcError) as error:
+            methods(made)[0](b"larger than four bytes", timeout=10)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.RpcError) as error:
+            methods(made)[0](b"x", timeout=10)
+        assert reason_in(error.value) is Reason.CREDENTIAL_MISSING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,6 +72,23 @@ def test_a_lapsed_session_is_refreshed_by_the_next_call(world: World, credential
     held = world.refreshes[-1:] or [first.replace("token", "refresh")]
     wait_until(lambda: credentials.token() not in (first, held[0].replace("refresh", "token")))
     assert len(world.logins) == 1
+
+
+def test_a_late_call_uses_what_is_good_and_has_it_renewed(world: World, credentials: Credentials) -> None:
+    world.lifetime = 0.3
+    first = credentials.token()
+    world.lifetime = 3.0
+    wait_until(
+        lambda: credentials.session_id != first.replace("token", "session"), what="the renewal that it was worth"
+    )
+    # Nobody uses its successor, so nothing renews it when that is due; it is still good for a while.
+    wait_until(lambda: "credmesh-renewal" not in {thread.name for thread in threading.enumerate()})
+    world.gate.clear()
+    world.asked.clear()
+    late = credentials.token(timeout=0)
+    wait_until(world.asked.is_set)
+    world.gate.set()
+    wait_until(lambda: credentials.token() != late)
 
 
 def test_the_auth_service_may_be_away_while_the_credential_is_good(world: World, credentials: Credentials) -> None:
@@ -190,7 +208,9 @@ def test_closing_gives_up_a_renewal_under_way_and_ends_the_thread(world: World, 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(alice.token)
         wait_until(world.asked.is_set)
+        before = time.monotonic()
         alice.close()
+        assert time.monotonic() - before < 3
         error = waiting.exception(5)
     assert isinstance(error, grpc.RpcError)
     assert error.code() is grpc.StatusCode.CANCELLED

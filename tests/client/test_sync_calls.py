@@ -350,18 +350,37 @@ def test_a_future_makes_nobody_wait_for_a_renewal(world: World, unary: Any) -> N
     assert future.result(10) == b"token-2: x"
 
 
+def test_a_retried_call_that_takes_its_time_holds_up_no_other(world: World, unary: Any) -> None:
+    unary(b"x")
+    world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
+    world.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(unary, b"hold")
+        wait_until(lambda: len(world.calls) == 2)
+        quick = pool.submit(unary, b"x")
+        wait_until(lambda: len(world.calls) == 3)
+        world.gate.set()
+        wait_until(world.inside.is_set)
+        assert quick.result(10) == b"token-2: x"
+        world.go_on.set()
+        assert slow.result(10) == b"token-2: hold"
+
+
 def test_a_done_callback_is_called_even_if_the_future_is_dropped(world: World, unary: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
     world.gate.clear()
     world.asked.clear()
     results: list[bytes] = []
-    unary.future(b"x").add_done_callback(lambda future: results.append(future.result()))
+    unary.future(b"hold").add_done_callback(lambda future: results.append(future.result()))
     wait_until(world.asked.is_set)
     gc.collect()
     world.gate.set()
+    wait_until(world.inside.is_set)
+    gc.collect()
+    world.go_on.set()
     wait_until(lambda: results)
-    assert results == [b"token-2: x"]
+    assert results == [b"token-2: hold"]
 
 
 def test_a_future_can_be_cancelled_while_it_runs(world: World, unary: Any) -> None:
@@ -546,14 +565,27 @@ def test_a_retry_does_not_outlive_the_calls_time(world: World, orders: grpc.Chan
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_an_open_stream_keeps_its_session_from_timing_out(world: World, auth: grpc.Channel) -> None:
+@pytest.mark.parametrize("kind", ["server stream", "client stream", "bidi"])
+def test_an_open_stream_keeps_its_session_from_timing_out(world: World, auth: grpc.Channel, kind: str) -> None:
     world.lifetime = 0.4
+    done = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"x"
+        done.wait(20)
+
     with (
         Credentials(PasswordLogin("alice", "alice-password"), auth) as alice,
         grpc.insecure_channel(world.target) as plain,
     ):
-        call = methods(grpc.intercept_channel(plain, *alice.interceptors()))[1](b"then hold")
-        assert next(call) == b"token-1: then hold"
+        _, server_stream, client_stream, bidi = methods(grpc.intercept_channel(plain, *alice.interceptors()))
+        opened: dict[str, Callable[[], Any]] = {
+            "server stream": lambda: server_stream(b"then hold"),
+            "client stream": lambda: client_stream.future(requests()),
+            "bidi": lambda: bidi(requests()),
+        }
+        call = opened[kind]()
         wait_until(lambda: len(world.refreshes) >= 3)
         call.cancel()
+        done.set()
         wait_until(lambda: "credmesh-renewal" not in {thread.name for thread in threading.enumerate()})
