@@ -30,6 +30,7 @@ _TICK: Final = 0.03
 _UP_WITHIN: Final = 60.0
 _EXTERNAL_PREFIX: Final = "/credmesh-local/"
 _LONGEST_HOLD: Final = 120.0
+_CLIENTS: Final = ("operator", "services")
 
 
 class Stopped(Exception):
@@ -178,6 +179,12 @@ class LocalMesh:
             path.unlink(missing_ok=True)
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secret + "\n")
+        for client_id in _CLIENTS:
+            if not (around.secrets / client_id).exists():
+                raise LocalMeshError(
+                    f"the secret of client {client_id!r} is not in {around.secrets} any more, and etcd keeps only its "
+                    "hash; `make clean` forgets the mesh, and the next start makes it anew"
+                )
 
     def _wait_until_up(self, began: float) -> None:
         while not self.supervisor.all_up:

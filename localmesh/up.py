@@ -113,7 +113,7 @@ def up(options: Options) -> int:
         console.print(f"\n[bold]stopping[/] [dim]({stopped})[/]")
         return 0
     except CredmeshError as error:
-        console.print(f"[red bold]the mesh cannot be kept up:[/] {escape(str(error))}")
+        console.print(f"[red bold]the mesh cannot be kept up:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     finally:
         _take_down(mesh)

@@ -49,7 +49,7 @@ def demo(*, folder: Path, report: Path) -> int:
     if teller.wrong:
         console.print(f"[red bold]{len(teller.wrong)} misbehaved:[/]")
         for wrong in teller.wrong:
-            console.print(f"  [red]✗[/] {wrong}")
+            console.print(f"  [red]✗[/] {wrong}", soft_wrap=True)
         return 1
     console.print("[green bold]Everything behaved.[/]")
     return 0

@@ -39,8 +39,8 @@ class Teller:
         if good:
             self.console.print(f"{_INDENT}[green]✓[/] {text}")
         else:
-            seen = f" — {otherwise}" if otherwise else ""
-            self.console.print(f"{_INDENT}[red bold]✗ not so:[/] {text}[red]{escape(seen)}[/]")
+            seen = f" — {escape(otherwise)}" if otherwise else ""
+            self.console.print(f"{_INDENT}[red bold]✗ not so:[/] {text}[red]{seen}[/]", soft_wrap=True)
             self.wrong.append(f"{text}{seen}")
         return good
 

@@ -71,6 +71,12 @@ def test_a_stop_leaves_nothing_behind_and_the_next_run_goes_on(tmp_path: Path) -
     with RunningMesh(first.folder) as second:
         assert {part["name"]: part["address"] for part in second.status()["parts"]} == addresses
         assert refresh(second, refresh_token), "alice's session is still there"
+    (first.folder / "secrets" / "operator").unlink()
+    third = RunningMesh(first.folder).start(wait=False)
+    assert third.process.wait(60)
+    assert third.process.exit_code == 1
+    assert "the secret of client 'operator' is not in" in third.output
+    assert "`make clean` forgets the mesh" in third.output
 
 
 def refresh(mesh: RunningMesh, refresh_token: str) -> str:
