@@ -22,6 +22,7 @@ from interceptors.client.failed import CLOSED
 from interceptors.client.flow import Answer, Failure, Held, Pause, Renewable, Unobtained
 from interceptors.client.forks import tell_of_forks
 from interceptors.client.keeping import Keeping
+from interceptors.client.renewer import log_outcome
 
 __all__ = ["AioRenewer", "AioRotated"]
 
@@ -160,16 +161,15 @@ class AioRenewer:
             outcome = error
         self._flight = None
         self._task = None
+        turned = False
+        if isinstance(outcome, Unobtained):
+            turned = self._keeping.failed(outcome.failure, time.monotonic())
+        elif isinstance(outcome, Held) and not self._closed:
+            turned = self._keeping.succeeded(outcome)
+        log_outcome(outcome, turned=turned)
         if isinstance(outcome, Held):
-            if not self._closed:
-                self._keeping.succeeded(outcome)
             flight.set_result(outcome)
         else:
-            if isinstance(outcome, Unobtained):
-                self._keeping.failed(outcome.failure, time.monotonic())
-                _log.warning("no new credential (%s): %s", outcome.failure.code.name, outcome.failure.details)
-            else:
-                _log.error("renewing the credential failed unexpectedly", exc_info=outcome)
             flight.set_exception(outcome)
         self._look()
 

@@ -97,14 +97,16 @@ class Keeping:
         """The renewal that follows from what is held."""
         return renewal(self.source, self.held, random=self._random)
 
-    def succeeded(self, held: Held) -> None:
-        """A renewal gave this."""
+    def succeeded(self, held: Held) -> bool:
+        """A renewal gave this. Says whether it ends a row of failures."""
+        recovered = self._setback is not None
         self.held = held
         self.used = False
         self._setback = None
+        return recovered
 
-    def failed(self, failure: Failure, now: float) -> None:
-        """A renewal failed. What is held goes on being used until it expires."""
+    def failed(self, failure: Failure, now: float) -> bool:
+        """A renewal failed; what is held is used until it expires. Says whether this begins a row of failures."""
         failures = 1 if self._setback is None else self._setback.failures + 1
         if failure.refused and isinstance(self.source, RefreshTokenLogin):
             retry_at = math.inf  # the session is over, and nothing here can begin another
@@ -112,6 +114,7 @@ class Keeping:
             first, longest = _BACKOFF
             retry_at = now + min(longest, first * 2 ** min(failures - 1, 16)) * (0.5 + self._random())
         self._setback = _Setback(failure, failures, retry_at)
+        return failures == 1
 
     def forked(self) -> None:
         """This process is a fork's child. Its parent goes on with the session, whose refresh token works only once."""

@@ -22,7 +22,7 @@ from interceptors.client.flow import Answer, Failure, Held, Pause, Renewable, Un
 from interceptors.client.forks import tell_of_forks
 from interceptors.client.keeping import Keeping
 
-__all__ = ["Renewer", "Rotated"]
+__all__ = ["Renewer", "Rotated", "log_outcome"]
 
 _log: Final = logging.getLogger("credmesh.client")
 
@@ -30,6 +30,18 @@ _TIMEOUT: Final = 5.0  # seconds for one request to the auth service
 _JOIN: Final = 5.0
 
 Rotated = Callable[[auth_pb2.Credentials], None]
+
+
+def log_outcome(outcome: Held | Exception, *, turned: bool) -> None:
+    """Logs how a renewal ended: aloud where a row of failures begins or ends, what is between for debugging."""
+    if isinstance(outcome, Held):
+        if turned:
+            _log.info("the credential is renewed again")
+    elif isinstance(outcome, Unobtained):
+        level = logging.WARNING if turned else logging.DEBUG
+        _log.log(level, "no new credential (%s): %s", outcome.failure.code.name, outcome.failure.details)
+    else:
+        _log.error("renewing the credential failed unexpectedly", exc_info=outcome)
 
 
 class Renewer:
@@ -167,20 +179,18 @@ class Renewer:
 
     def _land(self, flight: Future[Held], outcome: Held | Exception) -> None:
         """Publishes how a renewal ended, then tells who waits. What they do runs here, and must not block."""
+        turned = False
         with self._wake:
             self._flight = None
             if isinstance(outcome, Unobtained):
-                self._keeping.failed(outcome.failure, time.monotonic())
+                turned = self._keeping.failed(outcome.failure, time.monotonic())
             elif isinstance(outcome, Held) and not self._closed:
-                self._keeping.succeeded(outcome)
+                turned = self._keeping.succeeded(outcome)
+        log_outcome(outcome, turned=turned)
         if isinstance(outcome, Held):
             flight.set_result(outcome)
-            return
-        if isinstance(outcome, Unobtained):
-            _log.warning("no new credential (%s): %s", outcome.failure.code.name, outcome.failure.details)
         else:
-            _log.error("renewing the credential failed unexpectedly", exc_info=outcome)
-        flight.set_exception(outcome)
+            flight.set_exception(outcome)
 
     def _renew(self) -> Held:
         flow = self._keeping.renewal()

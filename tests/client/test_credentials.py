@@ -116,6 +116,23 @@ def test_a_refused_login_is_what_the_caller_gets(world: World, credentials: Cred
     assert reason_in(error.value) is Reason.CREDENTIAL_INVALID
 
 
+def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
+    world: World, credentials: Credentials, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.refuse_login = grpc.StatusCode.UNAVAILABLE
+    with caplog.at_level(logging.INFO, "credmesh.client"):
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError):
+                credentials.token()
+        world.refuse_login = None
+        credentials.token()
+        wait_until(lambda: len(caplog.records) >= 2)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "no new credential (UNAVAILABLE): the auth service gave no credential: as the test wants it"),
+        ("INFO", "the credential is renewed again"),
+    ]
+
+
 def test_a_wrong_password_is_tried_once_however_many_calls_are_made(world: World, credentials: Credentials) -> None:
     world.refuse_login = Reason.CREDENTIAL_INVALID
     for _ in range(100):

@@ -107,10 +107,11 @@ def test_a_refused_login_is_not_repeated_with_every_call(failure: Failure) -> No
 
 def test_success_forgets_the_failures_before_it() -> None:
     made = keeping()
-    made.failed(REFUSED, 100)
-    made.failed(REFUSED, 110)
-    made.succeeded(held())
-    made.failed(REFUSED, 120)
+    assert made.failed(REFUSED, 100)
+    assert not made.failed(REFUSED, 110)
+    assert made.succeeded(held())
+    assert not made.succeeded(held())
+    assert made.failed(REFUSED, 120)
     with pytest.raises(Unobtained):
         made.settled(made.held, 120.9)
     assert made.settled(made.held, 121) is None
