@@ -24,8 +24,12 @@ abort    ends the call with NOT_FOUND, by the context
 code     sets NOT_FOUND by the context, then raises an exception that holds SECRET
 refuse   raises a Refusal of its own
 hold     a stream says "held" (where it answers at all), then waits until the call is over; a unary call answers
+flood    a stream of answers, as many and as fast as they can be sent
 anything else is answered as it is
 """
+
+
+FLOOD = StringValue(value="x" * 100_000)
 
 
 class Record:
@@ -111,6 +115,8 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
         if request.value == "hold":
             yield from hold_stream(context)
             return
+        while request.value == "flood":
+            yield FLOOD
         yield StringValue(value=_say(request.value))
         yield StringValue(value="end")
 
@@ -171,6 +177,8 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
         if request.value == "hold":
             async for held in hold_stream():
                 yield held
+        while request.value == "flood":
+            yield FLOOD
         yield StringValue(value=_say(request.value))
         yield StringValue(value="end")
 

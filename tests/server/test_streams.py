@@ -152,6 +152,18 @@ def test_a_stream_opened_while_its_credential_is_being_revoked_does_not_slip_thr
     assert len(node.calls) == 0
 
 
+def test_a_stream_that_nobody_reads_ends_too_and_its_reason_is_there_when_it_is_read(
+    client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
+) -> None:
+    """The connection's window is full then, so the status has to wait behind what is already on its way."""
+    stream = client.open("Following", "flood", metadata=bearer(issuer.token()))
+    stream.next()
+    wait_until(lambda: len(node.calls) == 1)
+    issuer.revoke(subject_scope("alice"))
+    wait_until(lambda: len(node.calls) == 0)
+    assert stream.end().reason is Reason.CREDENTIAL_REVOKED
+
+
 @pytest.mark.parametrize("server_kind", ["sync", "aio"])
 def test_hundreds_of_streams_of_one_subject_end_and_those_of_others_stay(
     node: MeshNode, issuer: Issuer, server_kind: str
