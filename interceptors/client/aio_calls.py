@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 import grpc.aio
 
 from interceptors.client.aio_retried import AioRetriedStream
 from interceptors.client.aio_steady import SteadyStreamStream, SteadyStreamUnary
-from interceptors.client.attach import aio_details
+from interceptors.client.attach import Metadata, aio_details, own_metadata
 from interceptors.client.failed import OUT_OF_TIME, aio_error
 from interceptors.client.flow import Held, Unobtained
 from interceptors.errors import reason_of
@@ -60,6 +61,16 @@ def attaching_interceptors(supply: AioSupply) -> tuple[grpc.aio.ClientIntercepto
     return (_UnaryUnary(supply), _UnaryStream(supply), _StreamUnary(supply), _StreamStream(supply))
 
 
+class _Begun(NamedTuple):
+    """A call that is about to be made: its details as its maker gave them, and as they are sent with a credential."""
+
+    details: grpc.aio.ClientCallDetails
+    own: Metadata
+    started: float
+    held: Held
+    attached: grpc.aio.ClientCallDetails
+
+
 class _Attaching:
     """What the four have in common.
 
@@ -71,25 +82,26 @@ class _Attaching:
     def __init__(self, supply: AioSupply) -> None:
         self._supply = supply
 
-    async def _attach(self, details: grpc.aio.ClientCallDetails, started: float) -> tuple[Held, Any]:
+    async def _begin(self, details: grpc.aio.ClientCallDetails) -> _Begun:
+        started = time.monotonic()
+        own = own_metadata(details.metadata)
+        timeout = details.timeout
         held = self._supply.current()
-        if held is not None:
-            return held, aio_details(details, held.metadata, details.timeout)
-        held = await wait_for(self._supply, None, details.timeout)
+        if held is None:
+            held = await wait_for(self._supply, None, timeout)
+            timeout = _remaining(timeout, started)
         if held is None:
             raise TypeError("a supply gives a credential unless a refusal is to be followed")
-        return held, self._details(details, held, started)
+        return _Begun(details, own, started, held, aio_details(details, own, held.metadata, timeout))
 
-    def _details(self, details: grpc.aio.ClientCallDetails, held: Held, started: float) -> Any:
-        """The details for a call that begins later than its maker's clock did."""
-        return aio_details(details, held.metadata, _remaining(details.timeout, started))
-
-    async def _again(
-        self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any, stale: Held, started: float
-    ) -> Any:
-        """Begins the call once more; None if there is to be no fresh credential."""
-        held = await wait_for(self._supply, stale, _remaining(details.timeout, started), refused=True)
-        return None if held is None else await continuation(self._details(details, held, started), request)
+    async def _again(self, begun: _Begun, continuation: Continuation, request: Any) -> Any:
+        """Makes the call once more; None if there is to be no fresh credential."""
+        timeout = begun.details.timeout
+        held = await wait_for(self._supply, begun.held, _remaining(timeout, begun.started), refused=True)
+        if held is None:
+            return None
+        remaining = _remaining(timeout, begun.started)
+        return await continuation(aio_details(begun.details, begun.own, held.metadata, remaining), request)
 
     async def _counted(self, continuation: Continuation, details: Any, request: Any) -> Any:
         """Begins a call; while it is open, it keeps the session alive."""
@@ -101,43 +113,36 @@ class _Attaching:
 
 class _UnaryUnary(_Attaching, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        started = time.monotonic()
-        held, details = await self._attach(client_call_details, started)
-        call = await continuation(details, request)
+        begun = await self._begin(client_call_details)
+        call = await continuation(begun.attached, request)
         try:
             # Until its end nobody can say whether the call was refused. Its maker can do nothing with it before, except
             # cancel it, which cancels what is awaited here.
             await call
         except grpc.aio.AioRpcError as error:
             if _is_renewable(error.code(), error.trailing_metadata()):
-                return await self._again(continuation, client_call_details, request, held, started) or call
+                return await self._again(begun, continuation, request) or call
         return call
 
 
 class _UnaryStream(_Attaching, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        started = time.monotonic()
-        held, details = await self._attach(client_call_details, started)
-
-        async def begin(attached: Any, request: Any) -> Any:
-            return await self._counted(continuation, attached, request)
-
-        async def again() -> Any:
-            return await self._again(begin, client_call_details, request, held, started)
-
-        return AioRetriedStream(await begin(details, request), _was_refused, again)
+        begun = await self._begin(client_call_details)
+        counted = functools.partial(self._counted, continuation)
+        first = await counted(begun.attached, request)
+        return AioRetriedStream(first, _was_refused, functools.partial(self._again, begun, counted, request))
 
 
 class _StreamUnary(_Attaching, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        _, details = await self._attach(client_call_details, time.monotonic())
-        return SteadyStreamUnary(await self._counted(continuation, details, request_iterator))
+        begun = await self._begin(client_call_details)
+        return SteadyStreamUnary(await self._counted(continuation, begun.attached, request_iterator))
 
 
 class _StreamStream(_Attaching, grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        _, details = await self._attach(client_call_details, time.monotonic())
-        return SteadyStreamStream(await self._counted(continuation, details, request_iterator))
+        begun = await self._begin(client_call_details)
+        return SteadyStreamStream(await self._counted(continuation, begun.attached, request_iterator))
 
 
 async def _was_refused(call: Any) -> bool:

@@ -157,6 +157,7 @@ class Renewer:
             except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for it: they get it
                 outcome = error
             self._land(flight, outcome)
+            del flight, outcome  # or the calls that waited for it would live until the next one
 
     def _next_flight(self) -> Future[Held] | None:
         """Waits until a renewal is asked for or due; None when there is nothing left to do."""

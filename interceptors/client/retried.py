@@ -87,7 +87,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         """See grpc.Call."""
         call = self._call
         metadata = call.initial_metadata()
-        if not call.is_active() and self._ended() is not call:
+        if call.done() and self._ended() is not call:
             return self._call.initial_metadata()
         return metadata
 

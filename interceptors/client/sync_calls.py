@@ -6,11 +6,11 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 
-from interceptors.client.attach import details_with
+from interceptors.client.attach import CallDetails, Metadata, details_with, own_metadata
 from interceptors.client.failed import OUT_OF_TIME, FailedCall
 from interceptors.client.flow import Held, Unobtained
 from interceptors.client.retried import RetriedCall, is_renewable
@@ -59,6 +59,16 @@ def wait_for(supply: Supply, future: Future[Held] | None, timeout: float | None)
     return held
 
 
+class _Begun(NamedTuple):
+    """A call that is about to be made: its details as its maker gave them, and as they are sent with a credential."""
+
+    details: Any
+    own: Metadata
+    started: float
+    held: Held
+    attached: CallDetails
+
+
 class AttachingInterceptor(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -76,27 +86,24 @@ class AttachingInterceptor(
 
     def intercept_unary_unary(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """See grpc.UnaryUnaryClientInterceptor."""
-        started = time.monotonic()
         try:
-            held, details = self._attach(client_call_details, started)
+            begun = self._begin(client_call_details)
         except FailedCall as failed:
             return failed
-        call = continuation(details, request)
+        call = continuation(begun.attached, request)
         if call.done() and (call.cancelled() or call.exception() is None or not is_renewable(call)):
             return call
         # It was refused, or its caller asked for a future: then it is not known yet, and nobody may be waiting here.
-        return RetriedCall(call, *self._retry(continuation, client_call_details, request, held, started))
+        return RetriedCall(call, *self._retry(begun, continuation, request))
 
     def intercept_unary_stream(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """See grpc.UnaryStreamClientInterceptor."""
-        started = time.monotonic()
         try:
-            held, details = self._attach(client_call_details, started)
+            begun = self._begin(client_call_details)
         except FailedCall as failed:
             return failed
-        begin = self._counted(continuation)
-        call = begin(details, request)
-        return RetriedStream(call, *self._retry(begin, client_call_details, request, held, started))
+        counted = self._counted(continuation)
+        return RetriedStream(counted(begun.attached, request), *self._retry(begun, counted, request))
 
     def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: Any, request_iterator: Any
@@ -112,33 +119,34 @@ class AttachingInterceptor(
 
     def _once(self, continuation: Continuation, details: Any, requests: Any) -> Any:
         try:
-            _, attached = self._attach(details, time.monotonic())
+            begun = self._begin(details)
         except FailedCall as failed:
             return failed
-        return self._counted(continuation)(attached, requests)
+        return self._counted(continuation)(begun.attached, requests)
 
-    def _attach(self, details: Any, started: float) -> tuple[Held, Any]:
+    def _begin(self, details: Any) -> _Begun:
+        started = time.monotonic()
+        own = own_metadata(details.metadata)
+        timeout: float | None = details.timeout
         held = self._supply.current()
-        if held is not None:
-            return held, details_with(details, held.metadata, details.timeout)
-        held = wait_for(self._supply, self._supply.obtain(None), details.timeout)
-        return held, self._details(details, held, started)
-
-    def _details(self, details: Any, held: Held, started: float) -> Any:
-        """The details for a call that begins later than its maker's clock did."""
-        return details_with(details, held.metadata, _remaining(details.timeout, started))
+        if held is None:
+            held = wait_for(self._supply, self._supply.obtain(None), timeout)
+            timeout = _remaining(timeout, started)
+        return _Begun(details, own, started, held, details_with(details, own, held.metadata, timeout))
 
     def _retry(
-        self, continuation: Continuation, details: Any, request: Any, held: Held, started: float
+        self, begun: _Begun, continuation: Continuation, request: Any
     ) -> tuple[Callable[[], Future[Held] | None], Callable[[Held], Any], float | None]:
         """How a call under way asks for a fresh credential, how it is made again with it, and until when."""
 
         def again(fresh: Held) -> Any:
             self._supply.used()
-            return continuation(self._details(details, fresh, started), request)
+            remaining = _remaining(begun.details.timeout, begun.started)
+            return continuation(details_with(begun.details, begun.own, fresh.metadata, remaining), request)
 
-        deadline = None if details.timeout is None else started + details.timeout
-        return functools.partial(self._supply.obtain, held, refused=True), again, deadline
+        timeout: float | None = begun.details.timeout
+        deadline = None if timeout is None else begun.started + timeout
+        return functools.partial(self._supply.obtain, begun.held, refused=True), again, deadline
 
     def _counted(self, continuation: Continuation) -> Continuation:
         """The same continuation; while its call is open, a stream keeps the session alive."""

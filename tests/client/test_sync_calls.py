@@ -149,6 +149,19 @@ def test_a_call_refused_for_its_credential_is_made_once_more_with_a_fresh_one(
     assert len(world.logins) == 1
 
 
+def test_a_retried_call_has_its_metadata_even_if_that_can_be_read_only_once(world: World, unary: Any) -> None:
+    unary(b"x")
+    world.refuse("token-1", Reason.CREDENTIAL_EXPIRED)
+    assert unary(b"x", metadata=iter([("x-mine", "1")])) == b"token-2: x"
+    assert all(("x-mine", "1") in metadata for _, metadata, _ in world.calls[1:])
+
+
+def test_a_call_that_cannot_be_made_signs_nobody_in(world: World, unary: Any) -> None:
+    with pytest.raises(ValueError, match="authorization"):
+        unary(b"x", metadata=[("authorization", "Bearer other")])
+    assert world.logins == []
+
+
 @pytest.mark.parametrize("reason", RENEWABLE, ids=by_name)
 def test_a_call_is_never_made_a_third_time(world: World, orders: grpc.Channel, reason: Reason) -> None:
     world.refuse_everything = reason
@@ -497,7 +510,13 @@ def test_a_stream_can_be_cancelled_while_its_credential_is_renewed(world: World,
 
 
 @pytest.mark.parametrize("request_", [b"hold", b"then hold"])
-def test_an_abandoned_stream_is_cancelled(world: World, stream: Any, request_: bytes) -> None:
+@pytest.mark.parametrize("retried", [False, True])
+def test_an_abandoned_stream_is_cancelled(
+    world: World, unary: Any, stream: Any, request_: bytes, retried: bool
+) -> None:
+    if retried:
+        unary(b"x")
+        world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
     call = stream(request_)
     if request_ == b"then hold":
         next(call)
