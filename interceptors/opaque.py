@@ -62,6 +62,9 @@ class OpaqueToken:
             raw = base64.b64decode(body + "==", altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise ValueError("not an opaque token: not base64url") from None
+        if _b64(raw) != body:
+            # The last character has bits left over: without this, sixteen texts would be the same token.
+            raise ValueError("not an opaque token: not in canonical base64url")
         content, checksum = raw[:-4], raw[-4:]
         if zlib.crc32(prefix.encode() + content).to_bytes(4) != checksum:
             raise ValueError("not an opaque token: wrong checksum")
