@@ -198,6 +198,9 @@ class Verifier:
         self._cache.clear()
 
     def _allow(self, rule: MethodRule, verified: Verified, monotonic: float) -> None:
+        # Read before the epochs are checked. Read after them, a proof that came in between (a node that was cut off
+        # catches up at this moment) would vouch for epochs that this call was never checked against.
+        proven_at = None if rule.freshness is None else self._bundle.proven_at
         # What is always checked stands first and costs two comparisons; what the rule asks for comes after.
         if verified.generation != self._bundle.generation:
             self.recheck(verified)
@@ -207,11 +210,9 @@ class Verifier:
         if not rule.scopes <= caller.scopes:
             missing = " ".join(sorted(rule.scopes - caller.scopes))
             raise Refusal(Reason.SCOPE_MISSING, f"missing: {missing}", metadata={"scope": missing})
-        if rule.freshness is not None:
-            proven_at = self._bundle.proven_at
-            if proven_at is None or monotonic - proven_at > rule.freshness:
-                age = "never proven" if proven_at is None else f"{monotonic - proven_at:.1f} s"
-                raise Refusal(Reason.MESH_STALE, f"knowledge of revocations: {age}; the rule allows {rule.freshness} s")
+        if rule.freshness is not None and (proven_at is None or monotonic - proven_at > rule.freshness):
+            age = "never proven" if proven_at is None else f"{monotonic - proven_at:.1f} s"
+            raise Refusal(Reason.MESH_STALE, f"knowledge of revocations: {age}; the rule allows {rule.freshness} s")
 
     def _token(self, credential: str, now: float, generation: int) -> Flow:
         try:

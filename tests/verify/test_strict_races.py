@@ -1,0 +1,66 @@
+"""What a strict call was checked against is at least as fresh as what it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from interceptors import Caller, Reason, Refusal
+from interceptors.bundle import TrustBundle
+from interceptors.etcd.client import KeyValue, Snapshot
+from interceptors.etcd.layout import Layout, subject_scope
+from interceptors.etcd.mirror import Event
+from interceptors.policy import MethodRule
+from interceptors.verify import Verified, Verifier
+from tests.probe.issuer import ISSUER, key_record
+
+LAYOUT = Layout("/credmesh/")
+STRICT = MethodRule("/m", audience="probe", freshness=2.5)
+METADATA = (("authorization", "Bearer token"),)
+
+
+class Overtaken(TrustBundle):
+    """A bundle to which something happens right after a call has looked at its generation, and so at its epochs."""
+
+    happens: Callable[[], None] | None = None
+
+    @property
+    def generation(self) -> int:
+        now, happens = self._generation, self.happens
+        if happens is not None:
+            self.happens = None
+            happens()
+        return now
+
+    @generation.setter
+    def generation(self, value: int) -> None:
+        self._generation = value
+
+
+@pytest.fixture
+def bundle() -> Overtaken:
+    bundle = Overtaken(LAYOUT, ISSUER)
+    record = key_record("k", Ed25519PrivateKey.generate()).SerializeToString()
+    bundle.load(Snapshot({LAYOUT.key("k"): KeyValue(record, 2, 2, 0)}, 10))
+    return bundle
+
+
+def test_a_proof_that_comes_in_between_does_not_vouch_for_epochs_that_were_not_looked_at(bundle: Overtaken) -> None:
+    """A node that was cut off catches up in the very middle of a call: the revocation, then the proof of freshness."""
+    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
+    caller = Caller("alice", "app", None, frozenset(), frozenset({"probe"}), 2e9, 10)
+    known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
+    verifier._cache.put("token", known)
+    bundle.prove(10, 100.0)
+    assert verifier.check(STRICT, METADATA, now=1e9, monotonic=101.0) is known
+
+    def catch_up() -> None:
+        bundle.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 11)], 11)
+        bundle.prove(11, 199.0)
+
+    bundle.happens = catch_up
+    with pytest.raises(Refusal) as refused:
+        verifier.check(STRICT, METADATA, now=1e9, monotonic=200.0)
+    assert refused.value.reason in (Reason.MESH_STALE, Reason.CREDENTIAL_REVOKED)
