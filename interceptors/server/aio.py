@@ -220,7 +220,9 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedH
         context.abort(refusal.status, refusal.message)
     except grpc.aio.AbortError:
         raise
-    except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
+    except Exception as error:
+        if handler.aborted is not None:
+            raise handler.aborted from error
         log_unexpected(gate.method, error)
         context.abort(grpc.StatusCode.UNKNOWN, HIDDEN)
     finally:

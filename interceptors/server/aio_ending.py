@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from typing import Any, Final
 
@@ -105,9 +104,10 @@ class ThreadedHandler:
     """A plain function that serves a stream in a thread of the aio server, to be ended from another thread.
 
     context  what to give to the handler as its context
+    aborted  by what the call was ended; what the handler raises after that is of no interest
     """
 
-    __slots__ = ("_beginning", "_begun", "_call", "_due", "_inside", "_lock", "context")
+    __slots__ = ("_beginning", "_begun", "_call", "_due", "_inside", "_lock", "aborted", "context")
 
     def __init__(self, context: Any) -> None:
         self._call = context
@@ -116,6 +116,7 @@ class ThreadedHandler:
         self._inside = True
         self._beginning = False
         self._begun = False
+        self.aborted: grpc.aio.AbortError | None = None
         self.context = _ThreadedContext(context, self)
 
     def end_soon(self, refusal: Refusal) -> None:
@@ -152,9 +153,12 @@ class ThreadedHandler:
             self._inside = False
 
     def _abort_quietly(self, refusal: Refusal) -> None:
-        # AbortError is how an abort that succeeded returns; the others say that the call was over already.
-        with contextlib.suppress(grpc.aio.BaseError):
+        try:
             self._abort(refusal)
+        except grpc.aio.AbortError as aborted:  # how an abort that succeeded returns
+            self.aborted = aborted
+        except grpc.aio.BaseError:
+            pass  # the call was over already
 
     def _abort(self, refusal: Refusal) -> None:
         self._call.set_trailing_metadata(refusal.trailing_metadata())
