@@ -31,12 +31,12 @@ class Changes:
 
     revoked   scopes that were revoked, with their new epochs
     barriers  barriers that were raised, by id, with their revisions
-    keys      whether the set of keys changed
+    keys      the revisions at which the set of keys changed
     """
 
     revoked: list[tuple[str, int]] = field(default_factory=list)
     barriers: list[tuple[str, int]] = field(default_factory=list)
-    keys: bool = False
+    keys: list[int] = field(default_factory=list)
 
 
 class TrustBundle:
@@ -44,7 +44,7 @@ class TrustBundle:
 
     revision    everything committed below mesh/ up to this etcd revision is in here; 0 before the first read
     generation  moves on with every change that a verified credential may not survive
-    proven_at   monotonic seconds: everything committed before this moment is in here; None before the first proof
+    proven_at   by interceptors.clock: everything committed before this moment is in here; None before the first proof
     """
 
     def __init__(self, layout: Layout, issuer: str) -> None:
@@ -63,7 +63,7 @@ class TrustBundle:
         """Replaces everything by a snapshot of mesh/."""
         keys: dict[str, VerificationKey] = {}
         epochs: list[tuple[str, int]] = []
-        changes = Changes(keys=True)
+        changes = Changes(keys=[snapshot.revision])
         for key, entry in snapshot.values.items():
             if key.startswith(self._layout.epochs):
                 # The key and its revision say it all: an epoch whose value is newer than this code still revokes.
@@ -95,10 +95,10 @@ class TrustBundle:
                 elif event.key.startswith(self._layout.keys):
                     keys = dict(self.keys) if keys is None else keys
                     self._apply_key(event, keys)
+                    changes.keys.append(event.mod_revision)
                 elif event.key.startswith(self._layout.barriers) and event.value is not None:
                     changes.barriers.append((event.key.removeprefix(self._layout.barriers), event.mod_revision))
             if keys is not None:
-                changes.keys = True
                 self._set_keys(keys)
             self._advance(revision, changed=bool(changes.keys or changes.revoked))
         return changes
@@ -115,7 +115,7 @@ class TrustBundle:
         """A linearizable read that was sent at `sent_at` found nothing newer than `revision` below mesh/.
 
         Once that revision is applied, all that was committed before the read was sent is in here: a measured bound on
-        this node's staleness that no clock but its own monotonic one takes part in.
+        this node's staleness that no clock takes part in but its own, which nobody sets (interceptors.clock).
         """
         with self._lock:
             if self.revision >= revision:

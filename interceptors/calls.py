@@ -1,21 +1,26 @@
-"""The open streams of a node, and ending them when their credential ends."""
+"""The open streams of a node, and ending them when their credential ends, or can no longer be known to be good."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
 from interceptors.verify import Verified
 
 __all__ = ["OpenCall", "OpenCalls"]
 
 _log: Final = logging.getLogger("credmesh.calls")
+
+_LONGEST_WAIT: Final = 3600.0
+_A_LITTLE: Final = 0.001
 
 
 class OpenCall:
@@ -25,17 +30,26 @@ class OpenCall:
     verified   the credential that opened it
     deadline   monotonic seconds: when it ends with its credential
     following  whether it may outlive its token as long as the session lives
+    freshness  seconds: it ends when the node's knowledge of revocations is older. None: any age will do
     """
 
-    __slots__ = ("deadline", "end", "ended", "following", "method", "verified")
+    __slots__ = ("deadline", "end", "ended", "following", "freshness", "method", "verified")
 
     def __init__(
-        self, method: str, verified: Verified, deadline: float, *, following: bool, end: Callable[[Refusal], None]
+        self,
+        method: str,
+        verified: Verified,
+        deadline: float,
+        *,
+        following: bool,
+        end: Callable[[Refusal], None],
+        freshness: float | None = None,
     ) -> None:
         self.method = method
         self.verified = verified
         self.deadline = deadline
         self.following = following
+        self.freshness = freshness
         self.end = end  # must return at once: thousands are ended in a row
         self.ended = False
 
@@ -43,14 +57,18 @@ class OpenCall:
 class OpenCalls:
     """All open streams, found by revocation scope and by deadline. Thread-safe.
 
+    proven_at  tells when the node last proved how fresh it is (see TrustBundle); None for never
+
     Ending is the part of each server's adapter; it is called outside the lock, from the thread that noticed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, proven_at: Callable[[], float | None] = lambda: None) -> None:
+        self._proven_at = proven_at
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._calls: set[OpenCall] = set()
         self._by_scope: dict[str, set[OpenCall]] = {}
+        self._strict: dict[float, set[OpenCall]] = {}
         self._deadlines: list[tuple[float, int, OpenCall]] = []
         self._sequence = itertools.count()
         self._thread: threading.Thread | None = None
@@ -65,11 +83,13 @@ class OpenCalls:
             self._calls.add(call)
             for scope in call.verified.scopes:
                 self._by_scope.setdefault(scope, set()).add(call)
+            if call.freshness is not None:
+                self._strict.setdefault(call.freshness, set()).add(call)
             heapq.heappush(self._deadlines, (call.deadline, next(self._sequence), call))
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._watch_deadlines, name="credmesh-deadlines", daemon=True)
                 self._thread.start()
-            elif self._deadlines[0][2] is call:
+            elif self._deadlines[0][2] is call or call.freshness is not None:
                 self._wake.notify()
 
     def remove(self, call: OpenCall) -> None:
@@ -131,6 +151,11 @@ class OpenCalls:
                 calls.discard(call)
                 if not calls:
                     del self._by_scope[scope]
+        if call.freshness is not None:
+            strict = self._strict[call.freshness]
+            strict.discard(call)
+            if not strict:
+                del self._strict[call.freshness]
         call.ended = True
         # Its entry in the heap stays until its time comes; short streams under long tokens would pile up there.
         if len(self._deadlines) > 2 * len(self._calls) + 1000:
@@ -149,19 +174,46 @@ class OpenCalls:
         return count
 
     def _watch_deadlines(self) -> None:
-        refusal = Refusal(Reason.CREDENTIAL_EXPIRED, "the credential expired while the stream was open")
+        expired = Refusal(Reason.CREDENTIAL_EXPIRED, "the credential expired while the stream was open")
+        stale = Refusal(Reason.MESH_STALE, "the node's knowledge of revocations grew too old while the stream was open")
         while True:
             with self._lock:
-                due: list[OpenCall] = []
-                while not due:
+                while True:
                     if self._stopped:
                         return
-                    now = time.monotonic()
-                    while self._deadlines and (self._deadlines[0][2].ended or self._deadlines[0][0] <= now):
-                        call = heapq.heappop(self._deadlines)[2]
-                        if not call.ended:
-                            self._discard(call)
-                            due.append(call)
-                    if not due:
-                        self._wake.wait(self._deadlines[0][0] - now if self._deadlines else None)
-            self._end(due, refusal)
+                    over, next_deadline = self._take_expired(time.monotonic())
+                    outdated, next_outdated = self._take_outdated(ticks())
+                    if over or outdated:
+                        break
+                    self._wake.wait(min(next_deadline, next_outdated, _LONGEST_WAIT))
+            self._end(over, expired)
+            self._end(outdated, stale)
+
+    def _take_expired(self, now: float) -> tuple[list[OpenCall], float]:
+        """The streams whose deadline has passed, and the seconds until the next one's."""
+        due: list[OpenCall] = []
+        while self._deadlines and (self._deadlines[0][2].ended or self._deadlines[0][0] <= now):
+            call = heapq.heappop(self._deadlines)[2]
+            if not call.ended:
+                self._discard(call)
+                due.append(call)
+        return due, self._deadlines[0][0] - now if self._deadlines else math.inf
+
+    def _take_outdated(self, now: float) -> tuple[list[OpenCall], float]:
+        """The streams for which the node is too stale, and the seconds until the next ones are unless it proves itself.
+
+        A stream that a strict method let in must not go on where a call of it would be refused: it may be the very one
+        of whose revocation this node cannot know.
+        """
+        due: list[OpenCall] = []
+        wait = math.inf
+        proven_at = self._proven_at()
+        for freshness, calls in list(self._strict.items()):
+            left = -math.inf if proven_at is None else proven_at + freshness - now
+            if left < 0:
+                due.extend(calls)
+            else:
+                wait = min(wait, left + _A_LITTLE)
+        for call in due:
+            self._discard(call)
+        return due, wait

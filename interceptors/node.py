@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import Final
@@ -17,6 +17,7 @@ from interceptors.asking import Asker
 from interceptors.bundle import Changes, TrustBundle
 from interceptors.caller import Caller
 from interceptors.calls import OpenCalls
+from interceptors.clock import ticks
 from interceptors.errors import NotReady, Reason, Refusal
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot
 from interceptors.etcd.layout import Layout
@@ -24,7 +25,7 @@ from interceptors.etcd.mirror import Event, Mirror
 from interceptors.keys import RecordError, read_key
 from interceptors.metrics import CallCounts, NodeCollector
 from interceptors.policy import Policy
-from interceptors.pulse import Pulse
+from interceptors.pulse import Applied, Pulse
 from interceptors.refusals import RefusalLog
 from interceptors.sessions import SessionResolver
 from interceptors.settings import MeshSettings
@@ -56,11 +57,12 @@ class MeshNode:
     ) -> None:
         self.settings = settings
         self.policy = policy or Policy()
+        self.policy.limit_freshness(settings.longest_freshness)
         self.id = node_id or f"{settings.service}-{socket.gethostname()}-{secrets.token_hex(4)}"
         layout = Layout(settings.etcd.prefix)
         self._layout = layout
         self.bundle = TrustBundle(layout, settings.issuer)
-        self.calls = OpenCalls()
+        self.calls = OpenCalls(lambda: self.bundle.proven_at)
         self.counts: dict[str, CallCounts] = {}
         self.refusals = RefusalLog()
         self.verifier = Verifier(
@@ -79,6 +81,7 @@ class MeshNode:
         record = mesh_pb2.NodeRecord(
             format=1, node_id=self.id, service=settings.service, address=settings.address, version=_version()
         )
+        record.longest_freshness.FromNanoseconds(int(settings.longest_freshness * 1e9))
         # Registered first, mirrored second: whoever waits for every node then knows of this one before it could serve.
         self._pulse = Pulse(
             self._client,
@@ -133,7 +136,7 @@ class MeshNode:
     def freshness_age(self) -> float | None:
         """Seconds: how old this node's knowledge of revocations can be at most. None before the first proof."""
         proven_at = self.bundle.proven_at
-        return None if proven_at is None else time.monotonic() - proven_at
+        return None if proven_at is None else ticks() - proven_at
 
     def collector(self) -> NodeCollector:
         """The node's figures, for a Prometheus registry."""
@@ -176,24 +179,28 @@ class MeshNode:
             _log.error("%s cannot be used: %s", name, error)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
-        first = not self.ready
+        before = self.bundle.revision
         changes = self.bundle.load(snapshot)
-        if not first:
-            self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
-        self._acknowledge(changes)
+        ended = 0
+        if before:
+            ended = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
+        self._acknowledge(changes, {revision: ended for _, revision in changes.barriers if revision > before})
         self._read.set()
 
     def _on_events(self, events: Sequence[Event], revision: int) -> None:
         changes = self.bundle.apply(events, revision)
+        ended: dict[int, int] = {}
         for scope, epoch in changes.revoked:
-            self.calls.revoke(scope, epoch)
+            ended[epoch] = ended.get(epoch, 0) + self.calls.revoke(scope, epoch)
         if changes.keys:
-            self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
-        self._acknowledge(changes)
+            without_key = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
+            ended.update({revision: ended.get(revision, 0) + without_key for revision in changes.keys})
+        self._acknowledge(changes, ended)
 
-    def _acknowledge(self, changes: Changes) -> None:
+    def _acknowledge(self, changes: Changes, ended: Mapping[int, int]) -> None:
+        """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""
         for barrier_id, revision in changes.barriers:
-            self._pulse.acknowledge(barrier_id, revision)
+            self._pulse.acknowledge(Applied(barrier_id, revision, ended.get(revision, 0)))
 
 
 def _version() -> str:

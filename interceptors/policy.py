@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.protobuf import descriptor_pool
@@ -14,6 +16,8 @@ from credmesh.policy.v1 import policy_pb2
 from interceptors.errors import Reason, Refusal
 
 __all__ = ["MethodRule", "Policy", "PolicyError"]
+
+_log: Final = logging.getLogger("credmesh.policy")
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -58,6 +62,13 @@ class Policy:
         self._public_services = public_services
         self._pool = pool or descriptor_pool.Default()
         self._rules: dict[str, MethodRule] = {}
+        self._longest_freshness = math.inf
+        self._warned: set[str] = set()
+
+    def limit_freshness(self, seconds: float) -> None:
+        """No rule allows an older knowledge than this from now on, whatever it says. To be called before any call."""
+        self._longest_freshness = seconds
+        self._rules.clear()
 
     def rule(self, method: str) -> MethodRule:
         """The rule of `/package.Service/Method`. Refusal METHOD_DENIED if there is none, or it makes no sense."""
@@ -72,20 +83,37 @@ class Policy:
         self._rules[method] = found
         return found
 
+    def _limited(self, rule: MethodRule) -> MethodRule:
+        if rule.freshness is None or rule.freshness <= self._longest_freshness:
+            return rule
+        if rule.method not in self._warned:
+            self._warned.add(rule.method)
+            _log.warning(
+                "%s: its rule allows knowledge of revocations that is %g s old, and CREDMESH_LONGEST_FRESHNESS %g s, "
+                "which is what holds: receipts rest on it",
+                rule.method,
+                rule.freshness,
+                self._longest_freshness,
+            )
+        return replace(rule, freshness=self._longest_freshness)
+
     def _find(self, method: str) -> MethodRule:
         service_name, _, method_name = method.removeprefix("/").partition("/")
         if service_name in self._public_services:
             return MethodRule(method, public=True)
         service = self._pool.FindServiceByName(service_name)
-        return rule_of(service, service.methods_by_name[method_name])
+        return self._limited(rule_of(service, service.methods_by_name[method_name]))
 
     def check(self, service_names: Mapping[str, object] | frozenset[str] | tuple[str, ...]) -> None:
-        """Raises PolicyError for the first method of these services that has no valid rule. For start-up and tests."""
+        """Raises PolicyError for the first method of these services that has no valid rule. For start-up and tests.
+
+        Warns of rules whose freshness is longer than the limit.
+        """
         for name in service_names:
             if name not in self._public_services:
                 service = self._pool.FindServiceByName(name)
                 for method in service.methods:
-                    rule_of(service, method)
+                    self._limited(rule_of(service, method))
 
 
 def rule_of(service: ServiceDescriptor, method: MethodDescriptor) -> MethodRule:

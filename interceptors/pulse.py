@@ -12,23 +12,34 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from credmesh.store.v1 import mesh_pb2
 from interceptors.bundle import TrustBundle
+from interceptors.clock import ticks
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
 
-__all__ = ["Pulse"]
+__all__ = ["Applied", "Pulse"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
 _PROOF_EVERY: Final = 1.0
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A barrier whose revision is applied here, and how many live streams were ended for that revision."""
+
+    barrier_id: str
+    revision: int
+    streams_ended: int = 0
 
 
 class Pulse:
@@ -53,7 +64,7 @@ class Pulse:
         self._record = record
         self._lease_ttl = lease_ttl
         self._on_registered: Callable[[], None] | None = on_registered
-        self._barriers: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
+        self._barriers: queue.SimpleQueue[Applied | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
         self._stopping = False
         self._lease: KeptLease | None = None
@@ -79,9 +90,9 @@ class Pulse:
         if self._thread.ident is not None:
             self._thread.join(timeout=10)
 
-    def acknowledge(self, barrier_id: str, revision: int) -> None:
-        """Has a barrier acknowledged. To be called when its revision is applied."""
-        self._barriers.put((barrier_id, revision))
+    def acknowledge(self, applied: Applied) -> None:
+        """Has a barrier acknowledged. To be called when its revision is applied, and its streams were ended."""
+        self._barriers.put(applied)
 
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF
@@ -112,7 +123,7 @@ class Pulse:
         barrier = self._next_barrier(min(self._renew_at, self._prove_at) - time.monotonic())
         if barrier is not None:
             try:
-                self._acknowledge(*barrier)
+                self._acknowledge(barrier)
             except EtcdUnavailable:
                 self._barriers.put(barrier)
                 raise
@@ -120,7 +131,7 @@ class Pulse:
             self._away = False
             _log.info("etcd answers again")
 
-    def _next_barrier(self, timeout: float) -> tuple[str, int] | None:
+    def _next_barrier(self, timeout: float) -> Applied | None:
         try:
             return self._barriers.get(timeout=max(timeout, 0.0))
         except queue.Empty:
@@ -128,7 +139,7 @@ class Pulse:
 
     def _wait(self, seconds: float) -> None:
         """Waits, but not longer than until the node is stopped. Barriers stay queued."""
-        held: list[tuple[str, int]] = []
+        held: list[Applied] = []
         end = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < end:
             barrier = self._next_barrier(end - time.monotonic())
@@ -156,7 +167,7 @@ class Pulse:
             found = self._client.read_prefix(self._layout.barriers)
             for key, entry in found.values.items():
                 if entry.mod_revision <= self._bundle.revision:
-                    self.acknowledge(key.removeprefix(self._layout.barriers), entry.mod_revision)
+                    self.acknowledge(Applied(key.removeprefix(self._layout.barriers), entry.mod_revision))
 
     def _renew(self, now: float) -> None:
         if self._lease is not None and self._lease.renew():
@@ -168,7 +179,7 @@ class Pulse:
 
     def _prove(self) -> None:
         record_key = self._layout.node(self._record.node_id)
-        sent_at = time.monotonic()
+        sent_at = ticks()
         found = self._client.read(self._layout.beacon, record_key).values
         beacon = found.get(self._layout.beacon)
         self._bundle.prove(0 if beacon is None else beacon.mod_revision, sent_at)
@@ -177,15 +188,20 @@ class Pulse:
             _log.warning("this node's record is not in etcd as it was written; it registers anew")
             self._register()
 
-    def _acknowledge(self, barrier_id: str, revision: int) -> None:
+    def _acknowledge(self, applied: Applied) -> None:
         lease = self._lease
         if lease is None:
             return  # registering anew acknowledges what is still raised
-        ack = mesh_pb2.Ack(format=1, revision=revision)
-        put = Put(self._layout.ack(barrier_id, self._record.node_id), ack.SerializeToString(), lease.id)
-        # Without the record there is no lease to put this under. Registering anew acknowledges it.
+        ack = mesh_pb2.Ack(format=1, revision=applied.revision, streams_ended=applied.streams_ended)
+        proven_at = self._bundle.proven_at
+        if proven_at is not None:
+            ack.freshness_age.FromNanoseconds(int(max(ticks() - proven_at, 0.0) * 1e9))
+        put = Put(self._layout.ack(applied.barrier_id, self._record.node_id), ack.SerializeToString(), lease.id)
+        # Without the record there is no lease to put this under; registering anew acknowledges it. Without the barrier
+        # nobody waits any more, and nobody would take the acknowledgement away.
         mine = Unchanged(self._layout.node(self._record.node_id), self._registered_at)
-        if self._client.commit([mine], [put]) is None:
+        raised = Unchanged(self._layout.barrier(applied.barrier_id), applied.revision)
+        if self._client.commit([mine, raised], [put]) is None:
             self._prove_at = 0.0
 
     def _deregister(self) -> None:

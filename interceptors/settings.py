@@ -113,6 +113,12 @@ class MeshSettings:
         help="verified credentials kept, so as not to do it again",
     )
     node_lease: int = setting("CREDMESH_NODE_LEASE", "10", default=10, help="seconds until a silent node is given up")
+    longest_freshness: float = setting(
+        "CREDMESH_LONGEST_FRESHNESS",
+        "10",
+        default=10.0,
+        help="seconds that no method's `freshness` may exceed here, so that receipts know a bound; the same everywhere",
+    )
     address: str = setting("CREDMESH_ADDRESS", "10.1.2.3:8443", default="", help="where this node can be reached")
 
     def __post_init__(self) -> None:
@@ -124,6 +130,8 @@ class MeshSettings:
             raise ValueError("CREDMESH_CACHED_CREDENTIALS must be 0 or more; for example: 10000")
         if self.node_lease < 2:
             raise ValueError("CREDMESH_NODE_LEASE must be at least 2 seconds; for example: 10")
+        if not 1 <= self.longest_freshness <= 3600:
+            raise ValueError("CREDMESH_LONGEST_FRESHNESS must be from 1 to 3600 seconds; for example: 10")
 
 
 @dataclass(frozen=True, kw_only=True)

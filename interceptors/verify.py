@@ -8,7 +8,7 @@ flows yield nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +19,7 @@ from credmesh.auth.v1 import auth_pb2
 from interceptors.bundle import TrustBundle
 from interceptors.cache import TwoGenerationCache
 from interceptors.caller import Caller
+from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
@@ -119,7 +120,11 @@ def bearer(metadata: Iterable[tuple[str, str | bytes]], max_bytes: int) -> str:
 
 
 class Verifier:
-    """Decides on calls by a trust bundle. Time comes in as an argument; nothing here waits."""
+    """Decides on calls by a trust bundle. Time comes in as an argument; nothing here waits.
+
+    clock  what TrustBundle.prove is told the time by. It is read after everything else of a decision: a flow may have
+           waited, and how fresh the node is counts where its call is let in
+    """
 
     def __init__(
         self,
@@ -129,8 +134,10 @@ class Verifier:
         max_credential_bytes: int,
         cached_credentials: int,
         resolves_sessions: bool = False,
+        clock: Callable[[], float] = ticks,
     ) -> None:
         self._bundle = bundle
+        self._clock = clock
         self._leeway = leeway
         self._max_bytes = max_credential_bytes
         self._cache: TwoGenerationCache[Verified] = TwoGenerationCache(cached_credentials)
@@ -141,12 +148,10 @@ class Verifier:
         """How many verified credentials are kept."""
         return len(self._cache)
 
-    def check(
-        self, rule: MethodRule, metadata: Iterable[tuple[str, str | bytes]], now: float, monotonic: float
-    ) -> Verified | str:
+    def check(self, rule: MethodRule, metadata: Iterable[tuple[str, str | bytes]], now: float) -> Verified | str:
         """Decides on a call whose credential was seen before; otherwise gives the credential, for `flow`.
 
-        now is in seconds since 1970, monotonic in seconds on the clock of TrustBundle.prove. Raises Refusal.
+        now is in seconds since 1970. Raises Refusal.
         """
         bundle = self._bundle
         if bundle.revision == 0:
@@ -158,13 +163,13 @@ class Verifier:
         if now >= verified.usable_until:
             self._cache.drop(credential)
             return credential
-        self._allow(rule, verified, monotonic)
+        self._allow(rule, verified)
         return verified
 
-    def flow(self, rule: MethodRule, credential: str, now: float, monotonic: float) -> Flow:
+    def flow(self, rule: MethodRule, credential: str, now: float) -> Flow:
         """Verifies a credential from scratch and decides on the call; see `check`. Returns Verified, raises Refusal."""
         verified = yield from self.identify(credential, now)
-        self._allow(rule, verified, monotonic)
+        self._allow(rule, verified)
         return verified
 
     def identify(self, credential: str, now: float) -> Flow:
@@ -197,7 +202,7 @@ class Verifier:
         """Empties the cache."""
         self._cache.clear()
 
-    def _allow(self, rule: MethodRule, verified: Verified, monotonic: float) -> None:
+    def _allow(self, rule: MethodRule, verified: Verified) -> None:
         # Read before the epochs are checked. Read after them, a proof that came in between (a node that was cut off
         # catches up at this moment) would vouch for epochs that this call was never checked against.
         proven_at = None if rule.freshness is None else self._bundle.proven_at
@@ -210,9 +215,13 @@ class Verifier:
         if not rule.scopes <= caller.scopes:
             missing = " ".join(sorted(rule.scopes - caller.scopes))
             raise Refusal(Reason.SCOPE_MISSING, f"missing: {missing}", metadata={"scope": missing})
-        if rule.freshness is not None and (proven_at is None or monotonic - proven_at > rule.freshness):
-            age = "never proven" if proven_at is None else f"{monotonic - proven_at:.1f} s"
-            raise Refusal(Reason.MESH_STALE, f"knowledge of revocations: {age}; the rule allows {rule.freshness} s")
+        if rule.freshness is not None:
+            age = float("inf") if proven_at is None else self._clock() - proven_at
+            if age > rule.freshness:
+                raise Refusal(
+                    Reason.MESH_STALE,
+                    f"knowledge of revocations is {age:.1f} s old; the rule allows {rule.freshness} s",
+                )
 
     def _token(self, credential: str, now: float, generation: int) -> Flow:
         try:

@@ -74,13 +74,13 @@ def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
 def _admission(gate: Gate) -> Admit:
     rule, counts, asker = gate.rule, gate.counts, gate.node.asker
     check, flow = gate.node.verifier.check, gate.node.verifier.flow
-    wall, monotonic = time.time, time.monotonic
+    wall = time.time
 
     async def admit(context: Any) -> Verified:
-        now, tick = wall(), monotonic()
-        verified: Any = check(rule, context.invocation_metadata(), now, tick)
+        now = wall()
+        verified: Any = check(rule, context.invocation_metadata(), now)
         if verified.__class__ is str:
-            verified = await asker.run_async(flow(rule, verified, now, tick))
+            verified = await asker.run_async(flow(rule, verified, now))
         set_caller(verified)
         counts.accepted += 1
         return verified  # type: ignore[no-any-return]
@@ -205,10 +205,10 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedH
     token: Any = None
     try:
         if not gate.rule.public:
-            now, tick = time.time(), time.monotonic()
-            verified: Any = gate.node.verifier.check(gate.rule, context.invocation_metadata(), now, tick)
+            now = time.time()
+            verified: Any = gate.node.verifier.check(gate.rule, context.invocation_metadata(), now)
             if isinstance(verified, str):
-                verified = gate.node.asker.run(gate.node.verifier.flow(gate.rule, verified, now, tick))
+                verified = gate.node.asker.run(gate.node.verifier.flow(gate.rule, verified, now))
             token = set_caller(verified)
             gate.counts.accepted += 1
             if streams:

@@ -57,6 +57,7 @@ class Gate:
             time.monotonic() + ends_in,
             following=self.rule.follow_session,
             end=end_and_tell,
+            freshness=self.rule.freshness,
         )
         self.node.calls.add(call)
         try:

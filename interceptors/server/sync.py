@@ -62,13 +62,13 @@ def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
 def _admission(gate: Gate) -> Admit:
     rule, counts, asker = gate.rule, gate.counts, gate.node.asker
     check, flow = gate.node.verifier.check, gate.node.verifier.flow
-    wall, monotonic = time.time, time.monotonic
+    wall = time.time
 
     def admit(context: grpc.ServicerContext) -> Verified:
-        now, tick = wall(), monotonic()
-        verified = check(rule, context.invocation_metadata(), now, tick)
+        now = wall()
+        verified = check(rule, context.invocation_metadata(), now)
         if verified.__class__ is str:
-            verified = asker.run(flow(rule, verified, now, tick))
+            verified = asker.run(flow(rule, verified, now))
         set_caller(verified)  # type: ignore[arg-type]  # no longer a str: this runs for every call, so no isinstance
         counts.accepted += 1
         return verified  # type: ignore[return-value]

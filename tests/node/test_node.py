@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from credmesh.store.v1 import mesh_pb2
 from interceptors import EtcdSettings, MeshNode, MeshSettings, NotReady, Reason, Refusal
+from interceptors.clock import ticks
 from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put
 from interceptors.etcd.layout import Layout, subject_scope
 from localmesh.etcd import EtcdProcess
@@ -102,7 +103,7 @@ def test_freshness_is_proven_on_an_idle_mesh_and_follows_a_busy_one(
         before = node.bundle.proven_at
         wait_until(lambda: node.bundle.proven_at != before)
         revision = issuer.revoke(subject_scope("alice"))
-        after = time.monotonic()
+        after = ticks()
         wait_until(lambda: (node.bundle.proven_at or 0) > after)
         assert node.bundle.revision >= revision
 
@@ -115,9 +116,9 @@ def test_a_proof_counts_only_when_the_watch_has_applied_what_the_read_saw(
         wait_until(lambda: node.freshness_age() is not None)
         node._mirror.stop()
         issuer.revoke(subject_scope("alice"))
-        stopped = time.monotonic()
+        stopped = ticks()
         deadline = stopped + 2.5  # two rounds of proofs
-        wait_until(lambda: time.monotonic() > deadline)
+        wait_until(lambda: ticks() > deadline)
         assert node.bundle.proven_at is not None
         assert node.bundle.proven_at <= stopped
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from interceptors import Caller, Reason, Refusal
 from interceptors.calls import OpenCall, OpenCalls
+from interceptors.clock import ticks
 from interceptors.etcd.layout import subject_scope
 from interceptors.verify import Verified
 from tests.support import wait_until
@@ -25,9 +26,11 @@ def verified(subject: str = "alice", epoch: int = 10) -> Verified:
 class Opened:
     """An open call that notes how it was ended."""
 
-    def __init__(self, calls: OpenCalls, who: Verified, *, seconds: float = 60) -> None:
+    def __init__(self, calls: OpenCalls, who: Verified, *, seconds: float = 60, freshness: float | None = None) -> None:
         self.refusals: list[Refusal] = []
-        self.call = OpenCall("/m", who, time.monotonic() + seconds, following=False, end=self.refusals.append)
+        self.call = OpenCall(
+            "/m", who, time.monotonic() + seconds, following=False, end=self.refusals.append, freshness=freshness
+        )
         calls.add(self.call)
 
 
@@ -112,3 +115,50 @@ def test_calls_come_and_go_while_scopes_are_revoked(calls: OpenCalls) -> None:
     assert len(calls) == 0
     assert not calls._by_scope
     assert max(ended) <= 1
+
+
+class Proofs:
+    """When a node last proved how fresh it is."""
+
+    def __init__(self) -> None:
+        self.at: float | None = ticks()
+
+    def __call__(self) -> float | None:
+        return self.at
+
+
+def test_a_strict_stream_ends_when_the_node_grows_staler_than_its_rule_allows_and_no_other_does() -> None:
+    """The node may be cut off from the very revocation that was to end the stream."""
+    proofs = Proofs()
+    calls = OpenCalls(proofs)
+    strict, looser, free = (Opened(calls, verified(), freshness=freshness) for freshness in (0.3, 60, None))
+    wait_until(lambda: strict.refusals)
+    assert proofs.at is not None
+    assert ticks() - proofs.at > 0.3
+    assert [refusal.reason for refusal in strict.refusals] == [Reason.MESH_STALE]
+    assert not looser.refusals
+    assert not free.refusals
+    assert len(calls) == 2
+    calls.stop()
+
+
+def test_a_strict_stream_goes_on_as_long_as_the_node_proves_itself_in_time() -> None:
+    proofs = Proofs()
+    calls = OpenCalls(proofs)
+    strict = Opened(calls, verified(), freshness=0.4)
+    begun = ticks()
+
+    def proving() -> bool:
+        proofs.at = ticks()
+        return ticks() > begun + 1.2
+
+    wait_until(proving)
+    assert not strict.refusals
+    wait_until(lambda: strict.refusals)  # and it was the proofs that kept it
+    calls.stop()
+
+
+def test_a_strict_stream_does_not_outlive_a_node_that_has_nothing_proven(calls: OpenCalls) -> None:
+    strict = Opened(calls, verified(), freshness=60)
+    wait_until(lambda: strict.refusals)
+    assert strict.refusals[0].reason is Reason.MESH_STALE

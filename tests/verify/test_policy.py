@@ -68,3 +68,18 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_a_freshness_that_is_no_duration_denies(text: str) -> None:
     with pytest.raises(PolicyError):
         _seconds("m", text)
+
+
+def test_no_rule_allows_more_than_the_longest_freshness_and_the_log_says_which_wanted_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = Policy()
+    policy.limit_freshness(2.0)
+    policy.check((ORDERS,))
+    policy.check((ORDERS,))
+    (warning,) = caplog.messages
+    assert f"/{ORDERS}/CancelOrders" in warning
+    assert "CREDMESH_LONGEST_FRESHNESS" in warning
+    assert policy.rule(f"/{ORDERS}/CancelOrders").freshness == 2.0
+    policy.limit_freshness(60.0)
+    assert policy.rule(f"/{ORDERS}/CancelOrders").freshness == 5.0

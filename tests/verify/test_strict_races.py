@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -12,9 +14,10 @@ from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout, subject_scope
 from interceptors.etcd.mirror import Event
+from interceptors.keys import read_key
 from interceptors.policy import MethodRule
-from interceptors.verify import Verified, Verifier
-from tests.probe.issuer import ISSUER, key_record
+from interceptors.verify import NeedKey, Verified, Verifier
+from tests.probe.issuer import ISSUER, claims, key_record
 
 LAYOUT = Layout("/credmesh/")
 STRICT = MethodRule("/m", audience="probe", freshness=2.5)
@@ -49,18 +52,41 @@ def bundle() -> Overtaken:
 
 def test_a_proof_that_comes_in_between_does_not_vouch_for_epochs_that_were_not_looked_at(bundle: Overtaken) -> None:
     """A node that was cut off catches up in the very middle of a call: the revocation, then the proof of freshness."""
-    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
+    now = 101.0
+    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: now)
     caller = Caller("alice", "app", None, frozenset(), frozenset({"probe"}), 2e9, 10)
     known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
     verifier._cache.put("token", known)
     bundle.prove(10, 100.0)
-    assert verifier.check(STRICT, METADATA, now=1e9, monotonic=101.0) is known
+    assert verifier.check(STRICT, METADATA, now=1e9) is known
 
     def catch_up() -> None:
         bundle.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 11)], 11)
         bundle.prove(11, 199.0)
 
-    bundle.happens = catch_up
+    now, bundle.happens = 200.0, catch_up
     with pytest.raises(Refusal) as refused:
-        verifier.check(STRICT, METADATA, now=1e9, monotonic=200.0)
+        verifier.check(STRICT, METADATA, now=1e9)
     assert refused.value.reason in (Reason.MESH_STALE, Reason.CREDENTIAL_REVOKED)
+
+
+def test_how_fresh_a_node_is_counts_where_the_call_is_let_in_not_where_it_came_in() -> None:
+    """A flow may wait for a key for seconds, or the process be paused: the proof grows old meanwhile."""
+    bundle = TrustBundle(LAYOUT, ISSUER)
+    bundle.load(Snapshot({}, 10))
+    bundle.prove(10, 100.0)
+    now = 101.0
+    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: now)
+    private_key = Ed25519PrivateKey.generate()
+    token = jwt.encode(claims(), private_key, algorithm="EdDSA", headers={"kid": "late", "typ": "at+jwt"})
+    for waited, let_in in ((1.0, True), (3.0, False)):
+        bundle.load(Snapshot({}, 10))
+        verifier.forget()
+        now = 101.0
+        flow = verifier.flow(STRICT, token, time.time())
+        assert next(flow) == NeedKey("late")
+        bundle.add_key(read_key(key_record("late", private_key).SerializeToString()), 11)
+        now += waited
+        with pytest.raises(StopIteration if let_in else Refusal) as ended:
+            flow.send(None)
+        assert isinstance(ended.value, StopIteration) or ended.value.reason is Reason.MESH_STALE
