@@ -1,0 +1,106 @@
+"""A real replica of the auth service in a process of its own: `python -m authsvc`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from authsvc.bootstrap import generate_kek, seed_development
+from bench.world import ISSUER, BenchFailed, World
+from credmesh.admin.v1 import keys_pb2_grpc
+from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
+from interceptors.client import ClientSecret, Credentials, channel
+from interceptors.etcd.client import EtcdClient
+from interceptors.etcd.layout import Layout
+from localmesh.process import leashed
+
+__all__ = ["PREFIX", "Authority"]
+
+PREFIX: Final = "/authority/"
+"""Its own: its rotation must not find a key among its keys that it did not make."""
+
+
+class Authority:
+    """One replica, its development accounts, and what is asked of it. Start it once in a world: it seeds its prefix.
+
+    environ: further settings, e.g. CREDMESH_TOKEN_LIFETIME="4"
+    """
+
+    def __init__(self, world: World, *, cores: frozenset[int], environ: Mapping[str, str] | None = None) -> None:
+        kek = world.folder / "kek"
+        if not kek.exists():
+            generate_kek(kek)
+        self.settings = world.etcd.settings(PREFIX)
+        secrets = world.folder / "client-secrets.json"
+        if not secrets.exists():
+            with EtcdClient(self.settings) as client:
+                secrets.write_text(json.dumps(seed_development(client, Layout(PREFIX))))
+        self.secrets: dict[str, str] = json.loads(secrets.read_text())
+        self._log_file = world.folder / "auth.log"
+        self._environ = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "PYTHONUNBUFFERED": "1",
+            "ETCD_ENDPOINTS": world.etcd.endpoint,
+            "CREDMESH_ETCD_PREFIX": PREFIX,
+            "CREDMESH_ISSUER": ISSUER,
+            "CREDMESH_KEK_FILE": str(kek),
+            "CREDMESH_LISTEN": "127.0.0.1:0",
+            "CREDMESH_PLAINTEXT": "true",
+            "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
+            # What a login costs is measured, not what its log line costs a terminal.
+            "CREDMESH_LOG_LEVEL": "info",
+            **(environ or {}),
+        }
+        self.port, self.pid = self._start(cores)
+        self.target = f"127.0.0.1:{self.port}"
+        self._auth = channel(self.target, allow_plaintext=True)
+        self.stub = auth_pb2_grpc.AuthServiceStub(self._auth)
+        self._operator = Credentials(ClientSecret("operator", self.secrets["operator"]), self._auth)
+        self._administered = channel(self.target, allow_plaintext=True, credentials=self._operator)
+        self.keys = keys_pb2_grpc.KeyServiceStub(self._administered)
+
+    def _start(self, cores: frozenset[int]) -> tuple[int, int]:
+        begin = self._log_file.stat().st_size if self._log_file.exists() else 0
+        with self._log_file.open("ab") as log:
+            self._popen = subprocess.Popen(
+                leashed([sys.executable, "-m", "authsvc"]), env=self._environ, stdin=subprocess.DEVNULL, stderr=log
+            )
+        os.sched_setaffinity(self._popen.pid, cores)
+        pause = threading.Event()
+        while self._popen.poll() is None:
+            for line in self._log_file.read_bytes()[begin:].splitlines(keepends=True):
+                if b'"auth listens"' in line and line.endswith(b"\n"):
+                    return int(json.loads(line)["port"]), self._popen.pid
+            pause.wait(0.02)
+        raise BenchFailed(f"the auth service ended before it listened; see {self._log_file}")
+
+    def login_request(self) -> auth_pb2.LoginRequest:
+        """What alice signs in with."""
+        return auth_pb2.LoginRequest(password=auth_pb2.PasswordGrant(subject="alice", password="alice-password"))
+
+    def login(self) -> auth_pb2.Credentials:
+        """Signs alice in."""
+        return self.stub.Login(self.login_request(), wait_for_ready=True, timeout=30).credentials
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._administered.close()
+        self._operator.close()
+        self._auth.close()
+        self._popen.kill()
+        self._popen.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

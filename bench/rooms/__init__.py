@@ -1,0 +1,15 @@
+"""One file per group of rows."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from bench.rooms.calls import streaming, unary
+from bench.run import Room
+
+__all__ = ["ROOMS"]
+
+ROOMS: Final[Mapping[str, Room]] = {
+    "calls": unary,
+    "streams": streaming,
+}
+"""In the order in which they are measured and reported."""

@@ -1,0 +1,146 @@
+"""What verification costs a call: against no interceptor at all, and against what people use today."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from bench.authority import PREFIX, Authority
+from bench.calling import LONG_STREAM, SHORT_STREAM, UNARY, Caller, Sample, Served, Work
+from bench.machine import SERVING_CORES
+from bench.method import Row, absent, compare, interleave
+from bench.peers.envoy import HOW_TO_GET_ENVOY, Envoy, find_envoy
+from bench.run import Run
+from bench.world import Server, ServerKind
+
+__all__ = ["streaming", "unary"]
+
+_LIMIT, _WARM, _MANY, _COLD = "no interceptor", "one warm token", "many warm tokens", "every token new"
+_BY_HAND, _ASKING = "PyJWT by hand", "introspection per call"
+_ENVOY, _ENVOY_CACHED = "Envoy jwt_authn", "Envoy jwt_authn with its cache"
+
+_RATE_TARGET: Final = 0.95
+_CPU_TARGET: Final = 0.55
+
+Measure = Callable[[], Sample]
+
+
+def unary(run: Run) -> list[Row]:
+    """Unary calls: in plaintext against every peer, and over TLS against the limit."""
+    rows: list[Row] = []
+    for aio in (False, True):
+        kind = _name(aio)
+        with _variants(run, aio=aio) as variants:
+            tick = run.begin(f"unary calls, {kind} server", len(variants) * run.scale.rounds)
+            rows += _unary_rows(kind, interleave(variants, run.scale.rounds, tick=tick))
+    rows += [_against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY) for aio in (False, True)]
+    return rows
+
+
+def streaming(run: Run) -> list[Row]:
+    """Streams: the messages of long ones, and what it costs to begin and end short ones."""
+    return [
+        _against_the_limit(run, aio=aio, tls=False, what=what, work=work)
+        for what, work in (("messages of long streams", LONG_STREAM), ("streams of one message", SHORT_STREAM))
+        for aio in (False, True)
+    ]
+
+
+def _unary_rows(kind: str, samples: Mapping[str, Sequence[Sample]]) -> list[Row]:
+    def rate(ours: str, peer: str, target: float | None = None) -> Row:
+        return _row(f"{kind} unary", ours, peer, samples, cpu=False, target=target)
+
+    def cost(ours: str, peer: str, target: float | None = None) -> Row:
+        return _row(f"{kind} unary", ours, peer, samples, cpu=True, target=target)
+
+    return [
+        rate(_WARM, _LIMIT, _RATE_TARGET),
+        cost(_WARM, _LIMIT),
+        rate(_MANY, _LIMIT),
+        rate(_COLD, _LIMIT),
+        rate(_BY_HAND, _LIMIT),
+        rate(_WARM, _BY_HAND),
+        rate(_COLD, _BY_HAND),
+        rate(_WARM, _ASKING),
+        cost(_WARM, _ASKING),
+        rate(_WARM, _ENVOY),
+        cost(_WARM, _ENVOY, _CPU_TARGET),
+        cost(_WARM, _ENVOY_CACHED),
+        cost(_COLD, _ENVOY),
+    ]
+
+
+def _row(
+    what: str, ours: str, peer: str, samples: Mapping[str, Sequence[Sample]], *, cpu: bool, target: float | None
+) -> Row:
+    def figures(variant: str) -> list[float]:
+        return [one.cpu_microseconds if cpu else one.per_second for one in samples[variant]]
+
+    name = f"{what}{', CPU per call' if cpu else ''}: {ours} ÷ {peer}"
+    unit = "µs CPU" if cpu else "calls/s"
+    if peer not in samples:
+        note = HOW_TO_GET_ENVOY
+        return absent("calls", name, figures(ours), unit=unit, higher=not cpu, target=target, note=note)
+    return compare("calls", name, figures(ours), figures(peer), unit=unit, higher=not cpu, target=target)
+
+
+@contextmanager
+def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
+    """Every variant of a unary call, warm and ready to be measured."""
+    world, scale = run.world, run.scale
+    tick = run.begin(f"starting {_name(aio)} servers", 8)
+    variants: dict[str, Measure] = {}
+    with ExitStack() as stack:
+
+        def serve(guard: str, *, cached: int | None = None) -> Server:
+            return stack.enter_context(Server(ServerKind(aio=aio, guard=guard, cached=cached), world))
+
+        def add(name: str, served: Served, tokens: Sequence[str] | Callable[[], str]) -> None:
+            caller = Caller(served, tokens, seconds=scale.seconds)
+            stack.callback(caller.close)
+            variants[name] = caller.measure
+            tick()
+
+        one = [world.tokens.make()]
+        limit = serve("none")
+        add(_LIMIT, limit, one)
+        add(_WARM, serve("credmesh"), one)
+        # Twice as large as what takes turns: the half that is certain to be kept holds all of it.
+        add(_MANY, serve("credmesh", cached=2 * scale.tokens), [world.tokens.make() for _ in range(scale.tokens)])
+        add(_COLD, serve("credmesh"), world.tokens.make)
+        add(_BY_HAND, serve("handwritten"), one)
+        authority = stack.enter_context(Authority(world, cores=SERVING_CORES))
+        secret = authority.secrets["services"]
+        kind = ServerKind(aio=aio, guard="introspection")
+        asking = stack.enter_context(Server(kind, world, prefix=PREFIX, auth=authority.target, client_secret=secret))
+        asking.pids.append(authority.pid)
+        add(_ASKING, asking, [authority.login().access_token])
+        binary = find_envoy()
+        if binary is not None:
+            log_file = world.folder / "envoy.log"
+            for name, cached in ((_ENVOY, False), (_ENVOY_CACHED, True)):
+                proxy = stack.enter_context(Envoy(binary, limit, world.tokens, cached=cached, log_file=log_file))
+                add(name, proxy, one)
+        yield variants
+
+
+def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work) -> Row:
+    """One kind of call with a warm token, against the same without any interceptor."""
+    with ExitStack() as stack:
+        variants: dict[str, Measure] = {}
+        for guard in ("credmesh", "none"):
+            server = stack.enter_context(Server(ServerKind(aio=aio, guard=guard, tls=tls), run.world))
+            caller = Caller(server, [run.world.tokens.make()], work=work, seconds=run.scale.seconds)
+            stack.callback(caller.close)
+            variants[guard] = caller.measure
+        tick = run.begin(f"{what}, {_name(aio)} server", 2 * run.scale.rounds)
+        samples = interleave(variants, run.scale.rounds, tick=tick)
+    ours, peer = ([one.per_second for one in samples[guard]] for guard in ("credmesh", "none"))
+    unit = "messages/s" if work is LONG_STREAM else "streams/s" if work is SHORT_STREAM else "calls/s"
+    name = f"{_name(aio)} {what}: {_WARM} ÷ {_LIMIT}"
+    return compare("streams" if work is not UNARY else "calls", name, ours, peer, unit=unit, higher=True)
+
+
+def _name(aio: bool) -> str:
+    return "aio" if aio else "sync"

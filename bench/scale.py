@@ -1,0 +1,95 @@
+"""How much is measured: everything in `full`, enough to see a change in `quick`, and just that it works in `smoke`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["FULL", "QUICK", "SMOKE", "Scale"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """One size of the benchmark. Seconds are those of one round of one variant.
+
+    tokens         how many different tokens take turns
+    nodes          revocation is measured on so many nodes, each number in turn
+    revocations    per number of nodes
+    streams        open streams that one revocation ends
+    concurrent     calls at once across a refresh
+    epochs         live epochs that growth is measured at
+    cached         cached tokens that growth is measured at
+    idle_seconds   that idle nodes are watched for
+    starts         of a node, and mesh_starts of the whole local mesh
+    """
+
+    name: str
+    rounds: int
+    seconds: float
+    tokens: int
+    nodes: tuple[int, ...]
+    revocations: int
+    streams: int
+    rotations: int
+    concurrent: int
+    waves: int
+    epochs: tuple[int, ...]
+    cached: tuple[int, ...]
+    idle_seconds: float
+    starts: int
+    mesh_starts: int
+
+
+FULL: Final = Scale(
+    name="full",
+    rounds=15,
+    seconds=0.5,
+    tokens=10_000,
+    nodes=(1, 10, 50),
+    revocations=200,
+    streams=1000,
+    rotations=100,
+    concurrent=1000,
+    waves=30,
+    epochs=(1, 1_000, 100_000, 1_000_000),
+    cached=(1, 1_000, 10_000, 100_000),
+    idle_seconds=15.0,
+    starts=7,
+    mesh_starts=5,
+)
+
+QUICK: Final = Scale(
+    name="quick",
+    rounds=5,
+    seconds=0.2,
+    tokens=10_000,
+    nodes=(1, 10),
+    revocations=40,
+    streams=200,
+    rotations=5,
+    concurrent=1000,
+    waves=6,
+    epochs=(1, 100_000),
+    cached=(1, 10_000),
+    idle_seconds=4.0,
+    starts=3,
+    mesh_starts=1,
+)
+
+SMOKE: Final = Scale(
+    name="smoke",
+    rounds=1,
+    seconds=0.02,
+    tokens=20,
+    nodes=(2,),
+    revocations=3,
+    streams=5,
+    rotations=1,
+    concurrent=20,
+    waves=2,
+    epochs=(1, 200),
+    cached=(1, 20),
+    idle_seconds=0.5,
+    starts=1,
+    mesh_starts=0,
+)
