@@ -67,8 +67,8 @@ class ProbeServer:
             self.port = self._loop.run(self._start_aio(node, kind, threads))
 
     async def _start_aio(self, node: MeshNode, kind: str, threads: int) -> int:
-        self._pool = ThreadPoolExecutor(threads)
-        self._server = grpc.aio.server(self._pool, interceptors=[AioServerInterceptor(node)])
+        pool = ThreadPoolExecutor(threads)
+        self._server = grpc.aio.server(pool, interceptors=[AioServerInterceptor(node)])
         if kind == "aio-threads":
             handlers = sync_handlers(self.record)
         else:
@@ -94,5 +94,4 @@ class ProbeServer:
             self._server.stop(0).wait(10)
         else:
             self._loop.run(self._server.stop(0))
-            self._pool.shutdown()  # handlers in threads may still need the loop to return
             self._loop.stop()
