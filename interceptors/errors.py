@@ -81,11 +81,20 @@ class Refusal(CredmeshError):
 
     `reason` is what the caller learns. The exception's text is the precise cause; it is for logs only and must never
     hold a credential. `metadata` goes into the ErrorInfo, for what the caller may know, e.g. the missing scope.
+    `subject` is whose credential it was, where that was verified; for the audit trail.
     """
 
-    def __init__(self, reason: Reason, cause: str = "", *, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        cause: str = "",
+        *,
+        metadata: Mapping[str, str] | None = None,
+        subject: str | None = None,
+    ) -> None:
         super().__init__(cause or reason.message)
         self.reason = reason
+        self.subject = subject
         self.metadata: tuple[tuple[str, str], ...] = tuple(sorted((metadata or {}).items()))
 
     @property

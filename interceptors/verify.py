@@ -191,11 +191,15 @@ class Verifier:
             return
         if verified.kid is not None and verified.kid not in bundle.keys:
             self._cache.drop(verified.credential)
-            raise Refusal(Reason.KEY_UNKNOWN, f"key {verified.kid!r} was removed")
+            raise Refusal(Reason.KEY_UNKNOWN, f"key {verified.kid!r} was removed", subject=verified.caller.subject)
         scope = bundle.epochs.revokes(verified.scopes, verified.caller.epoch)
         if scope is not None:
             self._cache.drop(verified.credential)
-            raise Refusal(Reason.CREDENTIAL_REVOKED, f"scope {scope} was revoked after epoch {verified.caller.epoch}")
+            raise Refusal(
+                Reason.CREDENTIAL_REVOKED,
+                f"scope {scope} was revoked after epoch {verified.caller.epoch}",
+                subject=verified.caller.subject,
+            )
         verified.generation = generation
 
     def forget(self) -> None:
@@ -211,16 +215,21 @@ class Verifier:
             self.recheck(verified)
         caller = verified.caller
         if rule.audience not in caller.audiences:
-            raise Refusal(Reason.AUDIENCE_MISMATCH, f"the credential is not for {rule.audience!r}")
+            raise Refusal(
+                Reason.AUDIENCE_MISMATCH, f"the credential is not for {rule.audience!r}", subject=caller.subject
+            )
         if not rule.scopes <= caller.scopes:
             missing = " ".join(sorted(rule.scopes - caller.scopes))
-            raise Refusal(Reason.SCOPE_MISSING, f"missing: {missing}", metadata={"scope": missing})
+            raise Refusal(
+                Reason.SCOPE_MISSING, f"missing: {missing}", metadata={"scope": missing}, subject=caller.subject
+            )
         if rule.freshness is not None:
             age = float("inf") if proven_at is None else self._clock() - proven_at
             if age > rule.freshness:
                 raise Refusal(
                     Reason.MESH_STALE,
                     f"knowledge of revocations is {age:.1f} s old; the rule allows {rule.freshness} s",
+                    subject=caller.subject,
                 )
 
     def _token(self, credential: str, now: float, generation: int) -> Flow:

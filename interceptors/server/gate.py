@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -73,10 +74,11 @@ class Gate:
 
     def refused(self, refusal: Refusal, peer: str) -> None:
         """Counts a refusal and writes its audit line. To be called where the handler runs, or would have run."""
-        try:
-            subject = current_caller().subject
-        except LookupError:
-            subject = None
+        subject = refusal.subject
+        if subject is None:
+            # A refusal of the handler's own: the caller is the one that it serves.
+            with contextlib.suppress(LookupError):
+                subject = current_caller().subject
         self.counts.refuse(refusal.reason.name)
         self.node.refusals.refused(self.method, peer, refusal, subject=subject)
 

@@ -82,8 +82,8 @@ def test_every_refusal_leaves_an_audit_line_without_the_credential(
     token = issuer.token(aud=["elsewhere"])
     client.call("Unary", "who", metadata=bearer(token))
     lines = [record for record in caplog.records if record.name == "credmesh.audit"]
-    assert [(line.reason, line.method) for line in lines] == [  # type: ignore[attr-defined]
-        ("AUDIENCE_MISMATCH", "/credmesh.probe.v1.Probe/Unary")
+    assert [(line.reason, line.method, line.subject) for line in lines] == [  # type: ignore[attr-defined]
+        ("AUDIENCE_MISMATCH", "/credmesh.probe.v1.Probe/Unary", "alice")
     ]
     for record in caplog.records:
         for part in token.split("."):
