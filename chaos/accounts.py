@@ -1,0 +1,52 @@
+"""The accounts of the test bed: written straight into etcd before anything runs, as an operator's shell would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import argon2
+
+from authsvc.accounts import new_user
+from authsvc.bootstrap import AUTH_AUDIENCE, OPERATOR_SCOPES, SERVICE_SCOPES, ensure_client
+from authsvc.passwords import hash_password
+from chaos.service import AUDIENCE, SCOPE
+from interceptors.etcd.client import EtcdClient, Put
+from interceptors.etcd.layout import Layout
+
+__all__ = ["OPERATOR", "PASSWORD", "Accounts", "seed"]
+
+OPERATOR = "operator"
+SERVICES = "services"
+PASSWORD = "the-password-of-everybody"  # noqa: S105 - of a mesh that lives for minutes
+_MAKER = argon2.profiles.CHEAPEST
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Who there is. `secrets` are the clients' by id; all users have the same password."""
+
+    users: tuple[str, ...]
+    programs: tuple[str, ...]
+    secrets: dict[str, str]
+
+
+def seed(etcd: EtcdClient, layout: Layout, *, users: int, programs: int) -> Accounts:
+    """Makes users and clients, the operator, and the client as which nodes have opaque sessions resolved."""
+    people = tuple(f"user-{number}" for number in range(users))
+    clients = tuple(f"program-{number}" for number in range(programs))
+    hashed = hash_password(PASSWORD, _MAKER)
+    for subject in people:
+        record = new_user(subject, hashed, scopes=(SCOPE,), audiences=(AUDIENCE,))
+        etcd.commit([], [Put(layout.user(subject), record.SerializeToString())])
+    wanted = {
+        OPERATOR: (OPERATOR_SCOPES, (AUTH_AUDIENCE,)),
+        SERVICES: (SERVICE_SCOPES, (AUTH_AUDIENCE,)),
+        **dict.fromkeys(clients, ((SCOPE,), (AUDIENCE,))),
+    }
+    secrets = {}
+    for client_id, (scopes, audiences) in wanted.items():
+        secret = ensure_client(etcd, layout, client_id, scopes=scopes, audiences=audiences)
+        if secret is None:
+            raise AssertionError(f"{client_id} is there already: the prefix is not new")
+        secrets[client_id] = secret
+    return Accounts(people, clients, secrets)

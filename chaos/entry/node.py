@@ -1,0 +1,49 @@
+"""A node of the test bed: `python -m chaos.entry.node sync` or `aio`."""
+
+from __future__ import annotations
+
+import sys
+
+from chaos.entry.surroundings import set_up
+
+
+def main() -> None:
+    """Serves `chaos.service` until it is told to stop, told by the environment as the sample services are."""
+    set_up()
+    import asyncio
+    import threading
+
+    from chaos import service
+    from interceptors.serving import serve, serve_aio, service_process
+    from interceptors.settings import read_settings
+    from services.joining import joined
+    from services.settings import ServiceSettings
+
+    service.load()
+    with service_process("chaos"):
+        settings = read_settings(ServiceSettings)
+        stopping = threading.Event()
+        with joined(settings) as node:
+            if sys.argv[1] == "aio":
+                asyncio.run(
+                    serve_aio(
+                        lambda server: server.add_generic_rpc_handlers((service.aio_handlers(node, stopping),)),
+                        node=node,
+                        settings=settings.server,
+                        services=[service.SERVICE],
+                        on_stop=[stopping.set],
+                    )
+                )
+            else:
+                serve(
+                    lambda server: server.add_generic_rpc_handlers((service.sync_handlers(node, stopping),)),
+                    node=node,
+                    settings=settings.server,
+                    services=[service.SERVICE],
+                    workers=64,
+                    on_stop=[stopping.set],
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What the test bed's nodes serve: a plain method, a strict one, and a stream. Sync and aio.
+
+Every answer says which node made it and what its clocks were: {"id": …, "mono": …, "wall": …, "who": …} as JSON. The
+service's descriptor is made here, since it is of no use to anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.wrappers_pb2 import StringValue
+
+from credmesh.policy.v1 import policy_pb2
+from interceptors import MeshNode, current_caller
+
+__all__ = ["AUDIENCE", "FRESHNESS", "SCOPE", "SERVICE", "aio_handlers", "load", "path", "sync_handlers"]
+
+SERVICE: Final = "credmesh.chaos.v1.Node"
+AUDIENCE: Final = "chaos"
+SCOPE: Final = "chaos.use"
+FRESHNESS: Final = 2.5
+"""Seconds: the freshness that the strict method asks for."""
+
+_FILE: Final = "credmesh/chaos/v1/node.proto"
+_METHODS: Final = {"Plain": False, "Strict": False, "Stream": True}
+"""Per method whether the server streams."""
+_TICK: Final = 0.2
+
+
+def path(method: str) -> str:
+    """The method as gRPC calls it."""
+    return f"/{SERVICE}/{method}"
+
+
+@functools.cache
+def load() -> None:
+    """Puts the service into the pool, where the policy looks for rules. Once per process."""
+    file = descriptor_pb2.FileDescriptorProto(name=_FILE, package="credmesh.chaos.v1", syntax="proto3")
+    file.dependency.extend(["credmesh/policy/v1/policy.proto", "google/protobuf/wrappers.proto"])
+    service = file.service.add(name="Node")
+    service.options.Extensions[policy_pb2.audience] = AUDIENCE
+    for name, streams in _METHODS.items():
+        method = service.method.add(
+            name=name,
+            input_type=".google.protobuf.StringValue",
+            output_type=".google.protobuf.StringValue",
+            server_streaming=streams,
+        )
+        rule = policy_pb2.Rule(scopes=[SCOPE])
+        if name == "Strict":
+            rule.freshness = f"{FRESHNESS:g}s"
+        method.options.Extensions[policy_pb2.rule].CopyFrom(rule)
+    descriptor_pool.Default().Add(file)
+
+
+def sync_handlers(node: MeshNode, stopping: threading.Event) -> grpc.GenericRpcHandler:
+    """For `grpc.server`."""
+
+    def unary(_request: StringValue, _context: grpc.ServicerContext) -> StringValue:
+        return _stamp(node)
+
+    def stream(_request: StringValue, context: grpc.ServicerContext) -> Iterator[StringValue]:
+        while context.is_active() and not stopping.wait(_TICK):
+            yield _stamp(node)
+
+    return _handlers(unary, stream)
+
+
+def aio_handlers(node: MeshNode, stopping: threading.Event) -> grpc.GenericRpcHandler:
+    """For `grpc.aio.server`."""
+
+    async def unary(_request: StringValue, _context: Any) -> StringValue:
+        return _stamp(node)
+
+    async def stream(_request: StringValue, _context: Any) -> AsyncIterator[StringValue]:
+        while not stopping.is_set():
+            await asyncio.sleep(_TICK)
+            yield _stamp(node)
+
+    return _handlers(unary, stream)
+
+
+def _stamp(node: MeshNode) -> StringValue:
+    stamp = {"id": node.id, "mono": time.monotonic(), "wall": time.time(), "who": current_caller().subject}
+    return StringValue(value=json.dumps(stamp))
+
+
+def _handlers(unary: Callable[..., Any], stream: Callable[..., Any]) -> grpc.GenericRpcHandler:
+    handlers = {}
+    for name, streams in _METHODS.items():
+        constructor: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        handlers[name] = constructor(
+            stream if streams else unary,
+            request_deserializer=StringValue.FromString,
+            response_serializer=StringValue.SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
