@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench.load import IN_FLIGHT, drive
+from bench.load import CONNECTIONS, IN_FLIGHT, drive
 from bench.shop import GET_STOCK, WATCH_STOCK, framed, stock, watched
 from bench.wire import Connection, Request
 from credmesh.samples.inventory.v1 import inventory_pb2
@@ -66,7 +66,7 @@ class Served(Protocol):
 
 
 class Caller:
-    """Calls a server at full speed over one connection, for one round at a time.
+    """Calls a server at full speed, for one round at a time.
 
     tokens  what the calls present in turn; or a function, for a new one with each call
     """
@@ -77,7 +77,7 @@ class Caller:
         self._served = served
         self._work = work
         self._seconds = seconds
-        self._connection = Connection(served.port, ca_file=served.ca_file)
+        self._connections = [Connection(served.port, ca_file=served.ca_file) for _ in range(CONNECTIONS)]
         self._make = tokens if callable(tokens) else None
         self._in_turn: Iterator[Request] = iter(())
         self._per_second = 1000.0
@@ -101,13 +101,14 @@ class Caller:
         return sample
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._connection.close()
+        """Closes the connections."""
+        for connection in self._connections:
+            connection.close()
 
     def _round(self, *, seconds: float = 0.0, calls: int = 0) -> Sample:
         work, before = self._work, self._served.cpu_seconds()
         load = drive(
-            self._connection,
+            self._connections,
             self._in_turn.__next__,
             work.expected,
             seconds=seconds,
@@ -118,10 +119,10 @@ class Caller:
         return Sample(load.per_second * work.messages, cpu / (load.calls * work.messages) * 1e6)
 
     def _warm_up(self, calls: int) -> None:
-        drive(self._connection, self._in_turn.__next__, self._work.expected, calls=calls)
+        drive(self._connections, self._in_turn.__next__, self._work.expected, calls=calls)
 
     def _encode(self, token: str) -> Request:
-        return self._connection.request(self._work.path, self._work.message, token=token)
+        return self._connections[0].request(self._work.path, self._work.message, token=token)
 
     def _fresh(self, count: int) -> Iterator[Request]:
         assert self._make is not None

@@ -1,18 +1,22 @@
-"""Load: calls at full speed over one connection, each answer checked."""
+"""Load: calls at full speed, each answer checked."""
 
 from __future__ import annotations
 
+import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from bench.wire import Answer, CallFailed, Connection, Request
 
-__all__ = ["IN_FLIGHT", "Load", "drive"]
+__all__ = ["CONNECTIONS", "IN_FLIGHT", "Load", "drive"]
 
-IN_FLIGHT: Final = 32
-"""Calls under way at any time: as many as `serve` has threads."""
+CONNECTIONS: Final = 4
+"""Client processes that a server has at once; each has a connection of its own."""
+
+IN_FLIGHT: Final = 16
+"""Calls that are under way at any time, of all connections together: enough that the server is never idle."""
 
 
 @dataclass(slots=True)
@@ -30,7 +34,7 @@ class Load:
 
 
 def drive(
-    connection: Connection,
+    connections: Sequence[Connection],
     next_request: Callable[[], Request],
     expected: bytes,
     *,
@@ -41,31 +45,43 @@ def drive(
 ) -> Load:
     """Calls for so many seconds, or so many times. CallFailed unless every call is answered OK and as `expected`.
 
-    expected: the bytes of all messages of an answer, each with its gRPC prefix.
+    expected   the bytes of all messages of an answer, each with its gRPC prefix
+    in_flight  of all connections together
     """
     load = Load()
-    started: dict[int, float] = {}
+    started: dict[tuple[Connection, int], float] = {}
     begun = time.perf_counter()
     deadline = begun + seconds if seconds else float("inf")
     left = calls if calls else 1 << 60
-    now = begun
+    each = max(1, in_flight // len(connections))
 
-    def ended(stream: int, answer: Answer) -> None:
+    def refill(connection: Connection) -> None:
+        nonlocal left
+        while left and len(connection.open) < each and connection.may_start:
+            stream = connection.start(next_request())
+            if timed:
+                started[connection, stream] = time.perf_counter()
+            left -= 1
+        connection.flush()
+
+    def end(connection: Connection, stream: int, answer: Answer) -> None:
         if answer.status != 0 or answer.data != expected:
             raise CallFailed(f"status {answer.status} ({answer.details}), {len(answer.data)} bytes of answer")
         load.calls += 1
         if timed:
-            load.latencies.append(time.perf_counter() - started.pop(stream))
+            load.latencies.append(time.perf_counter() - started.pop((connection, stream)))
 
-    while True:
-        while left and now < deadline and len(connection.open) < in_flight and connection.may_start:
-            stream = connection.start(next_request())
-            if timed:
-                started[stream] = time.perf_counter()
-            left -= 1
-        if not connection.open:
-            break
-        connection.pump(ended)
-        now = time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection, selectors.EVENT_READ)
+            refill(connection)
+        while any(connection.open for connection in connections):
+            for key, _ in selector.select():
+                connection = cast(Connection, key.fileobj)
+                connection.pump(end)
+                if time.perf_counter() < deadline:
+                    refill(connection)
+                else:
+                    connection.flush()
     load.seconds = time.perf_counter() - begun
     return load

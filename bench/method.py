@@ -71,7 +71,7 @@ def interleave(variants: Mapping[str, Callable[[], S]], rounds: int, *, tick: Ca
     """Runs every variant once per round, A B C, then C B A, and so on; what each gave, in the order of the rounds."""
     given: dict[str, list[S]] = {name: [] for name in variants}
     for number in range(rounds):
-        names = list(variants) if number % 2 == 0 else list(reversed(variants))
+        names = list(variants) if number % 2 == 0 else list(variants)[::-1]
         for name in names:
             given[name].append(variants[name]())
             tick()

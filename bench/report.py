@@ -85,7 +85,7 @@ def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
 
 def _figure(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -40,6 +40,11 @@ class SyncShop(inventory_pb2_grpc.InventoryServiceServicer):
         del context
         return stock(request.sku)
 
+    def Reserve(self, request: inventory_pb2.ReserveRequest, context: Any) -> inventory_pb2.ReserveResponse:
+        """Nobody asks for it here."""
+        del request, context
+        return inventory_pb2.ReserveResponse()
+
     def WatchStock(
         self, request: inventory_pb2.WatchStockRequest, context: Any
     ) -> Iterator[inventory_pb2.WatchStockResponse]:
@@ -60,6 +65,11 @@ class AioShop(inventory_pb2_grpc.InventoryServiceServicer):
         """As SyncShop's."""
         del context
         return stock(request.sku)
+
+    async def Reserve(self, request: inventory_pb2.ReserveRequest, context: Any) -> inventory_pb2.ReserveResponse:
+        """Nobody asks for it here."""
+        del request, context
+        return inventory_pb2.ReserveResponse()
 
     async def WatchStock(
         self, request: inventory_pb2.WatchStockRequest, context: Any

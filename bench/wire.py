@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import hpack
 
-__all__ = ["Answer", "CallFailed", "Connection", "Request"]
+__all__ = ["Answer", "CallFailed", "Connection", "Ended", "Request"]
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADER: Final = struct.Struct(">IBI")  # length and type share the first word: see _frame
@@ -55,6 +55,10 @@ class Answer:
     details: str = ""
 
 
+Ended = Callable[["Connection", int, Answer], None]
+"""Told of every call that has ended, with its stream's number."""
+
+
 class Connection:
     """One HTTP/2 connection. Requests are started with `start`, and `pump` hands out what has ended.
 
@@ -86,7 +90,7 @@ class Connection:
         )
 
     def request(self, path: str, message: bytes, *, token: str | None) -> Request:
-        """Encodes a call of `/package.Service/Method` once, to be started as often as one likes."""
+        """Encodes a call of `/package.Service/Method`: once, for any number of calls on all connections to here."""
         block = b"\x83" + self._scheme + b"\x04" + _string(path.encode()) + b"\x01" + _string(self._authority)
         block += _literal(b"te", b"trailers") + _literal(b"content-type", b"application/grpc")
         block += _literal(b"user-agent", b"credmesh-bench")
@@ -115,10 +119,16 @@ class Connection:
             self._socket.sendall(self._out)
             self._out.clear()
 
-    def pump(self, ended: Callable[[int, Answer], None]) -> None:
-        """Sends what is queued, waits for some frames, and reports every call that ended with them."""
-        self.flush()
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def pump(self, ended: Ended) -> None:
+        """Waits for some frames, and reports every call that ended with them. What it queues is for `flush`."""
         received = self._socket.recv(_RECEIVE)
+        while isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            # What is decrypted already makes no socket readable.
+            received += self._socket.recv(_RECEIVE)
         if not received:
             raise CallFailed("the server closed the connection")
         data = self._rest + received
@@ -132,7 +142,7 @@ class Connection:
             position = after
         self._rest = data[position:]
 
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes, ended: Callable[[int, Answer], None]) -> None:
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes, ended: Ended) -> None:
         answer = self.open.get(stream)
         if kind == _DATA and answer is not None:
             answer.data = answer.data + payload if answer.data else payload
@@ -141,11 +151,11 @@ class Connection:
             if flags & _END_STREAM:
                 answer.status, answer.details = self._status(payload)
                 del self.open[stream]
-                ended(stream, answer)
+                ended(self, stream, answer)
         elif kind == _RST_STREAM and answer is not None:
             del self.open[stream]
             answer.details = f"the stream was reset with error {int.from_bytes(payload, 'big')}"
-            ended(stream, answer)
+            ended(self, stream, answer)
         elif kind == _SETTINGS and not flags & _ACK:
             self._out += _frame(_SETTINGS, _ACK, 0, b"")
         elif kind == _PING and not flags & _ACK:
@@ -164,10 +174,10 @@ class Connection:
     def _status(self, block: bytes) -> tuple[int | None, str]:
         known = self._statuses.get(block)
         if known is None:
-            headers = dict(hpack.Decoder().decode(block))
+            headers = {str(name): str(value) for name, value in hpack.Decoder().decode(block)}
             status = headers.get("grpc-status")
             details = headers.get("grpc-message") or f"HTTP status {headers.get(':status')}"
-            known = (None if status is None else int(status), str(details))
+            known = (None if status is None else int(status), details)
             if len(self._statuses) < 1000:
                 self._statuses[block] = known
         return known

@@ -50,7 +50,7 @@ class Envoy:
 
     def __init__(self, binary: Path, behind: Server, tokens: Tokens, *, cached: bool, log_file: Path) -> None:
         self._behind = behind
-        self.ca_file = None
+        self.ca_file: Path | None = None
         self.port = free_port()
         config = json.dumps(_config(self.port, behind.port, tokens, cached=cached))
         command = [str(binary), "--config-yaml", config, "--concurrency", "1", "--log-level", "error"]

@@ -43,7 +43,7 @@ class HandwrittenInterceptor(grpc.ServerInterceptor):
 
     def __init__(self, public_key: Any, issuer: str) -> None:
         self._checker = _Checker(public_key, issuer)
-        self._refuse = grpc.unary_unary_rpc_method_handler(
+        self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
             lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid token")
         )
 
@@ -61,7 +61,7 @@ class HandwrittenAioInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, public_key: Any, issuer: str) -> None:
         self._checker = _Checker(public_key, issuer)
-        self._refuse = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_refuse)
 
     async def intercept_service(
         self,

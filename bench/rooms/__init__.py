@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from bench.rooms.calls import streaming, unary
+from bench.rooms.verification import verification
 from bench.run import Room
 
 __all__ = ["ROOMS"]
 
 ROOMS: Final[Mapping[str, Room]] = {
+    "verification": verification,
     "calls": unary,
     "streams": streaming,
 }
