@@ -18,6 +18,7 @@ from authsvc.api.keys import KeyServicer
 from authsvc.api.nodes import NodeServicer
 from authsvc.api.revocation import RevocationServicer
 from authsvc.api.sessions import SessionServicer
+from authsvc.board import Board
 from authsvc.directory import SessionDirectory
 from authsvc.expiry import SessionExpiry
 from authsvc.http import HttpFace
@@ -29,6 +30,7 @@ from authsvc.keys.rotator import Rotator
 from authsvc.keys.vault import Vault, read_keks
 from authsvc.leader import Leader
 from authsvc.passwords import Passwords
+from authsvc.receipts import Receipts
 from authsvc.revocation import Revocation
 from authsvc.sessions import LocalSessionResolver, Sessions
 from authsvc.settings import AuthSettings
@@ -94,9 +96,10 @@ def run(settings: AuthSettings) -> None:
         directory = SessionDirectory(settings.mesh.etcd, layout)
         stack.callback(directory.stop)
         directory.start()
+        board = stack.enter_context(Board(settings.mesh.etcd, etcd, layout))
         _lead(stack, settings, etcd, layout, vault, node, directory, revocation)
         serve(
-            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory),
+            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, board),
             node=node,
             settings=settings.server,
             services=_SERVICES,
@@ -145,7 +148,9 @@ def _servicers(
     revocation: Revocation,
     node: MeshNode,
     directory: SessionDirectory,
+    board: Board,
 ) -> Callable[[grpc.Server], None]:
+    receipts = Receipts(etcd, layout, board, longest_freshness=settings.mesh.longest_freshness)
     accounts = Accounts(etcd, layout, passwords, revocation)
     throttle = LoginThrottle(
         per_account=settings.login_failures_per_account, per_address=settings.login_failures_per_address
@@ -165,12 +170,15 @@ def _servicers(
         )
         accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
         keys_pb2_grpc.add_KeyServiceServicer_to_server(
-            KeyServicer(etcd=etcd, layout=layout, revoker=KeyRevoker(etcd, layout)), server
+            KeyServicer(etcd=etcd, layout=layout, board=board, receipts=receipts, revoker=KeyRevoker(etcd, layout)),
+            server,
         )
-        nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout), server)
-        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(RevocationServicer(revocation=revocation), server)
+        nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout, board=board), server)
+        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
+            RevocationServicer(revocation=revocation, receipts=receipts), server
+        )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionServicer(sessions=sessions, directory=directory), server
+            SessionServicer(sessions=sessions, directory=directory, receipts=receipts), server
         )
 
     return add

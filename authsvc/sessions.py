@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from authsvc.audit import audit
@@ -31,7 +31,7 @@ from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
 from interceptors.caller import Caller
 from interceptors.errors import Reason, Refusal
-from interceptors.etcd.client import CreatedAt, EtcdClient, EtcdUnavailable, Put, Unchanged
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, Put, Unchanged
 from interceptors.etcd.layout import Layout, session_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken
 from interceptors.verify import revocation_scopes
@@ -127,8 +127,13 @@ class Sessions:
         revision = self._end(record, [CreatedAt(self._key(record), standing.session_created)], record.subject, "logout")
         return revision or 0, record.subject
 
-    def end(self, session_id: str, *, actor: str, reason: str) -> int | None:
-        """Ends a session: its record goes and its epoch comes in one commit. The revision; None if there is none."""
+    def end(
+        self, session_id: str, *, actor: str, reason: str, extra_operations: Sequence[Put | Delete] = ()
+    ) -> int | None:
+        """Ends a session: its record goes and its epoch comes in one commit. The revision; None if there is none.
+
+        extra_operations are part of the same commit.
+        """
         key = self._layout.session(session_id)
         stored = self._etcd.read(key).values.get(key)
         if stored is None:
@@ -139,6 +144,7 @@ class Sessions:
             actor=actor,
             reason=reason,
             extra_conditions=[CreatedAt(key, stored.create_revision)],
+            extra_operations=extra_operations,
         )
 
     def _refresh(self, token: OpaqueToken) -> tuple[auth_pb2.Credentials, str]:

@@ -8,13 +8,16 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from interceptors.errors import SettingsError
 
-__all__ = ["EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
+__all__ = ["LONGEST_FRESHNESS", "EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
 
 T = TypeVar("T")
+
+LONGEST_FRESHNESS: Final = 3600.0
+"""The most that CREDMESH_LONGEST_FRESHNESS may be, in seconds."""
 
 
 def setting(variable: str, example: str, *, default: Any = MISSING, help: str = "") -> Any:
@@ -130,8 +133,10 @@ class MeshSettings:
             raise ValueError("CREDMESH_CACHED_CREDENTIALS must be 0 or more; for example: 10000")
         if self.node_lease < 2:
             raise ValueError("CREDMESH_NODE_LEASE must be at least 2 seconds; for example: 10")
-        if not 1 <= self.longest_freshness <= 3600:
-            raise ValueError("CREDMESH_LONGEST_FRESHNESS must be from 1 to 3600 seconds; for example: 10")
+        if not 1 <= self.longest_freshness <= LONGEST_FRESHNESS:
+            raise ValueError(
+                f"CREDMESH_LONGEST_FRESHNESS must be from 1 to {LONGEST_FRESHNESS:g} seconds; for example: 10"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ Servicers raise; one interceptor answers, so that no method can forget to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -62,7 +63,7 @@ class FailedPrecondition(ApiError):
 
 
 class AnswerErrors(grpc.ServerInterceptor):
-    """Turns the exceptions of unary servicers into statuses. It stands inside of the credential interceptor."""
+    """Turns the exceptions of servicers into statuses. It stands inside of the credential interceptor."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[_Handler, _Handler]] = {}
@@ -74,48 +75,78 @@ class AnswerErrors(grpc.ServerInterceptor):
     ) -> _Handler | None:
         """Wraps the method's handler, once; no call is looked at here, where the server holds a lock."""
         handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler  # reflection streams, and is not ours
         method = handler_call_details.method
+        if handler is None or handler.request_streaming or (handler.response_streaming and not _is_ours(method)):
+            return handler  # health and reflection have streams of their own kind
         known = self._known.get(method)
         if known is not None and known[0] is handler:
             return known[1]
-        answering = grpc.unary_unary_rpc_method_handler(
-            _answering(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        answering: _Handler
+        if handler.response_streaming:
+            answering = grpc.unary_stream_rpc_method_handler(
+                _answering_stream(method, handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            answering = grpc.unary_unary_rpc_method_handler(
+                _answering(method, handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         self._known[method] = (handler, answering)
         return answering
 
 
+def _is_ours(method: str) -> bool:
+    return method.startswith("/credmesh.")
+
+
 def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            response = serve(request, context)
-        except Refusal as refusal:
-            _calls.labels(method, refusal.status.name).inc()
-            raise
-        except InvalidField as error:
-            context.set_trailing_metadata(_bad_request(error))
-            _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except ApiError as error:
-            _abort(method, context, error.status, str(error))
-        except EtcdRefused as error:
-            _log.error("%s: %s", method, error)
-            _abort(method, context, grpc.StatusCode.INTERNAL, _ETCD_REFUSES)
-        except EtcdUnavailable as error:
-            _log.warning("%s: %s", method, error)
-            _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_AWAY)
-        except Exception:
-            # `context.abort` leaves a servicer like this, with its code set; anything else the interceptor hides.
-            aborted_with = _code(context)
-            _calls.labels(method, "UNKNOWN" if aborted_with is None else aborted_with.name).inc()
-            raise
-        _calls.labels(method, "OK").inc()
-        return response
+        with _statuses(method, context):
+            return serve(request, context)
 
     return answer
+
+
+def _answering_stream(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        with _statuses(method, context):
+            yield from serve(request, context)
+
+    return answer
+
+
+@contextmanager
+def _statuses(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Counts a call, and ends it with the status of the exception that leaves the block."""
+    try:
+        yield
+    except Refusal as refusal:
+        _calls.labels(method, refusal.status.name).inc()
+        raise
+    except InvalidField as error:
+        context.set_trailing_metadata(_bad_request(error))
+        _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    except ApiError as error:
+        _abort(method, context, error.status, str(error))
+    except EtcdRefused as error:
+        _log.error("%s: %s", method, error)
+        _abort(method, context, grpc.StatusCode.INTERNAL, _ETCD_REFUSES)
+    except EtcdUnavailable as error:
+        _log.warning("%s: %s", method, error)
+        _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_AWAY)
+    except GeneratorExit:
+        # The caller left a stream.
+        _calls.labels(method, grpc.StatusCode.CANCELLED.name).inc()
+        raise
+    except Exception:
+        # `context.abort` leaves a servicer like this, with its code set; anything else the interceptor hides.
+        aborted_with = _code(context)
+        _calls.labels(method, "UNKNOWN" if aborted_with is None else aborted_with.name).inc()
+        raise
+    _calls.labels(method, "OK").inc()
 
 
 def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:

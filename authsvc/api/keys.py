@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import grpc
 
 from authsvc import validate
 from authsvc.api.errors import ApiError, FailedPrecondition, NotFound
+from authsvc.api.key_watch import follow_keys
+from authsvc.board import Board
 from authsvc.keys import algorithms
 from authsvc.keys.algorithms import UnknownAlgorithm
 from authsvc.keys.held import Held, read_held
@@ -18,12 +20,13 @@ from authsvc.keys.requesting import RotationBusy, follow, request_rotation
 from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyMissing
 from authsvc.paging import page
+from authsvc.receipts import Receipts, patience_of
 from authsvc.records import RecordError
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc
 from credmesh.store.v1 import mesh_pb2
 from interceptors.caller import current_caller
-from interceptors.etcd.client import EtcdClient, Snapshot
+from interceptors.etcd.client import Delete, EtcdClient, Put, Snapshot
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, Mirror
 
@@ -53,9 +56,19 @@ class _NotYet(ApiError):
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     """Serves KeyService on any replica. Errors are raised; authsvc.api.errors answers them."""
 
-    def __init__(self, *, etcd: EtcdClient, layout: Layout, revoker: KeyRevoker | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        etcd: EtcdClient,
+        layout: Layout,
+        board: Board,
+        receipts: Receipts,
+        revoker: KeyRevoker | None = None,
+    ) -> None:
         self._etcd = etcd
         self._layout = layout
+        self._board = board
+        self._receipts = receipts
         self._revoker = revoker or KeyRevoker(etcd, layout)
 
     def ListKeys(self, request: keys_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keys_pb2.ListKeysResponse:
@@ -83,14 +96,28 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     def RevokeKey(
         self, request: keys_pb2.RevokeKeyRequest, context: grpc.ServicerContext
     ) -> keys_pb2.RevokeKeyResponse:
-        """Removes a key at once."""
+        """Removes a key at once. With `wait` it answers with a receipt."""
         kid = validate.name("kid", request.kid)
         reason = validate.reason("reason", request.reason)
+        patience = patience_of(request, context)
+        actor = current_caller().subject
+
+        def commit(extra: Sequence[Put | Delete] = ()) -> int:
+            return self._revoker.revoke(kid, actor, reason, extra_operations=extra)
+
         try:
-            revision = self._revoker.revoke(kid, current_caller().subject, reason)
+            if patience is None:
+                return keys_pb2.RevokeKeyResponse(revision=commit())
+            receipt = self._receipts.confirm(commit, patience=patience, context=context)
         except KeyMissing as error:
             raise NotFound(f"{error}; ListKeys shows those that there are") from None
-        return keys_pb2.RevokeKeyResponse(revision=revision)
+        return keys_pb2.RevokeKeyResponse(revision=receipt.revision, receipt=receipt)
+
+    def WatchKeys(
+        self, request: keys_pb2.WatchKeysRequest, context: grpc.ServicerContext
+    ) -> Iterator[keys_pb2.WatchKeysResponse]:
+        """The keys, again and again as they change."""
+        return follow_keys(self._etcd, self._layout, self._board, context, _messages)
 
     def _rotate(self, algorithm: str, wait: bool, patience: float, changes: _Changes) -> keys_pb2.RotateKeysResponse:
         deadline = time.monotonic() + patience
@@ -174,6 +201,11 @@ def _why_not_yet(kid: str | None, held: Held | None) -> str:
 
 def _age(record: mesh_pb2.VerificationKey) -> str:
     return f"{record.prepared_at.ToNanoseconds():020d} {record.kid}"
+
+
+def _messages(held: Held) -> list[keys_pb2.Key]:
+    """All keys, oldest first."""
+    return [_message(record, held) for record in sorted(held.records.values(), key=_age)]
 
 
 def _message(record: mesh_pb2.VerificationKey, held: Held) -> keys_pb2.Key:

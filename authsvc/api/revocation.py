@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import grpc
 
 from authsvc import validate
 from authsvc.audit import audit
+from authsvc.receipts import Receipts, patience_of
 from authsvc.revocation import Revocation
 from authsvc.times import stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc
 from interceptors.caller import current_caller
+from interceptors.etcd.client import Delete, Put
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
 __all__ = ["RevocationServicer"]
@@ -21,20 +24,34 @@ __all__ = ["RevocationServicer"]
 class RevocationServicer(revocation_pb2_grpc.RevocationServiceServicer):
     """Serves RevocationService. Errors are raised; authsvc.api.errors answers them."""
 
-    def __init__(self, *, revocation: Revocation) -> None:
+    def __init__(self, *, revocation: Revocation, receipts: Receipts) -> None:
         self._revocation = revocation
+        self._receipts = receipts
 
     def Revoke(
         self, request: revocation_pb2.RevokeRequest, context: grpc.ServicerContext
     ) -> revocation_pb2.RevokeResponse:
-        """Revokes. Whether the scope's subject, session, client or audience exists is not asked: in doubt it does."""
+        """Revokes. Whether the scope's subject, session, client or audience exists is not asked: in doubt it does.
+
+        With `wait` it answers with a receipt.
+        """
         scope = _scope(request)
         reason = validate.reason("reason", request.reason)
+        patience = patience_of(request, context)
         actor = current_caller().subject
-        revision = self._revocation.revoke(scope, actor=actor, reason=reason)
-        assert revision is not None, "a commit without conditions happens"  # noqa: S101
-        audit("revoke", actor=actor, scope=scope, reason=reason, revision=revision)
-        return revocation_pb2.RevokeResponse(revision=revision, committed_at=stamp(time.time()))
+
+        def commit(extra: Sequence[Put | Delete] = ()) -> int:
+            revision = self._revocation.revoke(scope, actor=actor, reason=reason, extra_operations=extra)
+            assert revision is not None, "a commit without conditions happens"  # noqa: S101
+            audit("revoke", actor=actor, scope=scope, reason=reason, revision=revision)
+            return revision
+
+        if patience is None:
+            return revocation_pb2.RevokeResponse(revision=commit(), committed_at=stamp(time.time()))
+        receipt = self._receipts.confirm(commit, patience=patience, context=context)
+        return revocation_pb2.RevokeResponse(
+            revision=receipt.revision, committed_at=receipt.committed_at, receipt=receipt
+        )
 
 
 def _scope(request: revocation_pb2.RevokeRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
@@ -12,11 +13,13 @@ from authsvc.api.errors import NotFound
 from authsvc.audit import audit
 from authsvc.directory import SessionDirectory
 from authsvc.paging import DEFAULT_SIZE, MAX_SIZE
+from authsvc.receipts import Receipts, patience_of
 from authsvc.sessions import Sessions
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import sessions_pb2, sessions_pb2_grpc
 from credmesh.store.v1 import auth_pb2
 from interceptors.caller import current_caller
+from interceptors.etcd.client import Delete, Put
 
 __all__ = ["SessionServicer"]
 
@@ -30,9 +33,10 @@ _KINDS: Final = {
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     """Serves SessionService. Errors are raised; authsvc.api.errors answers them."""
 
-    def __init__(self, *, directory: SessionDirectory, sessions: Sessions) -> None:
+    def __init__(self, *, directory: SessionDirectory, sessions: Sessions, receipts: Receipts) -> None:
         self._directory = directory
         self._sessions = sessions
+        self._receipts = receipts
 
     def ListSessions(
         self, request: sessions_pb2.ListSessionsRequest, context: grpc.ServicerContext
@@ -57,15 +61,23 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def KickSession(
         self, request: sessions_pb2.KickSessionRequest, context: grpc.ServicerContext
     ) -> sessions_pb2.KickSessionResponse:
-        """Ends a session."""
+        """Ends a session. With `wait` it answers with a receipt."""
         session_id = validate.name("session_id", request.session_id)
         reason = validate.reason("reason", request.reason)
+        patience = patience_of(request, context)
         actor = current_caller().subject
-        revision = self._sessions.end(session_id, actor=actor, reason=reason)
-        if revision is None:
-            raise NotFound(f"there is no live session {session_id!r}; it may have ended by itself")
-        audit("session.kick", actor=actor, session_id=session_id, reason=reason, revision=revision)
-        return sessions_pb2.KickSessionResponse(revision=revision)
+
+        def commit(extra: Sequence[Put | Delete] = ()) -> int:
+            revision = self._sessions.end(session_id, actor=actor, reason=reason, extra_operations=extra)
+            if revision is None:
+                raise NotFound(f"there is no live session {session_id!r}; it may have ended by itself")
+            audit("session.kick", actor=actor, session_id=session_id, reason=reason, revision=revision)
+            return revision
+
+        if patience is None:
+            return sessions_pb2.KickSessionResponse(revision=commit())
+        receipt = self._receipts.confirm(commit, patience=patience, context=context)
+        return sessions_pb2.KickSessionResponse(revision=receipt.revision, receipt=receipt)
 
 
 def _session(record: auth_pb2.SessionRecord) -> sessions_pb2.Session:

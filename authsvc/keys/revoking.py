@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from authsvc import barriers
@@ -34,26 +34,28 @@ class KeyRevoker:
         self._layout = layout
         self._clock = clock
 
-    def revoke(self, kid: str, actor: str, reason: str) -> int:
+    def revoke(self, kid: str, actor: str, reason: str, *, extra_operations: Sequence[Put | Delete] = ()) -> int:
         """Removes a key in one commit, and returns its revision: every node that has applied it refuses the key.
 
         If the key signs, nothing signs until the leader has prepared a successor and the nodes have acknowledged it. If
         it was PREPARED, its rotation begins anew. Raises KeyMissing if there is no such key, and EtcdUnavailable.
+
+        extra_operations are part of the same commit.
         """
         for _ in range(_ATTEMPTS):
-            revision = self._try(kid, actor, reason)
+            revision = self._try(kid, actor, reason, extra_operations)
             if revision is not None:
                 return revision
         raise EtcdUnavailable(f"key {kid!r} changes faster than it can be revoked; try again")
 
-    def _try(self, kid: str, actor: str, reason: str) -> int | None:
+    def _try(self, kid: str, actor: str, reason: str, extra_operations: Sequence[Put | Delete]) -> int | None:
         layout = self._layout
         key, sealed, barrier = layout.key(kid), layout.sealed_key(kid), layout.barrier(BARRIER)
         found = self._etcd.read(key, sealed, layout.signing, layout.rotation, barrier).values
         if key not in found and sealed not in found:
             raise KeyMissing(f"there is no key {kid!r}")
         compared = [key, sealed]
-        operations: list[Put | Delete] = [Delete(key), Delete(sealed), Put(layout.beacon, b"")]
+        operations: list[Put | Delete] = [Delete(key), Delete(sealed), Put(layout.beacon, b""), *extra_operations]
         record = _record(kid, found.get(key))
         prepared = record is not None and record.state == _State.STATE_PREPARED
         compared.append(layout.signing)

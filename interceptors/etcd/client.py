@@ -100,27 +100,28 @@ class EtcdClient:
         collect(answer.kvs, values)
         return Snapshot(values, answer.header.revision, answer.header.cluster_id)
 
-    def read_prefix(self, prefix: str, *, revision: int = 0) -> Snapshot:
+    def read_prefix(self, prefix: str, *, revision: int = 0, timeout: float | None = None) -> Snapshot:
         """Reads all keys that begin with `prefix`, at one revision: the newest committed one, or the one given.
 
-        Raises Compacted if the given revision is compacted away.
+        timeout: seconds for each of its requests, which take 10,000 keys; by default that of the settings. Raises
+        Compacted if the given revision is compacted away.
         """
         for _ in range(3):
             try:
-                return self._read_pages(prefix, revision)
+                return self._read_pages(prefix, revision, timeout)
             except Compacted:
                 # Somebody compacted between two of the pages: begin anew. A revision that was asked for stays gone.
                 if revision:
                     raise
         raise EtcdUnavailable(f"etcd compacts faster than {prefix} can be read")
 
-    def _read_pages(self, prefix: str, revision: int) -> Snapshot:
+    def _read_pages(self, prefix: str, revision: int, timeout: float | None) -> Snapshot:
         values: dict[str, KeyValue] = {}
         start, end = encode_key(prefix), prefix_end(prefix)
         cluster_id = 0
         while True:
             request = _etcdrpc.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
-            answer = self._ask(lambda endpoint: endpoint.kv.Range, request)
+            answer = self._ask(lambda endpoint: endpoint.kv.Range, request, timeout=timeout)
             # The first page sets the revision for all that follow.
             revision = revision or answer.header.revision
             cluster_id = answer.header.cluster_id
@@ -206,9 +207,16 @@ class EtcdClient:
     ) -> None:
         self.close()
 
-    def _ask(self, method: Callable[[Endpoint], Any], request: Any, *, repeatable: bool = True) -> Any:
+    def _ask(
+        self,
+        method: Callable[[Endpoint], Any],
+        request: Any,
+        *,
+        repeatable: bool = True,
+        timeout: float | None = None,
+    ) -> Any:
         """Makes a request of one endpoint after another until one answers or the time is up."""
-        deadline = time.monotonic() + self.settings.timeout
+        deadline = time.monotonic() + (self.settings.timeout if timeout is None else timeout)
         pause = _FIRST_PAUSE
         while True:
             for left in range(len(self._endpoints), 0, -1):
@@ -216,9 +224,9 @@ class EtcdClient:
                 index = self._current
                 remaining = max(deadline - time.monotonic(), 0.001)
                 # An endpoint that swallows requests must leave time for the others.
-                timeout = remaining / left if repeatable else remaining
+                share = remaining / left if repeatable else remaining
                 try:
-                    return method(self._endpoints[index])(request, timeout=timeout, metadata=METADATA)
+                    return method(self._endpoints[index])(request, timeout=share, metadata=METADATA)
                 except grpc.RpcError as error:
                     failure = error
                 except ValueError as error:

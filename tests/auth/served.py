@@ -14,8 +14,10 @@ from authsvc.api.auth import AuthServicer
 from authsvc.api.errors import AnswerErrors
 from authsvc.api.revocation import RevocationServicer
 from authsvc.api.sessions import SessionServicer
+from authsvc.board import Board
 from authsvc.directory import SessionDirectory
 from authsvc.introspection import Introspection
+from authsvc.receipts import Receipts
 from authsvc.sessions import LocalSessionResolver
 from authsvc.throttle import LoginThrottle
 from credmesh.admin.v1 import revocation_pb2_grpc, sessions_pb2_grpc
@@ -105,9 +107,12 @@ def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
             node=node,
         )
         auth_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
-        sessions = SessionServicer(directory=directory, sessions=replica.sessions)
+        board = Board(replica.settings.mesh.etcd, replica.etcd, replica.layout)
+        board.start()
+        receipts = Receipts(replica.etcd, replica.layout, board, longest_freshness=2.0)
+        sessions = SessionServicer(directory=directory, sessions=replica.sessions, receipts=receipts)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
-        revocation = RevocationServicer(revocation=replica.revocation)
+        revocation = RevocationServicer(revocation=replica.revocation, receipts=receipts)
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -116,6 +121,7 @@ def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
             calls = {name: getattr(stub(channel), name) for stub, names in SERVICES.items() for name in names}
             yield Api(replica, node, calls, operator_secret)
         server.stop(0).wait()
+        board.stop()
     directory.stop()
 
 

@@ -16,7 +16,9 @@ from google.rpc import error_details_pb2, status_pb2
 from authsvc.api.errors import AnswerErrors
 from authsvc.api.keys import KeyServicer
 from authsvc.api.nodes import NodeServicer
+from authsvc.board import Board
 from authsvc.keys.rotation import State
+from authsvc.receipts import Receipts
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc, nodes_pb2, nodes_pb2_grpc
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import Reason, reason_of
@@ -52,8 +54,12 @@ class Api:
 def served(keys: Keys) -> Iterator[Api]:
     node = keys.node("auth")
     server = grpc.server(ThreadPoolExecutor(16), interceptors=[ServerInterceptor(node), AnswerErrors()])
-    keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyServicer(etcd=keys.etcd, layout=keys.layout), server)
-    nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, probe_timeout=1.0)
+    board = Board(keys.settings, keys.etcd, keys.layout)
+    board.start()
+    receipts = Receipts(keys.etcd, keys.layout, board, longest_freshness=2.0)
+    servicer = KeyServicer(etcd=keys.etcd, layout=keys.layout, board=board, receipts=receipts)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(servicer, server)
+    nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, board=board, probe_timeout=1.0)
     nodes_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -62,6 +68,7 @@ def served(keys: Keys) -> Iterator[Api]:
             yield Api(keys, channel, node.id)
     finally:
         server.stop(None).wait()
+        board.stop()
 
 
 @pytest.fixture
