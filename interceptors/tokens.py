@@ -9,10 +9,10 @@ from __future__ import annotations
 import binascii
 import json
 import math
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import lru_cache
 from typing import Any, Final
 
 from interceptors.caller import Caller
@@ -25,6 +25,9 @@ _TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 _HEADER_MEMBERS: Final = frozenset({"alg", "kid", "typ"})
 _MAX_HEADER_CHARACTERS: Final = 512
 _MAX_KID_CHARACTERS: Final = 128
+_TEXT: Final = frozenset({str})
+_TO_STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/***")
+"""From base64url's alphabet to base64's (RFC 4648). What is of base64 only, padding too, becomes what is of neither."""
 
 
 class UnknownKey(Exception):
@@ -82,7 +85,7 @@ class TokenReader:
             raise Refusal(Reason.CREDENTIAL_INVALID, f"the signature is not of key {key.kid!r}")
         if new_header and len(self._known_headers) < 4 * len(self._keys):
             self._known_headers[head] = key
-        return _access_token(_json_object(_decode(body, "payload"), "payload"), key.kid, self._issuer)
+        return _access_token(token, _claims_of(body), key.kid, self._issuer)
 
     def _key_of(self, header: Mapping[str, Any]) -> VerificationKey:
         kid = header["kid"]
@@ -130,20 +133,23 @@ def _header(text: str) -> dict[str, Any]:
 def _decode(text: str, part: str) -> bytes:
     """Base64url without padding (RFC 7515 section 2), and only in its one canonical form.
 
-    Decoders forgive stray characters and left-over bits, so that several texts would be the same token.
+    Decoders forgive stray characters and left-over bits, so that several texts would be the same token. What encodes to
+    the same text again had none.
     """
+    standard = text.encode("ascii", "replace").translate(_TO_STANDARD) + b"=" * (-len(text) % 4)
     try:
-        raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
+        raw = a2b_base64(standard)
+    except binascii.Error:
         raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not base64url") from None
-    if urlsafe_b64encode(raw).rstrip(b"=") != text.encode("ascii", "replace"):
+    if b2a_base64(raw, newline=False) != standard:
         raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not in canonical base64url")
     return raw
 
 
 def _json_object(raw: bytes, part: str) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        # Decoded here: json would take UTF-16 and UTF-32 too, which a JWT is not (RFC 7519 section 3).
+        value = json.loads(raw.decode())
     except (ValueError, RecursionError):
         raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not JSON") from None
     if not isinstance(value, dict):
@@ -151,12 +157,47 @@ def _json_object(raw: bytes, part: str) -> dict[str, Any]:
     return value
 
 
-def _access_token(claims: dict[str, Any], kid: str, issuer: str) -> AccessToken:
+def _claims_of(body: str) -> dict[str, Any]:
+    return _json_object(_decode(body, "payload"), "payload")
+
+
+class _Claims(Mapping[str, Any]):
+    """The claims of a token that was verified, read again when somebody asks for them.
+
+    Few handlers do: what calls are decided by stands in the Caller. Keeping them read would more than double the memory
+    of a cached credential, and what is kept longer than a call is what makes the next allocation slow.
+    """
+
+    __slots__ = ("_read", "_token")
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._read: dict[str, Any] | None = None
+
+    def _claims(self) -> dict[str, Any]:
+        if self._read is None:
+            self._read = _claims_of(self._token.split(".")[1])
+        return self._read
+
+    def __getitem__(self, name: str) -> Any:
+        return self._claims()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._claims())
+
+    def __len__(self) -> int:
+        return len(self._claims())
+
+    def __repr__(self) -> str:
+        return f"_Claims({self._claims()!r})"  # never the token
+
+
+def _access_token(token: str, claims: dict[str, Any], kid: str, issuer: str) -> AccessToken:
     if claims.get("iss") != issuer:
         raise Refusal(Reason.CREDENTIAL_INVALID, "the issuer is another one")
     audience = claims.get("aud")
     audiences = [audience] if isinstance(audience, str) else audience
-    if not isinstance(audiences, list) or not all(isinstance(one, str) for one in audiences):
+    if not isinstance(audiences, list) or not _TEXT.issuperset(map(type, audiences)):
         raise _bad_claim("aud")
     epoch = claims.get("epoch")
     if type(epoch) is not int or epoch < 0:
@@ -172,11 +213,11 @@ def _access_token(claims: dict[str, Any], kid: str, issuer: str) -> AccessToken:
         subject=_text(claims, "sub"),
         client_id=_text(claims, "client_id"),
         session_id=session_id,
-        scopes=frozenset(_text(claims, "scope", empty=True).split()),
-        audiences=frozenset(audiences),
+        scopes=_shared(tuple(_text(claims, "scope", empty=True).split())),
+        audiences=_shared(tuple(audiences)),
         expires_at=expires_at,
         epoch=epoch,
-        claims=MappingProxyType(claims),
+        claims=_Claims(token),
         actor=actor.get("sub") if isinstance(actor, dict) else None,
     )
     return AccessToken(
@@ -186,6 +227,12 @@ def _access_token(claims: dict[str, Any], kid: str, issuer: str) -> AccessToken:
         expires_at=expires_at,
         session_expires_at=_time(claims, "session_exp") if "session_exp" in claims else 0.0,
     )
+
+
+@lru_cache(maxsize=1024)
+def _shared(names: tuple[str, ...]) -> frozenset[str]:
+    """One set for all tokens that name the same: there are many tokens, and few sets of scopes and of audiences."""
+    return frozenset(names)
 
 
 def _text(claims: Mapping[str, Any], name: str, *, empty: bool = False) -> str:

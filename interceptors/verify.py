@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -91,11 +92,16 @@ Flow = Generator[Need, auth_pb2.ResolveSessionResponse | None, Verified]
 
 def revocation_scopes(caller: Caller) -> tuple[str, ...]:
     """The scopes whose epochs can revoke this caller's credential."""
-    scopes = [EVERYONE, subject_scope(caller.subject), client_scope(caller.client_id)]
+    own: tuple[str, ...] = (subject_scope(caller.subject),)
     if caller.session_id is not None:
-        scopes.append(session_scope(caller.session_id))
-    scopes.extend(audience_scope(audience) for audience in caller.audiences)
-    return tuple(scopes)
+        own += (session_scope(caller.session_id),)
+    return own + _common_scopes(caller.client_id, caller.audiences)
+
+
+@lru_cache(maxsize=1024)
+def _common_scopes(client_id: str, audiences: frozenset[str]) -> tuple[str, ...]:
+    """The scopes that many credentials have in common, so that they share the texts."""
+    return (EVERYONE, client_scope(client_id), *map(audience_scope, audiences))
 
 
 def bearer(metadata: Iterable[tuple[str, str | bytes]], max_bytes: int) -> str:
