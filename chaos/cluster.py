@@ -115,6 +115,11 @@ class Cluster:
         self._any(lambda name: self._ask(name, _etcdrpc.KVStub, "Compact", request))
         return revision
 
+    def delete(self, key: str) -> None:
+        """Deletes a key."""
+        request = _etcdrpc.DeleteRangeRequest(key=key.encode())
+        self._any(lambda name: self._ask(name, _etcdrpc.KVStub, "DeleteRange", request))
+
     def fill(self, key: str) -> None:
         """Puts junk until the quota is used up and etcd raises its alarm."""
         junk = bytes(1_000_000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +78,12 @@ class Shape:
 
 
 class World:
-    """A world in a folder of its own: `logs/`, `etcd/`, `history/`. Use it as a context manager."""
+    """A world in a folder of its own: `logs/`, `etcd/`, `history/`. Use it as a context manager.
+
+    life            how often etcd was restored from a backup: revisions of two lives cannot be compared
+    before_restore, after_restore
+                    called around it, by whoever follows etcd
+    """
 
     def __init__(self, folder: Path, shape: Shape) -> None:
         self.folder = folder
@@ -91,6 +96,9 @@ class World:
         self.wires = self._stack.enter_context(Wires(self.logs / "network.log"))
         self.cluster = Cluster(folder / "etcd", self.logs, self.wires)
         self.backups = 0
+        self.life = 0
+        self.before_restore: list[Callable[[], None]] = []
+        self.after_restore: list[Callable[[], None]] = []
         self._ports = {name: free_port() for name in (*shape.auth_names, *shape.node_names)}
         self._links = self._link()
         self.parts: dict[str, Part] = dict(self.cluster.parts)
@@ -171,6 +179,20 @@ class World:
         self.note("clock", who=part.name, ahead=ahead, before=part.dial.ahead)
         part.dial.turn(ahead)
         self.note("clock", who=part.name, ahead=ahead, before=ahead)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Around the restoring of a backup, which is an operator's doing and so a part of the history."""
+        asked = time.monotonic()
+        for callback in self.before_restore:
+            callback()
+        try:
+            yield
+        finally:
+            self.life += 1
+            self.history.write("restore", by="operator", asked=asked, life=self.life)
+            for callback in self.after_restore:
+                callback()
 
     def note(self, op: str, **fields: Any) -> None:
         """Writes down something that happens at this moment."""

@@ -1,0 +1,37 @@
+"""An etcd whose quota is used up: it raises its alarm, and takes no more writes until an operator has made room."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from chaos.faults.kind import Choices, Kind, Names
+from chaos.world import World
+
+__all__ = ["FILL"]
+
+_JUNK: Final = "/junk/"
+
+
+def _draw(_rng: random.Random, _names: Names) -> Choices:
+    return {}
+
+
+def _begin(world: World, _choices: Choices) -> str:
+    world.cluster.fill(_JUNK)
+    return "fill etcd up to its quota"
+
+
+def _end(world: World, _choices: Choices) -> None:
+    world.cluster.free(_JUNK)
+
+
+FILL: Final = Kind(
+    name="fill",
+    weight=2,
+    lasts=(0.5, 4.0),
+    draw=_draw,
+    claims=lambda *_: ["quota"],
+    begin=_begin,
+    end=_end,
+)
