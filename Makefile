@@ -58,32 +58,33 @@ keys: $(LOCAL) ## the signing keys
 	@$(CREDMESH) keys
 
 .PHONY: rotate-keys
-rotate-keys: $(LOCAL) ## a new signing key, without refusing a call: make rotate-keys [ALGORITHM=ES256]
-	@$(CREDMESH) rotate-keys $(if $(ALGORITHM),--algorithm $(ALGORITHM))
+rotate-keys: $(LOCAL) ## a new signing key, without refusing a call: make rotate-keys [ALGORITHM=ES256] [WATCH=1]
+	@$(CREDMESH) rotate-keys $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(WATCH),--watch)
 
 .PHONY: revoke-key
-revoke-key: $(LOCAL) ## remove a key at once: make revoke-key KID=…
+revoke-key: $(LOCAL) ## remove a key at once: make revoke-key KID=… [WAIT=1]
 	@test -n "$(KID)" || { echo "which key? make revoke-key KID=… (make keys lists them)" >&2; exit 2; }
-	@$(CREDMESH) revoke-key "$(KID)"
+	@$(CREDMESH) revoke-key "$(KID)" $(if $(WAIT),--wait)
 
 .PHONY: revoke
-revoke: $(LOCAL) ## revoke: make revoke SUBJECT=alice | SESSION=… | CLIENT=… | AUDIENCE=… | EVERYONE=1
+revoke: $(LOCAL) ## revoke: make revoke SUBJECT=alice | SESSION=… | CLIENT=… | AUDIENCE=… | EVERYONE=1 [WAIT=1]
 	@test -n "$(SUBJECT)$(SESSION)$(CLIENT)$(AUDIENCE)$(EVERYONE)" || \
 		{ echo "whom? make revoke SUBJECT=alice (or SESSION=…, CLIENT=…, AUDIENCE=…, EVERYONE=1)" >&2; exit 2; }
 	@$(CREDMESH) revoke $(if $(SUBJECT),--subject "$(SUBJECT)") $(if $(SESSION),--session "$(SESSION)") \
-		$(if $(CLIENT),--client "$(CLIENT)") $(if $(AUDIENCE),--audience "$(AUDIENCE)") $(if $(EVERYONE),--everyone)
+		$(if $(CLIENT),--client "$(CLIENT)") $(if $(AUDIENCE),--audience "$(AUDIENCE)") $(if $(EVERYONE),--everyone) \
+		$(if $(WAIT),--wait)
 
 .PHONY: sessions
 sessions: $(LOCAL) ## the live sessions: make sessions [SUBJECT=alice]
 	@$(CREDMESH) sessions $(if $(SUBJECT),--subject "$(SUBJECT)")
 
 .PHONY: kick
-kick: $(LOCAL) ## end one session: make kick SESSION=…
+kick: $(LOCAL) ## end one session: make kick SESSION=… [WAIT=1]
 	@test -n "$(SESSION)" || { echo "which session? make kick SESSION=… (make sessions lists them)" >&2; exit 2; }
-	@$(CREDMESH) kick "$(SESSION)"
+	@$(CREDMESH) kick "$(SESSION)" $(if $(WAIT),--wait)
 
 .PHONY: nodes
-nodes: $(LOCAL) ## the nodes that verify credentials, each asked to answer now
+nodes: $(LOCAL) ## the nodes that verify credentials, how fresh each is, asked just now
 	@$(CREDMESH) nodes --probe
 
 ## Working on it

@@ -76,30 +76,28 @@ class AnswerErrors(grpc.ServerInterceptor):
         """Wraps the method's handler, once; no call is looked at here, where the server holds a lock."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or handler.request_streaming or (handler.response_streaming and not _is_ours(method)):
-            return handler  # health and reflection have streams of their own kind
         known = self._known.get(method)
+        if handler is None:
+            return None
         if known is not None and known[0] is handler:
             return known[1]
         answering: _Handler
-        if handler.response_streaming:
+        if handler.unary_unary is not None:
+            answering = grpc.unary_unary_rpc_method_handler(
+                _answering(method, handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        elif handler.unary_stream is not None and method.startswith("/credmesh."):
             answering = grpc.unary_stream_rpc_method_handler(
                 _answering_stream(method, handler.unary_stream),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         else:
-            answering = grpc.unary_unary_rpc_method_handler(
-                _answering(method, handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
+            return handler  # health and reflection have streams of their own kind
         self._known[method] = (handler, answering)
         return answering
-
-
-def _is_ours(method: str) -> bool:
-    return method.startswith("/credmesh.")
 
 
 def _answering(method: str, serve: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:

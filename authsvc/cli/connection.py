@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -33,6 +33,13 @@ class Method(Protocol[Q, A]):
     """A stub's unary method."""
 
     def __call__(self, request: Q, *, timeout: float, metadata: Any) -> A:
+        """Makes the call."""
+
+
+class StreamMethod(Protocol[Q, A]):
+    """A stub's method whose answers come one after the other."""
+
+    def __call__(self, request: Q, *, timeout: float | None, metadata: Any) -> Iterator[A]:
         """Makes the call."""
 
 
@@ -71,17 +78,34 @@ class Connection:
         """The credential that calls carry. A secret."""
         return self._credential
 
-    def call(self, method: Method[Q, A], request: Q, *, credential: str | None = None) -> A:
-        """Makes a call, with the connection's credential or the one given. Raises Failure."""
+    def call(
+        self, method: Method[Q, A], request: Q, *, credential: str | None = None, timeout: float | None = None
+    ) -> A:
+        """Makes a call, with the connection's credential or the one given. Raises Failure.
+
+        timeout: seconds that it may take; by default the connection's.
+        """
+        timeout = self._timeout if timeout is None else timeout
         try:
-            return self._call(method, request, self._credential if credential is None else credential)
+            return self._call(method, request, self._credential if credential is None else credential, timeout)
         except grpc.RpcError as error:
             reason = _trouble(error).reason
             if credential is not None or self._renew is None or reason is None or not reason.renewable:
                 raise self._failure(error) from None
         self._credential = self._renew(self._credential)
         try:
-            return self._call(method, request, self._credential)
+            return self._call(method, request, self._credential, timeout)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    def stream(self, method: StreamMethod[Q, A], request: Q, *, timeout: float | None = None) -> Iterator[A]:
+        """Makes a call whose answers come one after the other, and gives them. Raises Failure, DEADLINE_EXCEEDED too.
+
+        timeout: seconds that all of it may take; None for as long as the caller listens.
+        """
+        entry = (("authorization", f"Bearer {self._credential}"),) if self._credential else None
+        try:
+            yield from method(request, timeout=timeout, metadata=entry)
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
@@ -112,9 +136,9 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _call(self, method: Method[Q, A], request: Q, credential: str) -> A:
+    def _call(self, method: Method[Q, A], request: Q, credential: str, timeout: float) -> A:
         entry = (("authorization", f"Bearer {credential}"),) if credential else None
-        return method(request, timeout=self._timeout, metadata=entry)
+        return method(request, timeout=timeout, metadata=entry)
 
     def _sign_in(self, kind: str) -> None:
         if kind == "user":

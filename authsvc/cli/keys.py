@@ -10,7 +10,9 @@ from authsvc.cli.connection import DEADLINE_EXCEEDED
 from authsvc.cli.failure import Failure
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import Cell, Column, join
+from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
 from authsvc.cli.times import moment
+from authsvc.cli.watching import watch_rotation
 from authsvc.times import seconds
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc
 
@@ -60,13 +62,17 @@ def keys(invocation: Invocation) -> None:
     help="Of the new key.  [default: the mesh's]",
 )
 @click.option("--wait/--no-wait", default=True, help="Return when the new key signs, or at once.  [default: wait]")
+@click.option("--watch", is_flag=True, help="Tell step by step what happens, until the new key signs.")
 @pass_invocation
-def rotate_keys(invocation: Invocation, algorithm: str | None, wait: bool) -> None:
+def rotate_keys(invocation: Invocation, algorithm: str | None, wait: bool, watch: bool) -> None:
     """Replace the signing key.
 
     The new key signs as soon as every live node holds it; the old one goes on verifying what it signed. No call is
     refused. A rotation that is under way is joined.
     """
+    if watch:
+        watch_rotation(invocation, keys_pb2.RotateKeysRequest(algorithm=_ALGORITHMS[algorithm or ""]))
+        return
     request = keys_pb2.RotateKeysRequest(algorithm=_ALGORITHMS[algorithm or ""], wait=wait)
     with invocation.connect() as auth:
         stub = keys_pb2_grpc.KeyServiceStub(auth.channel)
@@ -91,19 +97,27 @@ def rotate_keys(invocation: Invocation, algorithm: str | None, wait: bool) -> No
 @click.command("revoke-key", cls=MeshCommand)
 @click.argument("kid")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
+@wait_options
 @pass_invocation
-def revoke_key(invocation: Invocation, kid: str, reason: str) -> None:
+def revoke_key(invocation: Invocation, kid: str, reason: str, wait: bool, at_most: float | None) -> None:
     """Remove the signing key KID at once, as when it may have leaked.
 
-    What it signed is refused from now on. Clients renew by their refresh tokens: nobody has to sign in again.
+    What it signed is refused from now on. Clients renew by their refresh tokens: nobody has to sign in again. With
+    --wait the nodes confirm it: the answer is a receipt.
     """
+    request = keys_pb2.RevokeKeyRequest(kid=kid, reason=reason)
+    ask_to_wait(request, wait=wait, at_most=at_most)
     with invocation.connect() as auth:
         stub = keys_pb2_grpc.KeyServiceStub(auth.channel)
-        answer = auth.call(stub.RevokeKey, keys_pb2.RevokeKeyRequest(kid=kid, reason=reason))
+        answer = auth.call(stub.RevokeKey, request, timeout=invocation.patience if request.wait else None)
     if invocation.as_json:
         invocation.output.message(answer)
     else:
         invocation.output.line(f"Revoked key {kid}: from revision {answer.revision} on nodes refuse what it signed.")
+        if answer.HasField("receipt"):
+            show_receipt(invocation.output, answer.receipt)
+    if answer.HasField("receipt"):
+        exit_by(answer.receipt)
 
 
 def _show(invocation: Invocation, found: list[keys_pb2.Key]) -> None:

@@ -22,14 +22,23 @@ _COLUMNS = (
     Column("Version", width=7, wide=True),
     Column("Registered", width=12),
 )
-_PROBE_COLUMNS = (Column("Answered", width=9), Column("Revision", width=8))
+_PROBE_COLUMNS = (Column("Answered", width=9), Column("Freshness", width=9), Column("Revision", width=8))
 
 
 @click.command("nodes", cls=MeshCommand)
-@click.option("--probe", is_flag=True, help="Ask each to acknowledge first; exit code 1 if one does not within 2 s.")
+@click.option(
+    "--probe/--no-probe",
+    default=None,
+    help="Ask each to answer first, or none. With --probe the exit code is 1 if one does not answer within 2 s.",
+)
 @pass_invocation
-def nodes(invocation: Invocation, probe: bool) -> None:
-    """List the nodes: the processes that verify credentials."""
+def nodes(invocation: Invocation, probe: bool | None) -> None:
+    """List the nodes: the processes that verify credentials.
+
+    Each is asked to answer. FRESHNESS is how old its knowledge of revocations could be at most just then: a measured
+    bound, in which no wall clock takes part.
+    """
+    strictly, probe = bool(probe), probe is not False
     with invocation.connect() as auth:
         stub = nodes_pb2_grpc.NodeServiceStub(auth.channel)
         answer = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(probe=probe))
@@ -40,7 +49,7 @@ def nodes(invocation: Invocation, probe: bool) -> None:
         columns = _COLUMNS + (_PROBE_COLUMNS if probe else ())
         rows = [_row(node, now, probe=probe) for node in answer.nodes]
         invocation.output.table(columns, rows, empty="No node is registered.")
-    if probe and not all(node.acknowledged for node in answer.nodes):
+    if strictly and not all(node.acknowledged for node in answer.nodes):
         raise click.exceptions.Exit(int(ExitCode.FAILED))
 
 
@@ -54,7 +63,8 @@ def _row(node: nodes_pb2.Node, now: float, *, probe: bool) -> list[Cell | str]:
     ]
     if probe and node.acknowledged:
         milliseconds = node.acknowledged_after.ToNanoseconds() / 1e6
-        row += [Cell(f"{milliseconds:.1f} ms", "green"), str(node.applied_revision)]
+        age = f"{node.freshness_age.ToNanoseconds() / 1e9:.2f} s" if node.HasField("freshness_age") else "-"
+        row += [Cell(f"{milliseconds:.1f} ms", "green"), age, str(node.applied_revision)]
     elif probe:
-        row += [Cell("lags", "bold red"), "-"]
+        row += [Cell("lags", "bold red"), "-", "-"]
     return row

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
 
 DEFAULT_TIMEOUT: Final = 10.0
+PATIENT_TIMEOUT: Final = 60.0
+"""Seconds for a call that waits for nodes. It ends by itself before that, with what is known."""
 
 
 @dataclass(kw_only=True)
@@ -49,6 +51,11 @@ class Invocation:
     def output(self) -> Output:
         """Where the answer goes."""
         return Output(as_json=self.as_json)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for a call that waits for nodes: longer than others, unless --timeout was given."""
+        return PATIENT_TIMEOUT if self.timeout == DEFAULT_TIMEOUT else self.timeout
 
     def connect(self, *, prefer: str = "client") -> Connection:
         """A connection to the auth service that speaks as the client or the user; `prefer` is the command's choice."""

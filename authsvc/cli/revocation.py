@@ -6,6 +6,7 @@ import click
 
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshCommand, confirm, pass_invocation
+from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
 from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc
 
 __all__ = ["revoke"]
@@ -19,6 +20,7 @@ __all__ = ["revoke"]
 @click.option("--everyone", is_flag=True, help="Everything. Everybody has to sign in again.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
 @click.option("--yes", is_flag=True, help="Do not ask before revoking everyone's.")
+@wait_options
 @pass_invocation
 def revoke(
     invocation: Invocation,
@@ -29,10 +31,13 @@ def revoke(
     everyone: bool,
     reason: str,
     yes: bool,
+    wait: bool,
+    at_most: float | None,
 ) -> None:
     """Revoke what was issued up to now to a subject, session, client or audience, or to everyone.
 
     Every node refuses it from then on and ends the streams that it opened. What is issued afterwards is not touched.
+    With --wait the nodes confirm it: the answer is a receipt.
     """
     scopes = {"subject": subject, "session_id": session_id, "client_id": client_id, "audience": audience}
     named = {name: value for name, value in scopes.items() if value is not None}
@@ -48,14 +53,19 @@ def revoke(
     if everyone:
         request.everyone = True
         confirm("Revoke everybody's credentials? Everybody has to sign in again, services too.", yes=yes)
+    ask_to_wait(request, wait=wait, at_most=at_most)
     with invocation.connect() as auth:
         stub = revocation_pb2_grpc.RevocationServiceStub(auth.channel)
-        answer = auth.call(stub.Revoke, request)
+        answer = auth.call(stub.Revoke, request, timeout=invocation.patience if request.wait else None)
     if invocation.as_json:
         invocation.output.message(answer)
     else:
         what = _what(request)
         invocation.output.line(f"Revoked {what} up to now: from revision {answer.revision} on nodes refuse it.")
+        if answer.HasField("receipt"):
+            show_receipt(invocation.output, answer.receipt)
+    if answer.HasField("receipt"):
+        exit_by(answer.receipt)
 
 
 def _what(request: revocation_pb2.RevokeRequest) -> str:

@@ -11,6 +11,7 @@ import click
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import Cell, Column, join
+from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
 from authsvc.cli.times import moment
 from authsvc.times import seconds
 from credmesh.admin.v1 import sessions_pb2, sessions_pb2_grpc
@@ -67,19 +68,22 @@ class _Kick(MeshCommand):
 @click.command("kick", cls=_Kick)
 @click.argument("session_ids", metavar="SESSION_ID...", nargs=-1, required=True)
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
+@wait_options
 @pass_invocation
-def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str) -> None:
+def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str, wait: bool, at_most: float | None) -> None:
     """End sessions by their ids, as `credmesh sessions` lists them.
 
     Every node refuses their credentials, and their open streams end. To end all of a user's: credmesh revoke --subject.
     """
+    incomplete = None
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
         missing = []
         for session_id in session_ids:
             request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
+            ask_to_wait(request, wait=wait, at_most=at_most)
             try:
-                answer = auth.call(stub.KickSession, request)
+                answer = auth.call(stub.KickSession, request, timeout=invocation.patience if request.wait else None)
             except Failure as failure:
                 if failure.exit_code != ExitCode.NOTHING:
                     raise
@@ -91,6 +95,10 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str) -> N
                 invocation.output.line(
                     f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it."
                 )
+                if answer.HasField("receipt"):
+                    show_receipt(invocation.output, answer.receipt)
+            if answer.HasField("receipt") and not answer.receipt.complete:
+                incomplete = answer.receipt
     if missing:
         raise Failure(
             f"no such session: {' '.join(missing)}",
@@ -98,6 +106,8 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str) -> N
             code=ExitCode.NOTHING,
             reason="NOT_FOUND",
         )
+    if incomplete is not None:
+        exit_by(incomplete)
 
 
 def _row(session: sessions_pb2.Session, now: float) -> list[Cell | str]:

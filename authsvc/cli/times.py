@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-__all__ = ["local_time", "moment", "relative", "span"]
+__all__ = ["clock_time", "local_time", "moment", "relative", "span"]
 
 _MINUTE: Final = 60.0
 _HOUR: Final = 60 * _MINUTE
@@ -40,6 +40,12 @@ def local_time(when: float) -> str:
     """A moment in local time, to the second, with its offset from UTC, e.g. "2025-11-23 15:10:02+01:00"."""
     moved = _local(when)
     return f"{when:g} s since 1970" if moved is None else moved.isoformat(sep=" ", timespec="seconds")
+
+
+def clock_time(when: float) -> str:
+    """A moment of today in local time, to the second, e.g. "15:10:02"."""
+    moved = _local(when)
+    return f"{when:g} s since 1970" if moved is None else f"{moved:%H:%M:%S}"
 
 
 def moment(when: float | None, now: float) -> str:

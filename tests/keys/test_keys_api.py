@@ -289,8 +289,9 @@ class TestListNodes:
             assert node.acknowledged
             assert node.applied_revision > revision
             assert 0 <= node.acknowledged_after.ToTimedelta().total_seconds() < duration
-        assert not api.keys.etcd.read_prefix(api.keys.layout.barriers).values
-        wait_until(lambda: not api.keys.etcd.read_prefix(api.keys.layout.acks).values)
+            assert node.freshness_age.ToTimedelta().total_seconds() < node.longest_freshness.seconds == 10
+        for directory in (api.keys.layout.barriers, api.keys.layout.acks):
+            wait_until(lambda directory=directory: not api.keys.etcd.read_prefix(directory).values)
 
     def test_a_silent_node_is_shown_as_such_when_the_time_is_up(self, api: Api) -> None:
         api.keys.silent_node("silent")

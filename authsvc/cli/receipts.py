@@ -1,0 +1,105 @@
+"""`--wait`: what the nodes say to a revocation, as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import click
+from google.protobuf.duration_pb2 import Duration
+
+from authsvc.cli.failure import ExitCode
+from authsvc.cli.output import Cell, Column, Output
+from authsvc.cli.times import clock_time, span
+from authsvc.times import duration, seconds
+from credmesh.admin.v1 import receipt_pb2
+
+__all__ = ["ask_to_wait", "exit_by", "show_receipt", "wait_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_APPLIED: Final = receipt_pb2.NodeReceipt.STATE_APPLIED
+
+_COLUMNS: Final = (
+    Column("Node", whole=True),
+    Column("Service", width=10),
+    Column("Address", width=15, wide=True),
+    Column("Applied", width=9),
+    Column("Streams ended", width=7),
+    Column("Freshness", width=9),
+)
+
+
+class _Waits(Protocol):
+    wait: bool
+
+    @property
+    def wait_at_most(self) -> Duration: ...
+
+
+def wait_options(command: F) -> F:
+    """The options of a command that can wait for a receipt: --wait and --at-most, as `wait` and `at_most`."""
+    at_most = click.option(
+        "--at-most",
+        type=click.FloatRange(min=0.001, max=3600),
+        metavar="SECONDS",
+        help="With --wait: return after this long at the latest, with what is known by then.",
+    )
+    wait = click.option(
+        "--wait",
+        is_flag=True,
+        help="Return when every node has applied it, or is known to refuse on strict methods; exit code 1 if one lags.",
+    )
+    return wait(at_most(command))
+
+
+def ask_to_wait(request: _Waits, *, wait: bool, at_most: float | None) -> None:
+    """Writes the options into a request."""
+    request.wait = wait or at_most is not None
+    if at_most is not None:
+        request.wait_at_most.CopyFrom(duration(at_most))
+
+
+def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
+    """Prints a receipt for people."""
+    output.table(_COLUMNS, [_row(node) for node in receipt.nodes], empty="No node is registered.")
+    applied = [node for node in receipt.nodes if node.state == _APPLIED]
+    if applied:
+        slowest = max(_seconds(node.applied_after) for node in applied)
+        who = "Every node" if len(applied) == len(receipt.nodes) else f"{len(applied)} of {len(receipt.nodes)} nodes"
+        streams = {0: "no stream was", 1: "1 stream was"}.get(receipt.streams_ended)
+        streams = streams or f"{receipt.streams_ended:,} streams were"
+        output.line(f"{who} applied it within {_milliseconds(slowest)}; {streams} open under it and ended.")
+    left = _seconds(receipt.strict_in)
+    since = clock_time(seconds(receipt.strict_from))
+    begins = f"From {since} (in {span(left)})" if left > 0 else f"Since {since}"
+    output.line(f"{begins} every other node refuses it too on methods with a freshness rule, reachable or not.")
+    lagging = [node.node_id for node in receipt.nodes if node.state != _APPLIED and not node.lease_ended]
+    if lagging:
+        output.line(
+            f"{' '.join(lagging)}: no answer. Methods without a freshness rule may serve it there until the tokens "
+            "expire; `credmesh nodes --probe` shows whether it is back.",
+            "yellow",
+        )
+
+
+def exit_by(receipt: receipt_pb2.Receipt) -> None:
+    """Ends the command with exit code 1 if a registered node lags."""
+    if not receipt.complete:
+        raise click.exceptions.Exit(int(ExitCode.FAILED))
+
+
+def _row(node: receipt_pb2.NodeReceipt) -> list[Cell | str]:
+    row: list[Cell | str] = [node.node_id, Cell(node.service or "-", "bold"), node.address or "-"]
+    if node.state != _APPLIED:
+        return [*row, Cell("gone", "yellow") if node.lease_ended else Cell("lags", "bold red"), "-", "-"]
+    age = _milliseconds(_seconds(node.freshness_age)) if node.HasField("freshness_age") else "-"
+    return [*row, Cell(_milliseconds(_seconds(node.applied_after)), "green"), str(node.streams_ended), age]
+
+
+def _seconds(length: Duration) -> float:
+    return length.ToNanoseconds() / 1e9
+
+
+def _milliseconds(length: float) -> str:
+    return f"{length * 1000:.1f} ms" if length < 1 else f"{length:.2f} s"
