@@ -13,7 +13,7 @@ _BUCKETS: Final = 1 << 16
 class Epochs:
     """The last revocation of every scope that has one.
 
-    A dict of a million of them would take 200 MB on every node. So they lie end to end as lines of text, in one of many
+    A dict of a million of them takes 140 MB on every node. So they lie end to end as lines of text, in one of many
     strings, which the scope's hash picks: little more than their own characters, and a look-up searches some hundred.
 
     One thread writes, any number read without a lock: each change replaces one string by another. Whoever must not miss
