@@ -38,6 +38,7 @@ __all__ = ["Progress", "names_of", "play"]
 _TICK: Final = 0.1
 _TRY_AGAIN: Final = 0.5
 _STOP_TIMEOUT: Final = 20.0
+_LAST_LOOK: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -75,9 +76,11 @@ def play(plan: Plan, shape: Shape, folder: Path, tell: Callable[[Progress], None
         stack.callback(observer.stop)
         observer.start()
         world.note("meta", **_meta(shape))
-        clients = stack.enter_context(_Clients(world, plan.seed, progress))
-        _Conductor(world, plan, progress, clients).conduct()
-        progress.state = "ending"
+        with _Clients(world, plan.seed, progress) as clients:
+            _Conductor(world, plan, progress, clients).conduct()
+            progress.state = "ending"
+        # What the clients did last, the observer is to see too.
+        threading.Event().wait(_LAST_LOOK)
     return progress
 
 

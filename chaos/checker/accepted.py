@@ -1,0 +1,69 @@
+"""I1: after a receipt, no node accepts the revoked credential on a strict method. Ever.
+
+Also what receipts say of single nodes: one that has applied a revocation refuses on every method, and its streams have
+ended. And the bound that holds without a receipt: once a freshness has passed since the commit, no node accepts it on
+a strict method. What was revoked stays so, whatever is restored.
+"""
+
+from __future__ import annotations
+
+from chaos.checker.deaths import Deaths
+from chaos.checker.facts import Facts, Issue
+from chaos.checker.verdict import Verdict
+from chaos.history import Record
+
+__all__ = ["check"]
+
+
+def check(facts: Facts, deaths: Deaths) -> Verdict:
+    """See the module."""
+    verdict = Verdict()
+    for scope in facts.revocations.values():
+        verdict.count("revocations", len(scope))
+        verdict.count("receipts", sum(one.receipt is not None for one in scope))
+    for call in facts.by_op["call"]:
+        issue = facts.issues.get(call["cred"])
+        if issue is None:
+            continue
+        if call["answer"] == "ok":
+            _check_acceptance(call, issue, deaths, verdict)
+        elif call["method"] == "Strict" and call["t"] >= deaths.of(issue).strict:
+            verdict.count("calls with the dead")
+    for stream in facts.by_op["stream"]:
+        issue = facts.issues.get(stream["cred"])
+        if issue is not None and "node" in stream:
+            verdict.count("streams")
+            told = deaths.of(issue).at_node.get(stream["node"])
+            if told is not None and stream["mono"] > told[0]:
+                verdict.violate(
+                    f"{stream['at']} went on with a stream {stream['mono'] - told[0]:.3f} s after a receipt said that "
+                    "it had applied the revocation",
+                    stream,
+                    issue.record,
+                    told[1].record,
+                )
+    return verdict
+
+
+def _check_acceptance(call: Record, issue: Issue, deaths: Deaths, verdict: Verdict) -> None:
+    death = deaths.of(issue)
+    if call["method"] == "Strict":
+        verdict.count("strict acceptances")
+        if call["t"] >= death.strict and death.cause is not None:
+            verdict.violate(
+                f"{call['at']} accepted a revoked credential on a strict method, {call['t'] - death.strict:.3f} s "
+                "after the moment from which no node may",
+                call,
+                issue.record,
+                death.cause,
+            )
+            return
+    told = death.at_node.get(call["node"])
+    if told is not None and call["t"] >= told[0]:
+        verdict.violate(
+            f"{call['at']} accepted a revoked credential {call['t'] - told[0]:.3f} s after a receipt said that it had "
+            "applied the revocation",
+            call,
+            issue.record,
+            told[1].record,
+        )

@@ -1,0 +1,238 @@
+"""The history by what it is about: what was issued, revoked, restored; who was a member, and how clocks stood."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from chaos.history import Record
+from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+
+__all__ = ["SETTLE", "Facts", "Issue", "Revocation"]
+
+SETTLE: Final = 12.0
+"""Seconds after a restore in which it must have been noticed everywhere."""
+
+_UNSEEN: Final = 1.0
+"""Seconds before a restore in which the observer may have missed the last commits."""
+
+
+@dataclass(slots=True, eq=False)
+class Issue:
+    """A credential that was issued.
+
+    scopes          those whose revocation is one of it
+    life            the life of etcd that it was issued in; None if a restore came between
+    epoch           what it says of itself; None for an opaque session
+    record          as the history has it
+    """
+
+    record: Record
+    scopes: tuple[str, ...]
+    life: int | None
+
+    @property
+    def asked(self) -> float:
+        """When it was asked for (monotonic seconds, as all times here)."""
+        return float(self.record["t"])
+
+    @property
+    def answered(self) -> float:
+        """When the client had it."""
+        return float(self.record["u"])
+
+    @property
+    def epoch(self) -> int | None:
+        """The revision as of which it counts as issued."""
+        return self.record.get("epoch")
+
+    @property
+    def kid(self) -> str | None:
+        """The key that signed it."""
+        return self.record.get("kid")
+
+    @property
+    def session(self) -> str | None:
+        """The session behind it."""
+        return self.record.get("sid")
+
+
+@dataclass(slots=True, eq=False)
+class Revocation:
+    """A revocation that certainly happened.
+
+    asked      when it was asked for; infinity if only etcd tells of it
+    known      by then it was committed
+    answered   when it was acknowledged; infinity if it was not
+    revision   its epoch
+    receipt    what was said about nodes; see chaos.clients.asking
+    """
+
+    scope: str
+    life: int | None
+    revision: int
+    known: float
+    asked: float = math.inf
+    answered: float = math.inf
+    receipt: Record | None = None
+    seen: bool = False
+    record: Record | None = None
+
+
+@dataclass(slots=True)
+class _Membership:
+    """When a node was registered, by revision: from `since`, up to `until`."""
+
+    name: str
+    life: int
+    since: int
+    until: float = math.inf
+
+
+@dataclass(slots=True)
+class Facts:
+    """See the module. Times are monotonic seconds."""
+
+    history: Sequence[Record]
+    meta: Record = field(init=False)
+    by_op: dict[str, list[Record]] = field(init=False)
+    issues: dict[str, Issue] = field(init=False)
+    revocations: dict[str, list[Revocation]] = field(init=False)
+    restores: list[tuple[float, float]] = field(init=False)
+    gaps: bool = field(init=False, default=False)
+    signing: dict[str, tuple[int, int, bool]] = field(init=False)
+    _wrong: dict[str, list[tuple[float, float]]] = field(init=False)
+    _turned: dict[str, list[tuple[float, float]]] = field(init=False)
+    _members: dict[str, list[_Membership]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_op = defaultdict(list)
+        for record in self.history:
+            self.by_op[record["op"]].append(record)
+        self.meta = self.by_op["meta"][0]
+        self.restores = [(one["t"], one["u"]) for one in self.by_op["restore"]]
+        self.issues = {
+            one["cred"]: Issue(one, _scopes(one), self.life(one["t"], one["u"]))
+            for op in ("login", "refresh")
+            for one in self.by_op[op]
+            if one["answer"] == "ok"
+        }
+        self._read_clocks()
+        self._read_members()
+        self._read_signing()
+        self._read_revocations()
+
+    def life(self, since: float, until: float) -> int | None:
+        """The life of etcd in which something happened between two moments; None if a restore touched that time."""
+        ended = [u for _, u in self.restores]
+        life = bisect_right(ended, since)
+        if life < len(self.restores) and until >= self.restores[life][0]:
+            return None
+        return life
+
+    def restored(self, before: float) -> bool:
+        """Whether a restore had begun by then."""
+        return bool(self.restores) and self.restores[0][0] <= before
+
+    def crossed(self, issue: Issue, until: float) -> bool:
+        """Whether a restore ended a credential: one that had begun by then, and was not over long when it was issued.
+
+        What is issued before anybody has noticed the restore ends with everything else when somebody does.
+        """
+        return any(t <= until and issue.asked <= u + SETTLE for t, u in self.restores)
+
+    def clocks_right(self, names: Sequence[str], since: float, until: float) -> bool:
+        """Whether these parts' wall clocks were certainly right all the time."""
+        return not any(
+            begins <= until and since <= ends for name in names for begins, ends in self._wrong.get(name, ())
+        )
+
+    def clock_moved(self, name: str, since: float, until: float) -> bool:
+        """Whether a part's wall clock may have been set in this time."""
+        return any(begins <= until and since <= ends for begins, ends in self._turned.get(name, ()))
+
+    def member_at(self, name: str, life: int, revision: int) -> bool:
+        """Whether a process of this part was registered at a revision."""
+        return any(one.life == life and one.since < revision < one.until for one in self._members.get(name, ()))
+
+    def revoked_keys(self, kid: str | None, before: float) -> bool:
+        """Whether anybody had tried to remove this key by then."""
+        return any(one["kid"] == kid and one["t"] <= before for one in self.by_op["revoke-key"])
+
+    def _read_clocks(self) -> None:
+        """Each time a clock is set there are two records: right before, and right after."""
+        self._wrong = defaultdict(list)
+        self._turned = defaultdict(list)
+        begun: dict[str, tuple[float, float]] = {}
+        for one in self.by_op["clock"]:
+            who = one["who"]
+            if one["before"] != one["ahead"]:
+                begun[who] = (one["t"], one["before"])
+                continue
+            since, before = begun[who]
+            self._turned[who].append((since, one["u"]))
+            if before:
+                self._wrong[who][-1] = (self._wrong[who][-1][0], one["u"])
+            else:
+                self._wrong[who].append((since, math.inf))
+
+    def _etcd(self, what: str) -> Iterator[Record]:
+        return (one for one in self.by_op["etcd"] if one["what"] == what)
+
+    def _read_members(self) -> None:
+        self._members = defaultdict(list)
+        alive: dict[tuple[int, str], _Membership] = {}
+        self.gaps = any(True for _ in self._etcd("gap"))
+        for one in self._etcd("node"):
+            key = (one["life"], one["id"])
+            if one["gone"]:
+                ended = alive.pop(key, None)
+                if ended is not None:
+                    ended.until = one["revision"]
+            elif key not in alive:
+                alive[key] = _Membership(one["name"], one["life"], one["revision"])
+                self._members[one["name"]].append(alive[key])
+
+    def _read_signing(self) -> None:
+        """Per key when it began to sign: life, revision, and whether another one signed right before."""
+        self.signing = {}
+        signs: dict[int, bool] = {}
+        for one in self._etcd("signing"):
+            if not one["gone"]:
+                self.signing.setdefault(one["kid"], (one["life"], one["revision"], signs.get(one["life"], False)))
+            signs[one["life"]] = not one["gone"]
+
+    def _read_revocations(self) -> None:
+        found: dict[tuple[str, int | None, int], Revocation] = {}
+        for one in self._etcd("epoch"):
+            if not one["gone"]:
+                key = (one["scope"], one["life"], one["revision"])
+                found.setdefault(key, Revocation(*key, known=one["u"], seen=True))
+        for one in self.by_op["revoke"]:
+            if one["answer"] != "ok" or not one["revision"]:
+                continue
+            key = (one["scope"], self.life(one["t"], one["u"]), one["revision"])
+            revocation = found.setdefault(key, Revocation(*key, known=one["u"]))
+            revocation.known = min(revocation.known, one["u"])
+            revocation.asked, revocation.answered = one["t"], one["u"]
+            revocation.receipt, revocation.record = one.get("receipt"), one
+        self.revocations = defaultdict(list)
+        for revocation in found.values():
+            self.revocations[revocation.scope].append(revocation)
+        for revocations in self.revocations.values():
+            revocations.sort(key=lambda one: one.known)
+
+    def unseen_by_observer(self, moment: float) -> bool:
+        """Whether the observer may have missed what was committed just then, since a restore came."""
+        return self.gaps or any(t - _UNSEEN <= moment <= u for t, u in self.restores)
+
+
+def _scopes(issued: Record) -> tuple[str, ...]:
+    scopes = [EVERYONE, subject_scope(issued["subject"]), client_scope(issued["client"])]
+    if issued.get("sid"):
+        scopes.append(session_scope(issued["sid"]))
+    return (*scopes, *map(audience_scope, issued["aud"]))

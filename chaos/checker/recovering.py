@@ -1,0 +1,74 @@
+"""I7: with etcd away, methods do what their rule says; when it is back, nodes catch up without a restart.
+
+At any time a plain method refuses nobody for being stale. And in a calm everything works, on every node and replica:
+strict calls, logins, refreshes, rotations, and receipts that every registered node has signed.
+"""
+
+from __future__ import annotations
+
+from chaos.checker.deaths import Deaths
+from chaos.checker.facts import Facts
+from chaos.checker.verdict import Verdict
+from chaos.history import Record
+
+__all__ = ["check"]
+
+
+def check(facts: Facts, deaths: Deaths) -> Verdict:
+    """See the module."""
+    verdict = Verdict()
+    _check_plain(facts, verdict)
+    for calm in facts.by_op["calm"]:
+        verdict.count("calms")
+        _check_calm(facts, deaths, calm, verdict)
+    return verdict
+
+
+def _check_plain(facts: Facts, verdict: Verdict) -> None:
+    for call in facts.by_op["call"]:
+        issue = facts.issues.get(call["cred"])
+        if issue is None or call["method"] != "Plain" or issue.record["kind"] != "token":
+            continue
+        verdict.count("plain calls")
+        # After a restore a node may well refuse everybody until it knows which history it is in.
+        if call["answer"] == "refused" and call["reason"] == "MESH_STALE" and not facts.restored(call["u"]):
+            verdict.violate(f"{call['at']} refused a plain call for being stale", call)
+    for call in facts.by_op["call"]:
+        if call["answer"] == "refused" and call["reason"] == "MESH_STALE":
+            verdict.count("strict calls refused as stale")
+
+
+def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) -> None:
+    def within(op: str) -> list[Record]:
+        return [one for one in facts.by_op[op] if calm["t"] <= one["t"] and one["u"] <= calm["u"]]
+
+    def demand(what: str, asked: list[Record]) -> None:
+        if not asked:
+            verdict.leave_open(f"nobody asked in a calm: {what}")
+        elif not any(one["answer"] == "ok" for one in asked):
+            verdict.violate(f"in a calm, {what} did not work", calm, *asked[-3:])
+        else:
+            verdict.count("recoveries")
+
+    def alive(call: Record) -> bool:
+        issue = facts.issues.get(call["cred"])
+        return (
+            issue is not None
+            and call["u"] < issue.asked + facts.meta["token_lifetime"] - 1.0
+            and not facts.revoked_keys(issue.kid, call["u"])
+            and not facts.crossed(issue, call["u"])
+            and not deaths.may_have_ended(issue, call["u"])
+        )
+
+    for node in facts.meta["nodes"]:
+        for method in ("Strict", "Plain"):
+            calls = [one for one in within("call") if one["at"] == node and one["method"] == method and alive(one)]
+            demand(f"{method.lower()} calls of {node}", calls)
+    for replica in facts.meta["auths"]:
+        demand(f"logins at {replica}", [one for one in within("login") if one["at"] == replica])
+    demand("rotations", within("rotate"))
+    receipts = [one for one in within("revoke") if one["wait"]]
+    demand("revocations", receipts)
+    told = [one for one in receipts if one.get("receipt")]
+    if told and not any(one["receipt"]["complete"] for one in told):
+        verdict.violate("in a calm, no receipt was complete", calm, *told[-3:])
