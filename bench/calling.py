@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench.load import CONNECTIONS, IN_FLIGHT, drive
+from bench.load import CONNECTIONS, IN_FLIGHT, drive, exactly
 from bench.shop import GET_STOCK, WATCH_STOCK, framed, stock, watched
 from bench.wire import Connection, Request
 from credmesh.samples.inventory.v1 import inventory_pb2
@@ -76,6 +76,7 @@ class Caller:
     ) -> None:
         self._served = served
         self._work = work
+        self._check = exactly(work.expected)
         self._seconds = seconds
         self._connections = [Connection(served.port, ca_file=served.ca_file) for _ in range(CONNECTIONS)]
         self._make = tokens if callable(tokens) else None
@@ -110,7 +111,7 @@ class Caller:
         load = drive(
             self._connections,
             self._in_turn.__next__,
-            work.expected,
+            self._check,
             seconds=seconds,
             calls=calls,
             in_flight=work.in_flight,
@@ -119,7 +120,7 @@ class Caller:
         return Sample(load.per_second * work.messages, cpu / (load.calls * work.messages) * 1e6)
 
     def _warm_up(self, calls: int) -> None:
-        drive(self._connections, self._in_turn.__next__, self._work.expected, calls=calls)
+        drive(self._connections, self._in_turn.__next__, self._check, calls=calls)
 
     def _encode(self, token: str) -> Request:
         return self._connections[0].request(self._work.path, self._work.message, token=token)

@@ -6,11 +6,15 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, TypeVar, cast
+
+from google.protobuf.message import Message
 
 from bench.wire import Answer, CallFailed, Connection, Request
 
-__all__ = ["CONNECTIONS", "IN_FLIGHT", "Load", "drive"]
+__all__ = ["CONNECTIONS", "IN_FLIGHT", "Check", "Load", "drive", "exactly", "message"]
+
+M = TypeVar("M", bound=Message)
 
 CONNECTIONS: Final = 4
 """Client processes that a server has at once; each has a connection of its own."""
@@ -33,20 +37,41 @@ class Load:
         return self.calls / self.seconds
 
 
+Check = Callable[[Answer], None]
+
+
+def exactly(expected: bytes) -> Check:
+    """Wants every call answered OK and with these bytes: all messages, each with its gRPC prefix."""
+
+    def check(answer: Answer) -> None:
+        if answer.status != 0 or answer.data != expected:
+            raise CallFailed(f"status {answer.status} ({answer.details}), {len(answer.data)} bytes of answer")
+
+    return check
+
+
+def message(answer: Answer, kind: type[M]) -> M:
+    """The one message of an answer that has to be OK."""
+    if answer.status != 0:
+        raise CallFailed(f"status {answer.status} ({answer.details})")
+    return kind.FromString(answer.data[5:])
+
+
 def drive(
     connections: Sequence[Connection],
-    next_request: Callable[[], Request],
-    expected: bytes,
+    next_request: Callable[[], Request | None],
+    check: Check,
     *,
     seconds: float = 0.0,
     calls: int = 0,
     in_flight: int = IN_FLIGHT,
     timed: bool = False,
 ) -> Load:
-    """Calls for so many seconds, or so many times. CallFailed unless every call is answered OK and as `expected`.
+    """Calls for so many seconds, or so many times.
 
-    expected   the bytes of all messages of an answer, each with its gRPC prefix
-    in_flight  of all connections together
+    next_request  what to send next; None if that depends on an answer that is still awaited
+    check         looks at every answer, and raises CallFailed if it is not what it should be
+    in_flight     of all connections together
     """
     load = Load()
     started: dict[tuple[Connection, int], float] = {}
@@ -58,15 +83,17 @@ def drive(
     def refill(connection: Connection) -> None:
         nonlocal left
         while left and len(connection.open) < each and connection.may_start:
-            stream = connection.start(next_request())
+            request = next_request()
+            if request is None:
+                break
+            stream = connection.start(request)
             if timed:
                 started[connection, stream] = time.perf_counter()
             left -= 1
         connection.flush()
 
     def end(connection: Connection, stream: int, answer: Answer) -> None:
-        if answer.status != 0 or answer.data != expected:
-            raise CallFailed(f"status {answer.status} ({answer.details}), {len(answer.data)} bytes of answer")
+        check(answer)
         load.calls += 1
         if timed:
             load.latencies.append(time.perf_counter() - started.pop((connection, stream)))

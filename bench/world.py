@@ -104,17 +104,28 @@ class Tokens:
 
 
 class Server:
-    """A server in a process of its own, on the serving core. See bench/serving.py."""
+    """A server in a process of its own, on the serving core. See bench/serving.py.
+
+    prefix         of the mesh whose tokens it takes, if that is not the world's own
+    auth           the auth service that it asks, with the secret of client "services" (guard "introspection")
+    """
 
     def __init__(
-        self, kind: ServerKind, world: World, *, prefix: str = PREFIX, auth: str = "", client_secret: str = ""
+        self,
+        kind: ServerKind,
+        world: World,
+        *,
+        prefix: str | None = None,
+        auth: str = "",
+        client_secret: str = "",
+        cores: frozenset[int] = SERVING_CORES,
     ) -> None:
         self.kind = kind
         self.ca_file = world.certificates.ca_file if kind.tls else None
         settings = {
             **asdict(kind),
             "etcd": world.etcd.endpoint,
-            "prefix": prefix,
+            "prefix": prefix or PREFIX,
             "issuer": ISSUER,
             "public_key": world.tokens.public_der.hex(),
             "cert_file": str(world.certificates.cert_file) if kind.tls else "",
@@ -122,7 +133,7 @@ class Server:
             "auth": auth,
             "client_secret": client_secret,
         }
-        self._process = Child("bench.serving", settings, cores=SERVING_CORES, log_file=world.folder / "servers.log")
+        self._process = Child("bench.serving", settings, cores=cores, log_file=world.folder / "servers.log")
         self.pids = [self._process.pid]
         self.port = int(str(self._process.said["port"]))
 

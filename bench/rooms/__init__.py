@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from bench.rooms.calls import streaming, unary
+from bench.rooms.client import client
 from bench.rooms.verification import verification
 from bench.run import Room
 
@@ -13,5 +14,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "verification": verification,
     "calls": unary,
     "streams": streaming,
+    "client": client,
 }
 """In the order in which they are measured and reported."""
