@@ -199,3 +199,22 @@ def test_a_node_that_missed_a_revocation_ends_the_stream_when_it_reads_the_mesh_
         assert len(node.calls) == 1
         node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
+
+
+def test_a_stream_that_rests_on_its_session_alone_ends_when_events_were_missed(
+    new_node: Callable[..., MeshNode], issuer: Issuer
+) -> None:
+    """Its token has expired, and what ended its session may have come, and leased out, while nobody was looking."""
+    node = new_node()
+    with ProbeServer(node, "sync") as server, make_client("sync", server.target) as client:
+        expires = time.time() + 1
+        following = open_and_hold(client, server, "Following", issuer.token(exp=expires))
+        valid = open_and_hold(client, server, "Following", issuer.token(sub="bob", sid="session-2"))
+        wait_until(lambda: time.time() > expires)
+        node._mirror.stop()
+        assert len(node.calls) == 2
+        node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
+        assert following.end().reason is Reason.CREDENTIAL_EXPIRED
+        # What has not expired was checked anew, against everything that could have killed it.
+        assert len(node.calls) == 1
+        valid.cancel()
