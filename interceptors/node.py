@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 from credmesh.store.v1 import mesh_pb2
@@ -197,7 +197,7 @@ class MeshNode:
             ended.update({revision: ended.get(revision, 0) + without_key for revision in changes.keys})
         self._acknowledge(changes, ended)
 
-    def _acknowledge(self, changes: Changes, ended: Mapping[int, int]) -> None:
+    def _acknowledge(self, changes: Changes, ended: Mapping[int, int] = MappingProxyType({})) -> None:
         """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""
         for barrier_id, revision in changes.barriers:
             self._pulse.acknowledge(Applied(barrier_id, revision, ended.get(revision, 0)))

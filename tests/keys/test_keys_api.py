@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -69,6 +70,10 @@ def served(keys: Keys) -> Iterator[Api]:
     finally:
         server.stop(None).wait()
         board.stop()
+
+
+def _is_empty(api: Api, directory: str) -> bool:
+    return not api.keys.etcd.read_prefix(directory).values
 
 
 @pytest.fixture
@@ -291,7 +296,7 @@ class TestListNodes:
             assert 0 <= node.acknowledged_after.ToTimedelta().total_seconds() < duration
             assert node.freshness_age.ToTimedelta().total_seconds() < node.longest_freshness.seconds == 10
         for directory in (api.keys.layout.barriers, api.keys.layout.acks):
-            wait_until(lambda directory=directory: not api.keys.etcd.read_prefix(directory).values)
+            wait_until(partial(_is_empty, api, directory))
 
     def test_a_silent_node_is_shown_as_such_when_the_time_is_up(self, api: Api) -> None:
         api.keys.silent_node("silent")

@@ -26,6 +26,7 @@ METHODS = {
     "ClientStream": (True, False),
     "Bidi": (True, True),
     "Fresh": (False, False),
+    "FreshStream": (False, True),
     "Following": (False, True),
     "Anybody": (False, False),
     "Unruled": (False, False),
