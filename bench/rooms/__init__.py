@@ -5,6 +5,7 @@ from typing import Final
 
 from bench.rooms.calls import streaming, unary
 from bench.rooms.client import client
+from bench.rooms.issuing import issuing
 from bench.rooms.verification import verification
 from bench.run import Room
 
@@ -15,5 +16,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "calls": unary,
     "streams": streaming,
     "client": client,
+    "issuing": issuing,
 }
 """In the order in which they are measured and reported."""
