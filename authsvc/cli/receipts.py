@@ -67,9 +67,9 @@ def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     if applied:
         slowest = max(_seconds(node.applied_after) for node in applied)
         who = "Every node" if len(applied) == len(receipt.nodes) else f"{len(applied)} of {len(receipt.nodes)} nodes"
-        streams = {0: "no stream was", 1: "1 stream was"}.get(receipt.streams_ended)
-        streams = streams or f"{receipt.streams_ended:,} streams were"
-        output.line(f"{who} applied it within {_milliseconds(slowest)}; {streams} open under it and ended.")
+        ended = receipt.streams_ended
+        streams = f"{ended:,} open stream{' was' if ended == 1 else 's were'} ended" if ended else "no stream was open"
+        output.line(f"{who} applied it within {_milliseconds(slowest)}; {streams}.")
     left = _seconds(receipt.strict_in)
     since = clock_time(seconds(receipt.strict_from))
     begins = f"From {since} (in {span(left)})" if left > 0 else f"Since {since}"

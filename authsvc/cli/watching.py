@@ -58,13 +58,13 @@ class RotationStory:
             known = {kid: state for kid, state in self._known.items() if state != "PREPARED"}
         for kid in known.keys() - found.keys():
             yield from self._gone(kid)
+        retired: list[Line] = []
         for key in keys:
             state = self._known[key.kid]
             if key.kid not in known or state == "PREPARED":
                 self._follow(key.kid)
             if key.kid not in known and key.kid == self.kid:
-                algorithm = keys_pb2.KeyAlgorithm.Name(key.algorithm).removeprefix("KEY_ALGORITHM_")
-                yield Line(f"{key.kid} PREPARED ({algorithm}): it signs when every live node holds it", "yellow")
+                yield Line(f"{key.kid} PREPARED: it signs when every live node holds it", "yellow")
             if key.kid == self.kid:
                 yield from self._progress(key)
             if known.get(key.kid) != state and state == "ACTIVE" and key.kid == self.kid:
@@ -72,7 +72,8 @@ class RotationStory:
                 yield Line(f"{key.kid} ACTIVE: it signs", "bold green")
             if known.get(key.kid) == "ACTIVE" and state == "RETIRING":
                 ends = f", removed {relative(seconds(key.removed_at), now)}" if key.HasField("removed_at") else ""
-                yield Line(f"{key.kid} RETIRING: what it signed is still accepted{ends}", "dim")
+                retired.append(Line(f"{key.kid} RETIRING: what it signed is still accepted{ends}", "dim"))
+        yield from retired
 
     def _follow(self, kid: str) -> None:
         if self.kid != kid:
