@@ -26,7 +26,7 @@ MEMBERS: Final = ("etcd-1", "etcd-2", "etcd-3")
 
 _etcdrpc: Final = import_etcdrpc()
 _HOST: Final = "127.0.0.1"
-_QUOTA: Final = 48 * 1024 * 1024
+_QUOTA: Final = 32 * 1024 * 1024
 _START_TIMEOUT: Final = 30.0
 _TIMEOUT: Final = 3.0
 
@@ -122,15 +122,17 @@ class Cluster:
 
     def fill(self, key: str) -> None:
         """Puts junk until the quota is used up and etcd raises its alarm."""
-        junk = bytes(1_000_000)
-        for count in range(2 * _QUOTA // len(junk)):
-            put = _etcdrpc.PutRequest(key=f"{key}{count}".encode(), value=junk)
-            try:
-                self._any(lambda name, put=put: self._ask(name, _etcdrpc.KVStub, "Put", put))  # type: ignore[misc]
-            except grpc.RpcError as error:
-                if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    return
-                raise
+        junk = bytes(1_400_000)
+        with grpc.insecure_channel(self.address(self.leader())) as channel:
+            kv = _etcdrpc.KVStub(channel)
+            for count in range(2 * _QUOTA // len(junk)):
+                try:
+                    kv.Put(_etcdrpc.PutRequest(key=f"{key}{count}".encode(), value=junk), timeout=_TIMEOUT)
+                except grpc.RpcError as error:
+                    if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        return
+                    self.free(key)
+                    raise
 
     def free(self, key: str) -> None:
         """What an operator does about the alarm: deletes the junk, compacts, defragments, and disarms."""
@@ -142,9 +144,13 @@ class Cluster:
             try:
                 self._ask(name, _etcdrpc.MaintenanceStub, "Defragment", _etcdrpc.DefragmentRequest())
             except grpc.RpcError:
-                continue  # it is down or frozen; a later round gets it
-        disarm = _etcdrpc.AlarmRequest(action=_etcdrpc.AlarmRequest.DEACTIVATE, alarm=_etcdrpc.NOSPACE)
-        self._any(lambda name: self._ask(name, _etcdrpc.MaintenanceStub, "Alarm", disarm))
+                continue  # it is down or frozen, and full until the next time
+        for alarm in self._alarm(_etcdrpc.AlarmRequest.GET).alarms:
+            self._alarm(_etcdrpc.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm)
+
+    def _alarm(self, action: Any, **which: Any) -> Any:
+        request = _etcdrpc.AlarmRequest(action=action, **which)
+        return self._any(lambda name: self._ask(name, _etcdrpc.MaintenanceStub, "Alarm", request))
 
     def snapshot(self, path: Path) -> None:
         """Saves a backup, as `etcdctl snapshot save` does."""

@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 import grpc
 
 from chaos.cluster import MEMBERS
-from chaos.faults import KINDS, Names
+from chaos.faults import KINDS, Names, filling
 from chaos.observer import Observer
 from chaos.plan import SETTLE, Plan, Planned
 from chaos.service import FRESHNESS
@@ -162,6 +162,14 @@ class _Conductor:
             return
         self._progress.state = "calm: everything must recover"
         self._world.heal()
+        self._at(self._progress.elapsed + _TRY_AGAIN, self._make_room)
+
+    def _make_room(self) -> None:
+        """A member of etcd that was away when room was made raises its alarm again later."""
+        try:
+            self._world.cluster.free(filling.JUNK)
+        except grpc.RpcError:
+            self._at(self._progress.elapsed + _TRY_AGAIN, self._make_room)
 
     def _calmed(self, lasted: float) -> None:
         now = time.monotonic()

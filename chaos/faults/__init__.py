@@ -7,7 +7,7 @@ from typing import Final
 from chaos.faults import clocks, compacting, cutting, filling, freezing, killing, leading, restoring, slowing
 from chaos.faults.kind import Kind, Names
 
-__all__ = ["KINDS", "Kind", "Names"]
+__all__ = ["KINDS", "Kind", "Names", "filling"]
 
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind

@@ -8,9 +8,9 @@ from typing import Final
 from chaos.faults.kind import Choices, Kind, Names
 from chaos.world import World
 
-__all__ = ["FILL"]
+__all__ = ["FILL", "JUNK"]
 
-_JUNK: Final = "/junk/"
+JUNK: Final = "/junk/"
 
 
 def _draw(_rng: random.Random, _names: Names) -> Choices:
@@ -18,12 +18,12 @@ def _draw(_rng: random.Random, _names: Names) -> Choices:
 
 
 def _begin(world: World, _choices: Choices) -> str:
-    world.cluster.fill(_JUNK)
+    world.cluster.fill(JUNK)
     return "fill etcd up to its quota"
 
 
 def _end(world: World, _choices: Choices) -> None:
-    world.cluster.free(_JUNK)
+    world.cluster.free(JUNK)
 
 
 FILL: Final = Kind(
