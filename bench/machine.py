@@ -12,9 +12,11 @@ from typing import Final
 
 import psutil
 
-__all__ = ["LOAD_CORES", "SERVING_CORES", "cpu_seconds", "describe", "pin", "resident_bytes"]
+__all__ = ["ALL_CORES", "LOAD_CORES", "SERVING_CORES", "cpu_seconds", "describe", "pin", "resident_bytes"]
 
 _CORES: Final = sorted(os.sched_getaffinity(0))
+
+ALL_CORES: Final = frozenset(_CORES)
 
 SERVING_CORES: Final = frozenset(_CORES[-1:])
 """The one core that everything under test shares, whatever it is made of: a proxy and its server get no more than a

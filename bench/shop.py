@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+from interceptors.policy import MethodRule
 
 __all__ = [
     "AUDIENCE",
     "GET_STOCK",
+    "RULE",
     "SCOPE",
     "SERVICE",
     "WATCH_STOCK",
@@ -30,6 +32,9 @@ GET_STOCK: Final = f"/{SERVICE}/GetStock"
 WATCH_STOCK: Final = f"/{SERVICE}/WatchStock"
 AUDIENCE: Final = "inventory"
 SCOPE: Final = "shop.read"
+
+RULE: Final = MethodRule(GET_STOCK, audience=AUDIENCE, scopes=frozenset({SCOPE}))
+"""GetStock's, where it is asked for without a server."""
 
 
 class SyncShop(inventory_pb2_grpc.InventoryServiceServicer):

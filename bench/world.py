@@ -25,7 +25,7 @@ from localmesh.certs import Certificates, development_certificates
 from localmesh.etcd import EtcdProcess
 from localmesh.process import leashed
 
-__all__ = ["ISSUER", "BenchFailed", "Child", "Server", "ServerKind", "Tokens", "World"]
+__all__ = ["ISSUER", "PREFIX", "BenchFailed", "Child", "Server", "ServerKind", "Tokens", "World"]
 
 ISSUER: Final = "https://auth.bench"
 PREFIX: Final = "/bench/"
@@ -157,10 +157,15 @@ class Server:
 class Child:
     """A program of this package in a process of its own: told by one line of JSON, and answering by lines of JSON.
 
-    It dies with this process at the latest. said: its first line, which it writes when it is ready.
+    It dies with this process at the latest.
+
+    ready  whether to wait for its first line, which it writes when it is ready
+    said   that line
     """
 
-    def __init__(self, module: str, settings: object, *, cores: frozenset[int], log_file: Path) -> None:
+    def __init__(
+        self, module: str, settings: object, *, cores: frozenset[int], log_file: Path, ready: bool = True
+    ) -> None:
         self._module = module
         self._log_file = log_file
         command = leashed([sys.executable, "-m", module, json.dumps(sorted(cores)), json.dumps(settings)])
@@ -169,7 +174,7 @@ class Child:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
             )
         self.pid = self._popen.pid
-        self.said = self.hear()
+        self.said = self.hear() if ready else {}
 
     def hear(self) -> dict[str, object]:
         """Its next line. BenchFailed if it has ended instead."""

@@ -6,6 +6,7 @@ from typing import Final
 from bench.rooms.calls import streaming, unary
 from bench.rooms.client import client
 from bench.rooms.issuing import issuing
+from bench.rooms.revocation import revocation
 from bench.rooms.verification import verification
 from bench.run import Room
 
@@ -17,5 +18,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "streams": streaming,
     "client": client,
     "issuing": issuing,
+    "revocation": revocation,
 }
 """In the order in which they are measured and reported."""

@@ -15,21 +15,17 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from bench.method import Row, alone, compare, interleave
 from bench.run import Run
-from bench.shop import AUDIENCE, GET_STOCK, SCOPE
+from bench.shop import AUDIENCE, RULE
 from bench.world import ISSUER, Tokens
 from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout
-from interceptors.policy import MethodRule
 from interceptors.verify import Verifier
 
 __all__ = ["RULE", "NewTokens", "known_keys", "microseconds", "verification", "verifier_of"]
 
 _TOKENS: Final = 200
 _TARGET: Final = 1.25
-
-RULE: Final = MethodRule(GET_STOCK, audience=AUDIENCE, scopes=frozenset({SCOPE}))
-"""The rule under which everything here is decided."""
 
 
 def verification(run: Run) -> list[Row]:
