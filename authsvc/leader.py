@@ -1,14 +1,16 @@
 """Leading: one replica does what must be done once, and stops when it is not sure any more that it may.
 
 A replica leads while `auth/leader` lies in etcd under its lease. Its writes compare the create revision of that key
-(the fence): a leader that was paused, cut off or deposed can therefore write nothing, whatever it believes. The lease
-is for finding a successor quickly; only the fence is relied on.
+and what it holds, which is drawn anew for each term (the fence): a leader that was paused, cut off or deposed can
+therefore write nothing, whatever it believes, and whatever etcd was restored to meanwhile. The lease is for finding a
+successor quickly; only the fence is relied on.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +84,7 @@ class Leader:
         # A request that takes as long as the lease is no use for keeping it.
         self._etcd = EtcdClient(replace(etcd_settings, timeout=min(etcd_settings.timeout, ttl / 3)))
         self._key = layout.leader
-        self._record = auth_pb2.LeaderRecord(format=FORMAT, node_id=node_id).SerializeToString()
+        self._node_id = node_id
         self._ttl = ttl
         self._changed = threading.Event()  # the leader's key changed, or the leader is to stop
         self._stopping = False
@@ -162,15 +164,17 @@ class Leader:
             return float(self._ttl)  # its end is an event; this is in case that one is missed
         lease = self._lease = KeptLease(self._etcd, self._ttl)
         self._unsure = True
+        record = auth_pb2.LeaderRecord(format=FORMAT, node_id=self._node_id, term=secrets.token_hex(16))
+        value = record.SerializeToString()
         try:
-            revision = self._etcd.commit([Unchanged(self._key, 0)], [Put(self._key, self._record, lease.id)])
+            revision = self._etcd.commit([Unchanged(self._key, 0)], [Put(self._key, value, lease.id)])
         except LeaseNotFound:
             self._lease = None
             return 0.0
         # When the answer is lost, the lease is kept, and the next round reads whose the key is.
         if revision is None:
             return self._step_down(lease)
-        self._begin_term(CreatedAt(self._key, revision), lease)
+        self._begin_term(CreatedAt(self._key, revision, value), lease)
         return self._ttl / 3
 
     def _keep(self, lease: KeptLease) -> float:
@@ -189,7 +193,7 @@ class Leader:
             if entry is None or entry.lease != lease.id:
                 self._end_term("its key is gone or another's")
                 return self._step_down(lease)
-            self._begin_term(CreatedAt(self._key, entry.create_revision), lease)
+            self._begin_term(CreatedAt(self._key, entry.create_revision, entry.value), lease)
         return self._ttl / 3
 
     def _step_down(self, lease: KeptLease) -> float:

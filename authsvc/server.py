@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -131,6 +132,8 @@ def _lead(
         token_lifetime=settings.token_lifetime,
         leeway=settings.mesh.leeway,
         algorithm=settings.key_algorithm,
+        proceed_after=settings.rotation_proceed_after or math.inf,
+        proceed_unsigned_after=settings.rotation_proceed_unsigned_after,
     )
     expiry = SessionExpiry(etcd=etcd, layout=layout, directory=directory, revocation=revocation)
     leader = Leader(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=(rotator.step, expiry.step))

@@ -51,6 +51,18 @@ class AuthSettings:
     rotation_interval: float = setting(
         "CREDMESH_ROTATION_INTERVAL", "86400", default=86_400.0, help="from one signing key to the next"
     )
+    rotation_proceed_after: float = setting(
+        "CREDMESH_ROTATION_PROCEED_AFTER",
+        "600",
+        default=0.0,
+        help="that a live node which does not acknowledge a new key holds the rotation up; 0 for as long as it lives",
+    )
+    rotation_proceed_unsigned_after: float = setting(
+        "CREDMESH_ROTATION_PROCEED_UNSIGNED_AFTER",
+        "10",
+        default=10.0,
+        help="the same while no key signs, so that nobody can sign in: at first, and after a key was revoked",
+    )
     key_algorithm: str = setting("CREDMESH_KEY_ALGORITHM", "EdDSA", default="EdDSA", help="of new signing keys")
     max_token_bytes: int = setting(
         "CREDMESH_MAX_TOKEN_BYTES", "3072", default=3072, help="an access token is never issued larger"
@@ -101,6 +113,12 @@ class AuthSettings:
             # Not `<= 0`: a NaN compares false with everything, and infinity has no timestamp.
             if not 0 < seconds <= _TEN_YEARS:
                 raise ValueError(f"{variable} must be above 0 and below ten years, in seconds; for example: {example}")
+        for variable, seconds, example in (
+            ("CREDMESH_ROTATION_PROCEED_AFTER", self.rotation_proceed_after, "600"),
+            ("CREDMESH_ROTATION_PROCEED_UNSIGNED_AFTER", self.rotation_proceed_unsigned_after, "10"),
+        ):
+            if not 0 <= seconds <= _TEN_YEARS:
+                raise ValueError(f"{variable} must be 0 or more, in seconds; for example: {example}")
         if not 0 <= self.refresh_grace <= 600:
             raise ValueError("CREDMESH_REFRESH_GRACE must be from 0 to 600 seconds; for example: 10")
         if not 2 <= self.leader_lease <= 600:

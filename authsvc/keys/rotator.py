@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from prometheus_client import Gauge
+
 from authsvc import barriers
 from authsvc.audit import audit
 from authsvc.keys import algorithms
@@ -26,6 +28,10 @@ from interceptors.keys import RecordError
 __all__ = ["Rotator", "new_kid"]
 
 _log: Final = logging.getLogger("credmesh.auth.keys")
+
+_waited_for: Final = Gauge(
+    "credmesh_auth_rotation_waits_for", "Live nodes whose acknowledgement a new signing key waits for; the leader's."
+)
 
 _LOOK_AGAIN: Final = 30.0
 """Seconds: events wake the rotator; this is for clocks that were set, and for events that got lost all the same."""
@@ -101,6 +107,7 @@ class Rotator:
             if not self._carry_out(step, held, fence, now):
                 lost += 1
                 if not self._leads(fence):
+                    _waited_for.set(0)
                     _log.info("this replica does not lead any more; another one carries on")
                     return _LOOK_AGAIN
         return 0.0
@@ -118,7 +125,9 @@ class Rotator:
 
     def _leads(self, fence: CreatedAt) -> bool:
         leader = self._etcd.read(fence.key).values.get(fence.key)
-        return leader is not None and leader.create_revision == fence.create_revision
+        if leader is None or leader.create_revision != fence.create_revision:
+            return False
+        return fence.value is None or leader.value == fence.value
 
     def _usable(self, kid: str, record: KeyValue, sealed: KeyValue | None) -> bool:
         """Whether the key can sign. Opening is not repeated for records that have not changed."""
@@ -142,6 +151,7 @@ class Rotator:
     def _wait(self, step: Wait, held: Held, now: float) -> float:
         """Seconds to wait. Names the nodes that hold a rotation up, once, and again when they are others."""
         until = min(step.until, now + _LOOK_AGAIN)
+        _waited_for.set(len(step.waiting_for))
         if step.kid is None:
             return max(until - now, 0.0)
         since = next(key.prepared_at for key in held.state.keys if key.kid == step.kid)

@@ -145,7 +145,7 @@ class EtcdClient:
             # Without an operation etcd does not bring the transaction before a quorum, and the answer may be old.
             raise ValueError("commit() needs at least one operation")
         request = _etcdrpc.TxnRequest(
-            compare=[compare(condition) for condition in conditions],
+            compare=[message for condition in conditions for message in compare(condition)],
             success=[operate(operation) for operation in operations],
         )
         answer = self._ask(lambda endpoint: endpoint.kv.Txn, request, repeatable=False)

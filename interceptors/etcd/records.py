@@ -55,10 +55,15 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class CreatedAt:
-    """Condition: the key exists without a break since this revision (a leader's fence)."""
+    """Condition: the key exists without a break since this revision (a leader's fence).
+
+    value: and holds this, if it is given. Revisions are unique in one history of etcd; in one that was restored from a
+    backup, another's key may be created at the very revision of ours that was lost.
+    """
 
     key: str
     create_revision: int
+    value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,16 @@ def collect(pairs: Any, values: dict[str, KeyValue]) -> None:
         values[decode_key(pair.key)] = KeyValue(pair.value, pair.mod_revision, pair.create_revision, pair.lease)
 
 
-def compare(condition: Unchanged | CreatedAt) -> Any:
-    """A condition as etcd's message."""
+def compare(condition: Unchanged | CreatedAt) -> list[Any]:
+    """A condition as etcd's messages."""
     key = encode_key(condition.key)
     message = _etcdrpc.Compare
     if isinstance(condition, Unchanged):
-        return message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)
-    return message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=condition.create_revision)
+        return [message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)]
+    created = message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=condition.create_revision)
+    if condition.value is None:
+        return [created]
+    return [created, message(key=key, result=message.EQUAL, target=message.VALUE, value=condition.value)]
 
 
 def operate(operation: Put | Delete) -> Any:
