@@ -7,6 +7,7 @@ from bench.rooms.calls import streaming, unary
 from bench.rooms.client import client
 from bench.rooms.issuing import issuing
 from bench.rooms.revocation import revocation
+from bench.rooms.rotation import rotation
 from bench.rooms.verification import verification
 from bench.run import Room
 
@@ -19,5 +20,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "client": client,
     "issuing": issuing,
     "revocation": revocation,
+    "rotation": rotation,
 }
 """In the order in which they are measured and reported."""
