@@ -5,6 +5,7 @@ from typing import Final
 
 from bench.rooms.calls import streaming, unary
 from bench.rooms.client import client
+from bench.rooms.growth import growth
 from bench.rooms.issuing import issuing
 from bench.rooms.revocation import revocation
 from bench.rooms.rotation import rotation
@@ -21,5 +22,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "issuing": issuing,
     "revocation": revocation,
     "rotation": rotation,
+    "growth": growth,
 }
 """In the order in which they are measured and reported."""

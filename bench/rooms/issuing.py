@@ -16,8 +16,8 @@ from bench.authority import Authority
 from bench.load import drive, message
 from bench.machine import SERVING_CORES
 from bench.method import Row, compare, interleave
-from bench.rooms.verification import microseconds
 from bench.run import Run
+from bench.verifying import microseconds
 from bench.wire import Answer, CallFailed, Connection, Request
 from bench.world import Child
 from credmesh.auth.v1 import auth_pb2

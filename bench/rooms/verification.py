@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import jwt
@@ -16,13 +16,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from bench.method import Row, alone, compare, interleave
 from bench.run import Run
 from bench.shop import AUDIENCE, RULE
+from bench.verifying import Metadata, known_keys, metadata_of, microseconds, verifier_of, verify_new
 from bench.world import ISSUER, Tokens
-from interceptors.bundle import TrustBundle
-from interceptors.etcd.client import KeyValue, Snapshot
-from interceptors.etcd.layout import Layout
-from interceptors.verify import Verifier
 
-__all__ = ["RULE", "NewTokens", "known_keys", "microseconds", "verification", "verifier_of"]
+__all__ = ["verification"]
 
 _TOKENS: Final = 200
 _TARGET: Final = 1.25
@@ -42,14 +39,17 @@ def _rows(algorithm: str, rounds: int, tick: Callable[[], None]) -> list[Row]:
     tokens = Tokens(algorithm=algorithm)
     # Its cache is full after the first rounds, as a node's is after its first minutes: what comes in, something leaves.
     verifier = verifier_of(known_keys(tokens), cached=4 * _TOKENS)
-    fresh = NewTokens(tokens, verifier)
-    warm = (("authorization", f"Bearer {tokens.make()}"),)
-    fresh.verify(warm)
+    warm = metadata_of(tokens.make())
+    verify_new(verifier, RULE, warm)
+
+    def first(metadata: Metadata) -> None:
+        verify_new(verifier, RULE, metadata)
+
     samples = interleave(
         {
-            "ours": lambda: microseconds(fresh.verify, fresh.metadata()),
-            "bare": lambda: microseconds(_bare_check(tokens), fresh.parts()),
-            "PyJWT": lambda: microseconds(_by_hand(tokens), fresh.texts()),
+            "ours": lambda: microseconds(first, [metadata_of(text) for text in _texts(tokens)]),
+            "bare": lambda: microseconds(_bare_check(tokens), _parts(tokens)),
+            "PyJWT": lambda: microseconds(_by_hand(tokens), _texts(tokens)),
             "warm": lambda: microseconds(lambda _: verifier.check(RULE, warm, time.time()), range(50 * _TOKENS)),
         },
         rounds,
@@ -71,60 +71,14 @@ def _rows(algorithm: str, rounds: int, tick: Callable[[], None]) -> list[Row]:
     return rows
 
 
-def microseconds(work: Callable[[Any], object], items: Sequence[Any]) -> float:
-    """CPU microseconds that the work takes for one item: this thread's own, so that others on the core do not count."""
-    begun = time.thread_time()
-    for item in items:
-        work(item)
-    return (time.thread_time() - begun) / len(items) * 1e6
+def _parts(tokens: Tokens) -> list[tuple[bytes, bytes]]:
+    """New tokens as signature and message, decoded already."""
+    split = [token.rpartition(".") for token in _texts(tokens)]
+    return [(urlsafe_b64decode(signature + "=="), message.encode()) for message, _, signature in split]
 
 
-def known_keys(tokens: Tokens) -> TrustBundle:
-    """A bundle that knows one key and no epoch."""
-    layout = Layout()
-    bundle = TrustBundle(layout, ISSUER)
-    record = tokens.record().SerializeToString()
-    bundle.load(Snapshot({layout.key(tokens.kid): KeyValue(record, 1, 1, 0)}, 1))
-    tokens.epoch = 1
-    return bundle
-
-
-def verifier_of(bundle: TrustBundle, *, cached: int = 10_000) -> Verifier:
-    """A verifier with a node's own defaults."""
-    return Verifier(bundle, leeway=5.0, max_credential_bytes=4096, cached_credentials=cached)
-
-
-class NewTokens:
-    """Tokens that nobody has seen, in the forms in which the different readers want them."""
-
-    def __init__(self, tokens: Tokens, verifier: Verifier) -> None:
-        self._tokens = tokens
-        self._verifier = verifier
-
-    def verify(self, metadata: Sequence[tuple[str, str]]) -> None:
-        """All that a server does for a call whose token is new to it: signature, claims, epochs, rule."""
-        now = time.time()
-        credential = self._verifier.check(RULE, metadata, now)
-        assert isinstance(credential, str), "the token was known"
-        flow = self._verifier.flow(RULE, credential, now)
-        try:
-            next(flow)
-        except StopIteration:
-            return
-        raise AssertionError("the key was unknown")
-
-    def texts(self) -> list[str]:
-        """As they are."""
-        return [self._tokens.make() for _ in range(_TOKENS)]
-
-    def metadata(self) -> list[tuple[tuple[str, str]]]:
-        """As a call's metadata."""
-        return [(("authorization", f"Bearer {token}"),) for token in self.texts()]
-
-    def parts(self) -> list[tuple[bytes, bytes]]:
-        """As signature and message, decoded already."""
-        split = [token.rpartition(".") for token in self.texts()]
-        return [(urlsafe_b64decode(signature + "=="), message.encode()) for message, _, signature in split]
+def _texts(tokens: Tokens) -> list[str]:
+    return [tokens.make() for _ in range(_TOKENS)]
 
 
 def _bare_check(tokens: Tokens) -> Callable[[tuple[bytes, bytes]], None]:

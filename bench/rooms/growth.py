@@ -1,0 +1,197 @@
+"""How cost grows: with live epochs, with cached tokens, and with idle nodes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Final
+
+from bench.load import drive, message
+from bench.machine import LOAD_CORES, SERVING_CORES
+from bench.method import Row, alone, compare, interleave
+from bench.run import Run
+from bench.shop import RULE
+from bench.verifying import known_keys, metadata_of, microseconds, verifier_of, verify_new
+from bench.wire import Answer, CallFailed, Connection
+from bench.world import ISSUER, PREFIX, Child, Tokens, World
+from credmesh.store.v1 import mesh_pb2
+from interceptors.epochs import Epochs
+from interceptors.etcd.compat import import_etcdrpc
+from interceptors.etcd.layout import Layout, session_scope
+
+__all__ = ["growth"]
+
+_etcdrpc: Any = import_etcdrpc()
+
+_TOKENS: Final = 200
+_PUTS: Final = 100
+_AT_ONCE: Final = 8
+_READS_AT_ONCE: Final = 64
+_BYTES_TARGET: Final = 120.0
+_EPOCHS_OF_TARGET: Final = 1_000_000
+_IDLE_NODES: Final = 5
+_MANY_NODES: Final = 10_000
+
+
+def growth(run: Run) -> list[Row]:
+    """Rows per number of epochs and of cached tokens, and what idle nodes ask of etcd."""
+    return [*_verifying(run), *_holding_epochs(run), *_holding_tokens(run), *_idle(run)]
+
+
+def _verifying(run: Run) -> list[Row]:
+    """A first verification, which looks up the epochs of all its scopes, among few and many."""
+    tokens = Tokens()
+    tick = run.begin("verification among epochs", len(run.scale.epochs) * run.scale.rounds)
+
+    def among(count: int) -> Callable[[], float]:
+        bundle = known_keys(tokens)
+        bundle.epochs = Epochs((_new_scope(), 1) for _ in range(count))
+        verifier = verifier_of(bundle, cached=4 * _TOKENS)
+
+        def measure() -> float:
+            calls = [metadata_of(tokens.make()) for _ in range(_TOKENS)]
+            return microseconds(lambda metadata: verify_new(verifier, RULE, metadata), calls)
+
+        return measure
+
+    samples = interleave({str(count): among(count) for count in run.scale.epochs}, run.scale.rounds, tick=tick)
+    fewest = str(run.scale.epochs[0])
+    return [
+        compare(
+            "growth",
+            f"first verification among {count:,} epochs ÷ among {fewest}",
+            samples[str(count)],
+            samples[fewest],
+            unit="µs",
+            higher=False,
+        )
+        for count in run.scale.epochs[1:]
+    ]
+
+
+def _holding_epochs(run: Run) -> list[Row]:
+    """Nodes that start among so many epochs: how long it takes, and what each epoch then takes of memory."""
+    rows: list[Row] = []
+    least = 0.0
+    for count in run.scale.epochs:
+        prefix = f"/growth-{count}/"
+        _fill(run, Layout(prefix), count)
+        settings = {"etcd": run.world.etcd.endpoint, "prefix": prefix, "issuer": ISSUER}
+        rounds = run.scale.starts if count < _EPOCHS_OF_TARGET else min(run.scale.starts, 3)
+        tick = run.begin(f"nodes that hold {count:,} epochs", rounds)
+        said = [_held(run.world, settings, tick) for _ in range(rounds)]
+        name = f"node start among {count:,} epochs"
+        rows.append(alone("growth", name, [float(str(one["seconds"])) for one in said], unit="s", higher=False))
+        grown = sorted(float(str(one["bytes"])) for one in said)
+        least = least or grown[len(grown) // 2]
+        if count > run.scale.epochs[0]:
+            each = [(size - least) / count for size in grown]
+            target = _BYTES_TARGET if count == _EPOCHS_OF_TARGET else None
+            name = f"memory of each of {count:,} live epochs on a node"
+            rows.append(alone("growth", name, each, unit="bytes", higher=False, target=target))
+    return rows
+
+
+def _holding_tokens(run: Run) -> list[Row]:
+    rows: list[Row] = []
+    for count in run.scale.cached[1:]:
+        tick = run.begin(f"{count:,} cached tokens", 1)
+        grown = float(str(_held(run.world, {"cached": count}, tick)["bytes"]))
+        name = f"memory of each of {count:,} cached tokens"
+        rows.append(alone("growth", name, [grown / count], unit="bytes", higher=False))
+    return rows
+
+
+def _held(world: World, settings: Mapping[str, object], tick: Callable[[], None]) -> dict[str, object]:
+    child = Child("bench.holding", settings, cores=SERVING_CORES, log_file=world.folder / "holding.log")
+    child.stop()
+    tick()
+    return child.said
+
+
+def _fill(run: Run, layout: Layout, count: int) -> None:
+    """Puts epochs into etcd, many to a transaction, by the load generator."""
+    transactions = -(-count // _PUTS)
+    tick = run.begin(f"putting {count:,} epochs into etcd", transactions)
+    value = mesh_pb2.Epoch(format=1).SerializeToString()
+
+    def keys(number: int) -> Iterator[bytes]:
+        for _ in range(min(_PUTS, count - number * _PUTS)):
+            yield layout.epoch(_new_scope()).encode()
+
+    def requests() -> Iterator[Any]:
+        for number in range(transactions):
+            puts = [_etcdrpc.RequestOp(request_put=_etcdrpc.PutRequest(key=key, value=value)) for key in keys(number)]
+            yield etcd.request(
+                "/etcdserverpb.KV/Txn", _etcdrpc.TxnRequest(success=puts).SerializeToString(), token=None
+            )
+
+    def check(answer: Answer) -> None:
+        if not message(answer, _etcdrpc.TxnResponse).succeeded:
+            raise CallFailed("etcd did not take the epochs")
+        tick()
+
+    with Connection(_port(run.world)) as etcd:
+        drive([etcd], requests().__next__, check, calls=transactions, in_flight=_AT_ONCE)
+
+
+def _idle(run: Run) -> list[Row]:
+    """What nodes ask of etcd when nothing happens, by etcd's own count; and what very many would."""
+    world = run.world
+    settings = {"etcd": world.etcd.endpoint, "prefix": PREFIX, "issuer": ISSUER, "bare": "/nothing"}
+    tick = run.begin("idle nodes", 2)
+    with ExitStack() as stack:
+        for _ in range(_IDLE_NODES):
+            child = Child("bench.noding", settings, cores=LOAD_CORES, log_file=world.folder / "nodes.log")
+            stack.callback(child.stop)
+        before, begun = _requests(world), time.monotonic()
+        # There is nothing to wait for but time itself: idleness is what is measured.
+        time.sleep(run.scale.idle_seconds)
+        asked, minutes = _requests(world) - before, (time.monotonic() - begun) / 60
+        tick()
+    per_node = asked / _IDLE_NODES / minutes
+    answered = [_reads_per_second(run) for _ in range(min(run.scale.rounds, 5))]
+    tick()
+    many = [per_node * _MANY_NODES / 60] * len(answered)
+    return [
+        alone("growth", "etcd requests of an idle node", [per_node], unit="1/min", higher=False),
+        compare(
+            "growth",
+            f"requests of {_MANY_NODES:,} idle nodes ÷ what this etcd answers (reckoned)",
+            many,
+            answered,
+            unit="1/s",
+            higher=False,
+        ),
+    ]
+
+
+def _requests(world: World) -> float:
+    """How many requests and streams etcd was asked for since it started."""
+    with urllib.request.urlopen(f"http://{world.etcd.endpoint}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("grpc_server_started_total{"))
+
+
+def _reads_per_second(run: Run) -> float:
+    """Linearizable reads of one key, as a node's proof of freshness is."""
+    read = _etcdrpc.RangeRequest(key=Layout(PREFIX).beacon.encode())
+
+    def check(answer: Answer) -> None:
+        if not message(answer, _etcdrpc.RangeResponse).header.revision:
+            raise CallFailed("a read was not answered")
+
+    with Connection(_port(run.world)) as etcd:
+        request = etcd.request("/etcdserverpb.KV/Range", read.SerializeToString(), token=None)
+        return drive([etcd], lambda: request, check, seconds=run.scale.seconds, in_flight=_READS_AT_ONCE).per_second
+
+
+def _port(world: World) -> int:
+    return int(world.etcd.endpoint.rpartition(":")[2])
+
+
+def _new_scope() -> str:
+    return session_scope(secrets.token_urlsafe(16))
