@@ -17,7 +17,7 @@ from credmesh.auth.v1 import auth_pb2
 from interceptors.cache import TwoGenerationCache
 from interceptors.errors import Reason, Refusal
 from interceptors.sessions import SessionResolver
-from interceptors.verify import Flow, Need, NeedKey, Verified
+from interceptors.verify import Flow, Need, NeedKey, NeedRevision, Verified
 
 __all__ = ["Answer", "Asker"]
 
@@ -35,13 +35,20 @@ _REMEMBERED_SECONDS: Final = 2.0
 class Asker:
     """Answers what a verification flow needs (`interceptors.verify.Need`).
 
-    fetch_key   reads one key from etcd into the bundle; it may raise Refusal
-    resolver    resolves opaque sessions; None if this node does not take them
+    fetch_key     reads one key from etcd into the bundle; it may raise Refusal
+    resolver      resolves opaque sessions; None if this node does not take them
+    ask_revision  asks etcd whether it has reached a revision; it may raise Refusal
     """
 
-    def __init__(self, fetch_key: Callable[[str], None], resolver: SessionResolver | None) -> None:
+    def __init__(
+        self,
+        fetch_key: Callable[[str], None],
+        resolver: SessionResolver | None,
+        ask_revision: Callable[[int], None] = lambda _revision: None,
+    ) -> None:
         self._fetch_key = fetch_key
         self._resolver = resolver
+        self._ask_revision = ask_revision
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="credmesh-ask")
         self._lock = threading.Lock()
         self._under_way: dict[str, Future[Answer]] = {}
@@ -101,6 +108,9 @@ class Asker:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, need: Need, name: str) -> Answer:
+        if isinstance(need, NeedRevision):
+            self._ask_revision(need.revision)
+            return None
         if isinstance(need, NeedKey):
             self._fetch_key(need.kid)
             self._absent.put(name, (time.monotonic() + _REMEMBERED_SECONDS, None))
@@ -131,6 +141,9 @@ class Asker:
 def _name(need: Need) -> str:
     if isinstance(need, NeedKey):
         return "key " + need.kid
+    if isinstance(need, NeedRevision):
+        # By the revision: a question that is under way was asked after this very revision had been reached.
+        return f"revision {need.revision}"
     return f"session {need.request.session_id} {need.request.secret_sha256.hex()}"
 
 

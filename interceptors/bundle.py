@@ -16,8 +16,10 @@ from typing import Final
 from interceptors.epochs import Epochs
 from interceptors.etcd.client import Snapshot
 from interceptors.etcd.layout import Layout
-from interceptors.etcd.mirror import Event
+from interceptors.etcd.mirror import Event, ReadAnew
+from interceptors.history import Continuity, History, Sight, read_history
 from interceptors.keys import RecordError, VerificationKey, read_key
+from interceptors.past import Past
 from interceptors.tokens import TokenReader
 
 __all__ = ["Changes", "TrustBundle"]
@@ -32,11 +34,13 @@ class Changes:
     revoked   scopes that were revoked, with their new epochs
     barriers  barriers that were raised, by id, with their revisions
     keys      the revisions at which the set of keys changed
+    another   whether all of it is of another history, in which nothing counts that was accepted before
     """
 
     revoked: list[tuple[str, int]] = field(default_factory=list)
     barriers: list[tuple[str, int]] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    another: bool = False
 
 
 class TrustBundle:
@@ -45,9 +49,11 @@ class TrustBundle:
     revision    everything committed below mesh/ up to this etcd revision is in here; 0 before the first read
     generation  moves on with every change that a verified credential may not survive
     proven_at   by interceptors.clock: everything committed before this moment is in here; None before the first proof
+    past        what was seen of etcd's past; while something of it is missing, nothing of etcd is taken in
     """
 
     def __init__(self, layout: Layout, issuer: str) -> None:
+        self.past = Past()
         self._layout = layout
         self._issuer = issuer
         self._lock = threading.Lock()  # among writers: the mirror, a key that was asked for, a freshness proof
@@ -59,8 +65,32 @@ class TrustBundle:
         self.generation = 0
         self.proven_at: float | None = None
 
-    def load(self, snapshot: Snapshot) -> Changes:
-        """Replaces everything by a snapshot of mesh/."""
+    def load(self, snapshot: Snapshot, since: Sight | None = None) -> Changes:
+        """Replaces everything by a snapshot of mesh/, unless something is missing in it that was seen before.
+
+        since: what was seen when the snapshot was about to be read (`past.sight`); by default what is seen now.
+        """
+        era = self.past.era
+        continuity = self.meet(snapshot, self.past.sight if since is None else since)
+        if continuity is Continuity.LOST:
+            return Changes()
+        changes = self._take(snapshot, unbroken=continuity is Continuity.UNBROKEN)
+        if continuity is Continuity.ANOTHER:
+            self.past.begin(self._sight(snapshot))
+            changes.another = self.past.era != era
+        with self._lock:
+            # After the past is in its new era: a reader that sees this generation sees that too.
+            self._advance(snapshot.revision)
+        return changes
+
+    def meet(self, found: Snapshot, since: Sight) -> Continuity:
+        """What to make of something that was read linearizably, with the beacon and the history among it.
+
+        since: what was seen when it was about to be read (`past.sight`).
+        """
+        return self.past.meet(since, self._sight(found))
+
+    def _take(self, snapshot: Snapshot, *, unbroken: bool) -> Changes:
         keys: dict[str, VerificationKey] = {}
         epochs: list[tuple[str, int]] = []
         changes = Changes(keys=[snapshot.revision])
@@ -77,16 +107,21 @@ class TrustBundle:
         with self._lock:
             self.epochs = Epochs(epochs)
             self._set_keys(keys)
-            # Proofs rest on an unbroken history. A snapshot of a restored etcd may be older than what was proven.
-            if snapshot.revision < self.revision:
+            # Proofs rest on an unbroken history.
+            if not unbroken:
                 self.proven_at = None
                 self._unproven = None
-            self._advance(snapshot.revision)
         return changes
 
     def apply(self, events: Sequence[Event], revision: int) -> Changes:
-        """Applies events in the order of their commits; afterwards the bundle is as of `revision`."""
+        """Applies events in the order of their commits; afterwards the bundle is as of `revision`.
+
+        ReadAnew if they begin another history. While something is missing of this one, nothing is applied.
+        """
+        self._follow_history(events)
         changes = Changes()
+        if self.past.lost:
+            return changes
         keys: dict[str, VerificationKey] | None = None
         with self._lock:
             for event in events:
@@ -98,6 +133,8 @@ class TrustBundle:
                     changes.keys.append(event.mod_revision)
                 elif event.key.startswith(self._layout.barriers) and event.value is not None:
                     changes.barriers.append((event.key.removeprefix(self._layout.barriers), event.mod_revision))
+                elif event.key == self._layout.beacon:
+                    self.past.saw(revision, beacon=event.mod_revision)
             if keys is not None:
                 self._set_keys(keys)
             self._advance(revision, changed=bool(changes.keys or changes.revoked))
@@ -111,25 +148,61 @@ class TrustBundle:
                 self._set_keys({**self.keys, key.kid: key})
                 self.generation += 1
 
-    def prove(self, revision: int, sent_at: float) -> None:
+    def prove(self, revision: int, sent_at: float, era: int | None = None) -> None:
         """A linearizable read that was sent at `sent_at` found nothing newer than `revision` below mesh/.
+
+        era: that of the past when it was sent; a proof of another era counts for nothing.
 
         Once that revision is applied, all that was committed before the read was sent is in here: a measured bound on
         this node's staleness that no clock takes part in but its own, which nobody sets (interceptors.clock).
         """
         with self._lock:
-            if self.revision >= revision:
-                self.proven_at = sent_at
-            else:
+            if era is None or era == self.past.era:
                 self._unproven = (revision, sent_at)
+                self._settle_proof()
 
     def _advance(self, revision: int, *, changed: bool = True) -> None:
         self.revision = revision
+        self.past.saw(revision)
         if changed:
             self.generation += 1
-        if self._unproven is not None and revision >= self._unproven[0]:
+        self._settle_proof()
+
+    def _settle_proof(self) -> None:
+        """Counts the proof that was made last, once its revision is applied, and nothing is known to be missing."""
+        if self._unproven is not None and self.revision >= self._unproven[0] and self.past.vouched:
             self.proven_at = self._unproven[1]
             self._unproven = None
+
+    def _sight(self, snapshot: Snapshot) -> Sight:
+        beacon = snapshot.values.get(self._layout.beacon)
+        entry = snapshot.values.get(self._layout.history)
+        history = None if entry is None else self._read_history(entry.value, entry.mod_revision)
+        return Sight(snapshot.cluster_id, snapshot.revision, 0 if beacon is None else beacon.mod_revision, history)
+
+    def _follow_history(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.key != self._layout.history:
+                continue
+            known = self.past.history
+            if event.value is None:
+                self.past.lose("the record of its history was deleted")
+                continue
+            history = self._read_history(event.value, event.mod_revision)
+            if self.past.lost and history is not None and history.history_id != self.past.broken_history:
+                raise ReadAnew
+            if known is not None and history is not None and history.history_id != known.history_id:
+                raise ReadAnew
+            if not self.past.lost:
+                self.past.saw(event.mod_revision, history=history)
+
+    def _read_history(self, value: bytes, revision: int) -> History | None:
+        try:
+            return read_history(value, revision)
+        except RecordError as error:
+            # Not "there is none": a newer version of the auth service may have written it.
+            _log.error("left alone %s: %s", self._layout.history, error)
+            return self.past.history
 
     def _set_keys(self, keys: Mapping[str, VerificationKey]) -> None:
         self.keys = keys

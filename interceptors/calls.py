@@ -106,6 +106,14 @@ class OpenCalls:
         refusal = Refusal(Reason.CREDENTIAL_REVOKED, f"scope {scope} was revoked at revision {epoch}")
         return self._end(found, refusal)
 
+    def end_all(self, refusal: Refusal) -> int:
+        """Ends every stream; returns how many there were."""
+        with self._lock:
+            found = list(self._calls)
+            for call in found:
+                self._discard(call)
+        return self._end(found, refusal)
+
     def recheck(self, recheck: Callable[[Verified], None], *, now: float, unbroken: bool) -> int:
         """Checks every open stream anew, after keys changed or the mesh was read again; returns how many ended.
 

@@ -22,6 +22,7 @@ from interceptors.errors import NotReady, Reason, Refusal
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, Mirror
+from interceptors.history import Continuity
 from interceptors.keys import RecordError, read_key
 from interceptors.metrics import CallCounts, NodeCollector
 from interceptors.policy import Policy
@@ -72,11 +73,19 @@ class MeshNode:
             cached_credentials=settings.cached_credentials,
             resolves_sessions=resolver is not None,
         )
-        self.asker = Asker(self._fetch_key, resolver)
+        self.asker = Asker(self._fetch_key, resolver, self._ask_revision)
         self._client = EtcdClient(settings.etcd)
         self._read = threading.Event()
+        self._vouched = threading.Event()
+        self._since = self.bundle.past.sight
         self._mirror = Mirror(
-            settings.etcd, layout.mesh, on_snapshot=self._on_snapshot, on_events=self._on_events, name="mesh"
+            settings.etcd,
+            layout.mesh,
+            on_snapshot=self._on_snapshot,
+            on_events=self._on_events,
+            before_read=self._before_read,
+            on_other_history=self.bundle.past.lose,
+            name="mesh",
         )
         record = mesh_pb2.NodeRecord(
             format=1, node_id=self.id, service=settings.service, address=settings.address, version=_version()
@@ -91,19 +100,32 @@ class MeshNode:
             lease_ttl=settings.node_lease,
             on_registered=self._mirror.start,
         )
+        self.bundle.past.on_lost = self._on_lost
 
-    def start(self, timeout: float | None = None) -> None:
+    def start(self, timeout: float | None = None, *, vouch_timeout: float = 3.0) -> None:
         """Connects to etcd and returns when the mesh's state has been read.
 
         timeout: seconds; None waits as long as it takes, and the log says what for. Raises NotReady when it has passed;
         the node goes on trying until it is stopped.
+
+        vouch_timeout: seconds to wait, of these, until the auth service has vouched that nothing is missing in what was
+        read. Methods with a freshness rule are refused until then however long it takes; all others are served then.
         """
+        begun = time.monotonic()
         self._pulse.start()
         if not self._read.wait(timeout):
             endpoints = ", ".join(self.settings.etcd.endpoints)
             raise NotReady(
                 f"the mesh's state could not be read from etcd at {endpoints} within {timeout:g} s; is etcd up, and is "
                 "ETCD_ENDPOINTS right?"
+            )
+        if timeout is not None:
+            vouch_timeout = min(vouch_timeout, max(timeout - (time.monotonic() - begun), 0.0))
+        if vouch_timeout > 0 and not self._vouched.wait(vouch_timeout):
+            _log.warning(
+                "no replica of the auth service has vouched for etcd's history within %g s; strict methods are refused "
+                "until one does",
+                vouch_timeout,
             )
 
     def stop(self) -> None:
@@ -165,27 +187,49 @@ class MeshNode:
     def _fetch_key(self, kid: str) -> None:
         """Reads one key from etcd into the bundle, if it is there: a token may be quicker than the watch."""
         name = self._layout.key(kid)
+        since = self.bundle.past.sight
         try:
-            found = self._client.read(name)
+            found = self._client.read(name, self._layout.beacon, self._layout.history)
         except EtcdUnavailable as error:
             _log.warning("key %r is unknown, and etcd could not be asked for it: %s", kid, error)
             return
         entry = found.values.get(name)
-        if entry is None:
-            return
+        if self.bundle.meet(found, since) is not Continuity.UNBROKEN or entry is None:
+            return  # a key that is back since etcd was restored may have been revoked
         try:
             self.bundle.add_key(read_key(entry.value), found.revision)
         except RecordError as error:
             _log.error("%s cannot be used: %s", name, error)
 
+    def _ask_revision(self, revision: int) -> None:
+        """Asks etcd whether it has reached a revision that a credential claims."""
+        since = self.bundle.past.sight
+        try:
+            found = self._client.read(self._layout.beacon, self._layout.history)
+        except EtcdUnavailable as error:
+            raise Refusal(Reason.MESH_STALE, f"etcd could not be asked for revision {revision}: {error}") from error
+        if self.bundle.meet(found, since) is Continuity.UNBROKEN:
+            self.bundle.past.settle(revision, found.revision)
+
+    def _before_read(self) -> None:
+        self._since = self.bundle.past.sight
+
+    def _on_lost(self) -> None:
+        # Whichever thread has noticed: the auth service is told, and the watch is asked what there is.
+        self._pulse.wake()
+        self._mirror.reconnect()
+
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         before = self.bundle.revision
-        changes = self.bundle.load(snapshot)
+        changes = self.bundle.load(snapshot, self._since)
         ended = 0
-        if before:
+        if changes.another:
+            self.verifier.forget()
+            self.calls.end_all(Refusal(Reason.CREDENTIAL_REVOKED, "etcd has lost a part of its history"))
+        elif before:
             ended = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
         self._acknowledge(changes, {revision: ended for _, revision in changes.barriers if revision > before})
-        self._read.set()
+        self._tell_ready()
 
     def _on_events(self, events: Sequence[Event], revision: int) -> None:
         changes = self.bundle.apply(events, revision)
@@ -196,6 +240,13 @@ class MeshNode:
             without_key = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
             ended.update({revision: ended.get(revision, 0) + without_key for revision in changes.keys})
         self._acknowledge(changes, ended)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if self.ready:
+            self._read.set()
+            if self.bundle.past.vouched:
+                self._vouched.set()
 
     def _acknowledge(self, changes: Changes, ended: Mapping[int, int] = MappingProxyType({})) -> None:
         """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""

@@ -20,15 +20,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from credmesh.store.v1 import mesh_pb2
 from interceptors.bundle import TrustBundle
 from interceptors.clock import ticks
-from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Unchanged
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
+from interceptors.history import Continuity
 
 __all__ = ["Applied", "Pulse"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
 _PROOF_EVERY: Final = 1.0
+_OUT_OF_TOUCH: Final = 1.5
+"""Seconds between two proofs in which etcd could have been restored from a backup that was made after the first."""
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 5.0
 
@@ -71,6 +74,7 @@ class Pulse:
         self._registered_at = 0  # the revision that made this node's record
         self._renew_at = 0.0
         self._prove_at = 0.0
+        self._in_touch_at: float | None = None
         self._away = False
 
     @property
@@ -90,6 +94,10 @@ class Pulse:
         if self._thread.ident is not None:
             self._thread.join(timeout=10)
 
+    def wake(self) -> None:
+        """Has the thread look at what there is to say."""
+        self._barriers.put(None)
+
     def acknowledge(self, applied: Applied) -> None:
         """Has a barrier acknowledged. To be called when its revision is applied, and its streams were ended."""
         self._barriers.put(applied)
@@ -100,6 +108,9 @@ class Pulse:
             try:
                 self._beat()
                 backoff = _FIRST_BACKOFF
+            except LeaseNotFound:
+                _log.warning("this node's lease is gone; it registers anew")
+                self._lease = None
             except EtcdUnavailable as error:
                 self._say_away(error)
                 self._wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
@@ -117,6 +128,8 @@ class Pulse:
         now = time.monotonic()
         if now >= self._renew_at:
             self._renew(now)
+        if self._record.broken_history != self._bundle.past.broken_history:
+            self._announce()
         if now >= self._prove_at:
             self._prove()
             self._prove_at = now + _PROOF_EVERY
@@ -149,25 +162,40 @@ class Pulse:
             self._barriers.put(barrier)
 
     def _register(self) -> None:
-        lease = KeptLease(self._client, self._lease_ttl)
-        self._record.registered_at.CopyFrom(_now())
-        put = Put(self._layout.node(self._record.node_id), self._record.SerializeToString(), lease.id)
-        revision = self._client.commit([], [put])
-        if revision is None:
-            raise EtcdUnavailable("the node's record could not be written")
-        self._lease = lease
-        self._registered_at = revision
+        self._lease = KeptLease(self._client, self._lease_ttl)
         self._renew_at = time.monotonic() + self._lease_ttl / 3
+        self._record.registered_at.CopyFrom(_now())
+        try:
+            self._announce()
+        except BaseException:
+            self._lease = None
+            raise
         if self._on_registered is not None:
             self._on_registered()
             self._on_registered = None
-        else:
-            # With the lease went the acknowledgements that lay under it. Barriers that are not applied yet come by
-            # the watch.
-            found = self._client.read_prefix(self._layout.barriers)
-            for key, entry in found.values.items():
-                if entry.mod_revision <= self._bundle.revision:
-                    self.acknowledge(Applied(key.removeprefix(self._layout.barriers), entry.mod_revision))
+            return
+        # With the lease went the acknowledgements that lay under it. Barriers that are not applied yet come by the
+        # watch.
+        past = self._bundle.past
+        since = past.sight
+        found = self._client.read_prefix(self._layout.barriers)
+        if past.lost or found.revision < since.revision:
+            return  # what is applied here is of another history
+        for key, entry in found.values.items():
+            if entry.mod_revision <= self._bundle.revision:
+                self.acknowledge(Applied(key.removeprefix(self._layout.barriers), entry.mod_revision))
+
+    def _announce(self) -> None:
+        """Writes this node's record. Whoever vouches for etcd's history does so anew then."""
+        assert self._lease is not None  # noqa: S101 - whoever calls this is registered, or just registers
+        past = self._bundle.past
+        self._record.broken_history = past.broken_history
+        put = Put(self._layout.node(self._record.node_id), self._record.SerializeToString(), self._lease.id)
+        revision = self._client.commit([], [put])
+        if revision is None:
+            raise EtcdUnavailable("the node's record could not be written")
+        past.want_vouch(revision)
+        self._registered_at = revision
 
     def _renew(self, now: float) -> None:
         if self._lease is not None and self._lease.renew():
@@ -178,12 +206,22 @@ class Pulse:
         self._register()
 
     def _prove(self) -> None:
-        record_key = self._layout.node(self._record.node_id)
+        """Reads linearizably what tells how fresh this node is, and whether something of etcd's past is missing."""
+        past = self._bundle.past
         sent_at = ticks()
-        found = self._client.read(self._layout.beacon, record_key).values
-        beacon = found.get(self._layout.beacon)
-        self._bundle.prove(0 if beacon is None else beacon.mod_revision, sent_at)
-        record = found.get(record_key)
+        if self._in_touch_at is not None and sent_at - self._in_touch_at > _OUT_OF_TOUCH:
+            # What was committed meanwhile may be lost already, without a trace that this node could find.
+            self._announce()
+        record_key = self._layout.node(self._record.node_id)
+        since, era, doubted = past.sight, past.era, past.doubted()
+        sent_at = ticks()
+        found = self._client.read(self._layout.beacon, self._layout.history, record_key)
+        if self._bundle.meet(found, since) is Continuity.UNBROKEN:
+            past.settle(doubted, found.revision)
+            beacon = found.values.get(self._layout.beacon)
+            self._bundle.prove(0 if beacon is None else beacon.mod_revision, sent_at, era)
+        self._in_touch_at = sent_at
+        record = found.values.get(record_key)
         if record is None or record.mod_revision != self._registered_at:
             _log.warning("this node's record is not in etcd as it was written; it registers anew")
             self._register()

@@ -27,7 +27,17 @@ from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
 from interceptors.policy import MethodRule
 from interceptors.tokens import AccessToken, UnknownKey, check_times
 
-__all__ = ["Flow", "Need", "NeedKey", "NeedSession", "Verified", "Verifier", "bearer", "revocation_scopes"]
+__all__ = [
+    "Flow",
+    "Need",
+    "NeedKey",
+    "NeedRevision",
+    "NeedSession",
+    "Verified",
+    "Verifier",
+    "bearer",
+    "revocation_scopes",
+]
 
 _MAX_AUDIENCES: Final = 32
 
@@ -40,9 +50,10 @@ class Verified:
     usable_until      seconds since 1970: a token's `exp` with the leeway; a session's record is asked for again then
     session_ends_at   seconds since 1970: when the session ends at the latest; 0.0 where there is none
     generation        the bundle's generation in which it was last found good
+    era               that of the past in which it was verified
     """
 
-    __slots__ = ("caller", "credential", "generation", "kid", "scopes", "session_ends_at", "usable_until")
+    __slots__ = ("caller", "credential", "era", "generation", "kid", "scopes", "session_ends_at", "usable_until")
 
     def __init__(
         self,
@@ -53,6 +64,7 @@ class Verified:
         usable_until: float,
         session_ends_at: float,
         generation: int,
+        era: int = 0,
     ) -> None:
         self.caller = caller
         self.credential = credential
@@ -61,6 +73,7 @@ class Verified:
         self.usable_until = usable_until
         self.session_ends_at = session_ends_at
         self.generation = generation
+        self.era = era
 
     def __repr__(self) -> str:
         return f"Verified({self.caller!r})"  # never the credential
@@ -80,13 +93,20 @@ class NeedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedRevision:
+    """Ask etcd whether it has reached this revision, and tell the bundle's past. The answer is None."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class NeedSession:
     """Resolve this session. The answer is a ResolveSessionResponse."""
 
     request: auth_pb2.ResolveSessionRequest
 
 
-Need = NeedKey | NeedSession
+Need = NeedKey | NeedRevision | NeedSession
 Flow = Generator[Need, auth_pb2.ResolveSessionResponse | None, Verified]
 
 
@@ -169,23 +189,38 @@ class Verifier:
         if now >= verified.usable_until:
             self._cache.drop(credential)
             return credential
+        if rule.freshness is not None and self._is_ahead(verified):
+            return credential
         self._allow(rule, verified)
         return verified
 
     def flow(self, rule: MethodRule, credential: str, now: float) -> Flow:
         """Verifies a credential from scratch and decides on the call; see `check`. Returns Verified, raises Refusal."""
         verified = yield from self.identify(credential, now)
+        if rule.freshness is not None and self._is_ahead(verified):
+            yield NeedRevision(verified.caller.epoch)
+            if self._is_ahead(verified):
+                raise Refusal(
+                    Reason.MESH_STALE,
+                    f"it was issued as of revision {verified.caller.epoch}, which etcd has not reached",
+                    subject=verified.caller.subject,
+                )
         self._allow(rule, verified)
         return verified
 
     def identify(self, credential: str, now: float) -> Flow:
         """Verifies a credential whatever it is to be used for: everything but audience, scopes and freshness."""
+        past = self._bundle.past
+        era = past.era  # before anything that is decided by it
         generation = self._bundle.generation
         if is_opaque(credential):
             verified = yield from self._session(credential, now, generation)
         else:
             verified = yield from self._token(credential, now, generation)
+        verified.era = era
         self.recheck(verified, force=True)
+        if self._is_ahead(verified):
+            past.doubt(verified.caller.epoch)
         self._cache.put(credential, verified)
         return verified
 
@@ -195,6 +230,13 @@ class Verifier:
         generation = bundle.generation  # before the epochs are read: see TrustBundle
         if generation == verified.generation and not force:
             return
+        if verified.era != bundle.past.era:
+            self._cache.drop(verified.credential)
+            raise Refusal(
+                Reason.CREDENTIAL_REVOKED,
+                "etcd has lost a part of its history since it was issued, and everything was revoked",
+                subject=verified.caller.subject,
+            )
         if verified.kid is not None and verified.kid not in bundle.keys:
             self._cache.drop(verified.credential)
             raise Refusal(Reason.KEY_UNKNOWN, f"key {verified.kid!r} was removed", subject=verified.caller.subject)
@@ -211,6 +253,15 @@ class Verifier:
     def forget(self) -> None:
         """Empties the cache."""
         self._cache.clear()
+
+    def _is_ahead(self, verified: Verified) -> bool:
+        """Whether a credential claims a revision that this node has not heard of.
+
+        It may just have been issued. If etcd, asked now, has not reached that revision, it has lost a part of its
+        history: by revisions alone such a credential would survive whatever is revoked from now on.
+        """
+        past = self._bundle.past
+        return verified.caller.epoch > past.sight.revision and past.history is not None
 
     def _allow(self, rule: MethodRule, verified: Verified) -> None:
         # Read before the epochs are checked. Read after them, a proof that came in between (a node that was cut off

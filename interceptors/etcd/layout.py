@@ -6,10 +6,11 @@
 <prefix>mesh/epochs/sub/<…>    a subject's,
 <prefix>mesh/epochs/sid/<…>    a session's, client/<…> a client's, aud/<…> an audience's
 <prefix>mesh/barriers/<id>     somebody waits for every node
+<prefix>mesh/history           which history of etcd the mesh rests on
 <prefix>mesh/beacon            put by every transaction that changes one of the above
 <prefix>nodes/<id>             registered nodes                        written by nodes, under their lease
 <prefix>acks/<id>/<node id>    answers to a barrier
-<prefix>auth/…                 vault, sessions, users, clients, leader: the auth service's alone
+<prefix>auth/…                 vault, sessions, users, clients, leader, check: the auth service's alone
 
 Everything that a node must know lies below mesh/, so that one watch sees it all in the order of its commits, and so
 that an etcd role for nodes is two ranges: read mesh/, write nodes/ and acks/.
@@ -55,6 +56,7 @@ class Layout:
         self.signing = self.mesh + "signing"
         self.epochs = self.mesh + "epochs/"
         self.barriers = self.mesh + "barriers/"
+        self.history = self.mesh + "history"
         self.beacon = self.mesh + "beacon"
         self.nodes = prefix + "nodes/"
         self.acks = prefix + "acks/"
@@ -64,6 +66,7 @@ class Layout:
         self.clients = prefix + "auth/clients/"
         self.rotation = prefix + "auth/rotation"
         self.leader = prefix + "auth/leader"
+        self.check = prefix + "auth/check"
 
     def key(self, kid: str) -> str:
         """A verification key."""

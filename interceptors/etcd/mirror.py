@@ -17,13 +17,17 @@ from interceptors.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUna
 from interceptors.etcd.watch import Event, Watch
 from interceptors.settings import EtcdSettings
 
-__all__ = ["Event", "Mirror"]
+__all__ = ["Event", "Mirror", "ReadAnew"]
 
 _log: Final = logging.getLogger("credmesh.etcd")
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _STOP_TIMEOUT: Final = 10.0
+
+
+class ReadAnew(Exception):
+    """A callback raises this to have the prefix read anew, and no error logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Mirror:
     on_snapshot(snapshot)        everything below the prefix, to replace what was known: at first, and after a break
     on_events(events, revision)  what changed since, in the order of the commits and in whole revisions; all that was
                                  committed below the prefix up to `revision` is now known
+    before_read()                the prefix is about to be read
+    on_other_history(why)        etcd does not have the past that was seen here; the prefix is read anew next
 
     An exception in a callback is logged, and the prefix is read anew. Callbacks must not call stop().
     """
@@ -57,12 +63,16 @@ class Mirror:
         on_snapshot: Callable[[Snapshot], None],
         on_events: Callable[[Sequence[Event], int], None],
         name: str,
+        before_read: Callable[[], None] = lambda: None,
+        on_other_history: Callable[[str], None] = lambda _why: None,
     ) -> None:
         self._client = EtcdClient(settings)
         self._where = ", ".join(settings.endpoints)
         self._prefix = prefix
         self._on_snapshot = on_snapshot
         self._on_events = on_events
+        self._before_read = before_read
+        self._on_other_history = on_other_history
         self._name = name
         self._thread = threading.Thread(target=self._run, name=f"etcd-mirror-{name}", daemon=True)
         self._stopped = threading.Event()
@@ -117,6 +127,9 @@ class Mirror:
                 self._position = None
             except EtcdUnavailable as error:
                 self._warn(error)
+            except ReadAnew:
+                self._position = None
+                continue
             except Exception:  # noqa: BLE001 -- it is logged, and whatever it was, the mirror must go on
                 # The state that the callbacks keep is in doubt now, and reading anew is what mends it.
                 _log.exception("%s: cannot process what etcd sent for %s; reading it anew", self._name, self._prefix)
@@ -154,6 +167,7 @@ class Mirror:
             position = self._apply(events, position)
 
     def _read(self) -> _Position:
+        self._before_read()
         snapshot = self._client.read_prefix(self._prefix)
         self._tell_back()
         # Until the callback has returned, nothing is known for certain.
@@ -200,6 +214,7 @@ class Mirror:
             text,
             self._prefix,
         )
+        self._on_other_history(text)
 
     def _warn(self, error: EtcdUnavailable) -> None:
         if self._waiting or self._stopped.is_set():
