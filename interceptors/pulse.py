@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from credmesh.store.v1 import mesh_pb2
 from interceptors.bundle import TrustBundle
 from interceptors.clock import ticks
-from interceptors.etcd.client import EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Unchanged
+from interceptors.etcd.client import EtcdClient, EtcdRefused, EtcdUnavailable, LeaseNotFound, Put, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
 from interceptors.history import Continuity
@@ -114,7 +114,8 @@ class Pulse:
             except EtcdUnavailable as error:
                 self._say_away(error)
                 self._wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                # Who got no answer has tried for a whole timeout already; who was refused comes back at once.
+                backoff = min(backoff * 2, _LONGEST_BACKOFF if isinstance(error, EtcdRefused) else _FIRST_BACKOFF)
             except Exception:  # noqa: BLE001 - logged; the thread must live
                 # Freshness grows old and the lease runs out meanwhile, which is what a broken node should look like.
                 _log.exception("the node's pulse failed; it goes on in %.0f s", _LONGEST_BACKOFF)

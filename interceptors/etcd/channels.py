@@ -33,10 +33,11 @@ _OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own figures (20 s to connect, up to 120 s between attempts) are made for the internet.
+    # gRPC's own figures (20 s to connect, up to 120 s between attempts) are made for the internet. Nodes that wait for
+    # their etcd are to be ready as soon as it is, and an attempt that is refused costs nobody much.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 3_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 300),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     # A DNS name may stand for several members; one without a leader must not be asked over and over.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),

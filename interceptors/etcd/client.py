@@ -62,7 +62,7 @@ _etcdrpc: Final = import_etcdrpc()
 # For every page etcd counts all keys that are left, so many small pages of very many keys would take it long.
 _PAGE: Final = 50_000
 _FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 0.2
 
 
 class EtcdClient:
