@@ -20,7 +20,7 @@ class Scale:
     epochs         live epochs that growth is measured at
     cached         cached tokens that growth is measured at
     idle_seconds   that idle nodes are watched for
-    starts         of a node, and mesh_starts of the whole local mesh
+    starts         of a node that has waited away_seconds for its etcd, and mesh_starts of the whole local mesh
     """
 
     name: str
@@ -37,6 +37,7 @@ class Scale:
     cached: tuple[int, ...]
     idle_seconds: float
     starts: int
+    away_seconds: float
     mesh_starts: int
 
 
@@ -55,6 +56,7 @@ FULL: Final = Scale(
     cached=(1, 1_000, 10_000, 100_000),
     idle_seconds=15.0,
     starts=7,
+    away_seconds=7.0,
     mesh_starts=5,
 )
 
@@ -73,6 +75,7 @@ QUICK: Final = Scale(
     cached=(1, 10_000),
     idle_seconds=4.0,
     starts=3,
+    away_seconds=2.0,
     mesh_starts=1,
 )
 
@@ -91,5 +94,6 @@ SMOKE: Final = Scale(
     cached=(1, 20),
     idle_seconds=0.5,
     starts=1,
+    away_seconds=0.2,
     mesh_starts=0,
 )

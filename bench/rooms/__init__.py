@@ -9,6 +9,7 @@ from bench.rooms.growth import growth
 from bench.rooms.issuing import issuing
 from bench.rooms.revocation import revocation
 from bench.rooms.rotation import rotation
+from bench.rooms.starting import starting
 from bench.rooms.verification import verification
 from bench.run import Room
 
@@ -23,5 +24,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "revocation": revocation,
     "rotation": rotation,
     "growth": growth,
+    "starting": starting,
 }
 """In the order in which they are measured and reported."""
