@@ -6,6 +6,7 @@ from typing import Final
 from bench.rooms.calls import streaming, unary
 from bench.rooms.client import client
 from bench.rooms.growth import growth
+from bench.rooms.hostile import hostile
 from bench.rooms.issuing import issuing
 from bench.rooms.revocation import revocation
 from bench.rooms.rotation import rotation
@@ -24,6 +25,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "revocation": revocation,
     "rotation": rotation,
     "growth": growth,
+    "hostile": hostile,
     "starting": starting,
 }
 """In the order in which they are measured and reported."""
