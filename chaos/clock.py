@@ -23,6 +23,7 @@ from typing import Final
 
 __all__ = ["Dial", "follow"]
 
+_GRPC: Final = ("grpc", "grpc.aio", "grpc._channel", "grpc._common", "grpc._server")
 _NUMBER: Final = struct.Struct("=d")
 
 
@@ -48,8 +49,8 @@ class Dial:
 
 def follow(path: Path) -> None:
     """Has this process's wall clock follow a dial. To be called before anything that keeps `time.time` is imported."""
-    for name in ("grpc", "grpc.aio"):
-        importlib.import_module(name)  # before the clock moves, so that all of its modules are known
+    for name in _GRPC:
+        importlib.import_module(name)  # gRPC itself imports some of them only when they are needed
     with path.open("rb") as file:
         dial = mmap.mmap(file.fileno(), _NUMBER.size, access=mmap.ACCESS_READ)
     real, real_ns = time.time, time.time_ns

@@ -7,6 +7,7 @@ Records are {"op": "etcd", "life": …, "revision": …, "what": …}:
     signing  kid, gone             which key signs
     node     id, name, gone        a node is registered; name is the part that it is
     leader   id, gone              who leads rotation
+    ack      id, applied           a node has acknowledged the barrier of a rotation, up to this revision
     gap      -                     something may have been missed before this
 
 `life` counts how often etcd was restored from a backup. The first records of a life tell what there was.
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from authsvc.keys.held import BARRIER
 from chaos.history import History
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Compacted, EtcdClient, EtcdUnavailable
@@ -97,6 +99,9 @@ class Observer:
             elif key.startswith(layout.nodes):
                 name = mesh_pb2.NodeRecord.FromString(value or b"").address
                 self._note("node", revision, id=layout.name(key, layout.nodes), name=name, gone=gone)
+            elif key.startswith(layout.ack(BARRIER, "")) and not gone:
+                applied = mesh_pb2.Ack.FromString(value or b"").revision
+                self._note("ack", revision, id=layout.name(key, layout.ack(BARRIER, "")), applied=applied)
             elif key == layout.leader:
                 self._note("leader", revision, id=auth_pb2.LeaderRecord.FromString(value or b"").node_id, gone=gone)
         except DecodeError:

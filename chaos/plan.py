@@ -42,9 +42,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """A time without faults: from the moment at which all are over, until the next one may begin."""
+    """A time without faults: when all are over, when everything must work again, and until when it must."""
 
     begins: float
+    settled: float
     ends: float
 
 
@@ -73,7 +74,7 @@ def draw_plan(seed: int, seconds: float, names: Names, *, without: Collection[st
         begins = number * each + _WARM_UP
         over = (number + 1) * each - SETTLE - CALM
         faults += _storm(rng, names, begins, over, [(kind.name, kind.weight) for kind in kinds])
-        calms.append(Calm(over, (number + 1) * each))
+        calms.append(Calm(over, over + SETTLE, over + SETTLE + CALM))
     return Plan(seed, storms * each, tuple(faults), tuple(calms))
 
 

@@ -60,27 +60,8 @@ def signing_before_the_barrier() -> None:
 def refresh_without_compare() -> None:
     """A refresh stores the session's record whatever has become of it since it was read."""
     from authsvc.sessions import Sessions
-    from interceptors.etcd.client import EtcdClient
 
-    class Careless:
-        """A client of etcd that forgets the conditions of a commit."""
-
-        def __init__(self, client: EtcdClient) -> None:
-            self._client = client
-
-        def commit(self, _conditions: Any, operations: Any) -> int | None:
-            """Commits."""
-            return self._client.commit([], operations)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._client, name)
-
-    right: Any = Sessions.__init__
-
-    def careless(self: Any, *, etcd: EtcdClient, **others: Any) -> None:
-        right(self, etcd=Careless(etcd), **others)
-
-    _replace(Sessions, "__init__", careless)
+    _without_compare(Sessions)
 
 
 def freshness_after_the_read() -> None:
@@ -99,7 +80,7 @@ def freshness_after_the_read() -> None:
 def token_across_a_revocation() -> None:
     """Whatever is issued claims the newest revision there is, and is committed without a compare."""
     from authsvc.issuing import Issuer
-    from authsvc.standing import Standing
+    from authsvc.sessions import Sessions
 
     right: Any = Issuer.sign
 
@@ -109,7 +90,8 @@ def token_across_a_revocation() -> None:
         return right(self, *arguments, epoch=epoch, **others)
 
     _replace(Issuer, "sign", newest)
-    _replace(Standing, "conditions", property(lambda _self: ()))
+    _without_compare(Sessions)
+    _without_compare(Issuer)
 
 
 def expired_is_fine() -> None:
@@ -184,6 +166,30 @@ def plant(names: Iterable[str]) -> None:
     """Puts bugs into this process. KeyError for a name that there is not."""
     for name in names:
         BUGS[name]()
+
+
+class _Careless:
+    """A client of etcd that forgets the conditions of a commit."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def commit(self, _conditions: Any, operations: Any) -> Any:
+        """Commits."""
+        return self._client.commit([], operations)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def _without_compare(owner: Any) -> None:
+    """Has the instances of a class commit without conditions."""
+    right = owner.__init__
+
+    def careless(self: Any, *, etcd: Any, **others: Any) -> None:
+        right(self, etcd=_Careless(etcd), **others)
+
+    _replace(owner, "__init__", careless)
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

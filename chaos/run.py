@@ -27,7 +27,7 @@ import grpc
 from chaos.cluster import MEMBERS
 from chaos.faults import KINDS, Names, filling
 from chaos.observer import Observer
-from chaos.plan import SETTLE, Plan, Planned
+from chaos.plan import Plan, Planned
 from chaos.service import FRESHNESS
 from chaos.world import PREFIX, Shape, World
 from localmesh.errors import LocalMeshError
@@ -89,7 +89,7 @@ def _meta(shape: Shape) -> dict[str, Any]:
         "freshness": FRESHNESS,
         "token_lifetime": shape.token_lifetime,
         "refresh_grace": shape.refresh_grace,
-        "leeway": 5.0,
+        "leeway": shape.leeway,
         "auths": shape.auth_names,
         "nodes": shape.node_names,
     }
@@ -114,7 +114,8 @@ class _Conductor:
             self._at(fault.at, lambda number=number, fault=fault: self._begin(number, fault))  # type: ignore[misc]
         for calm in self._plan.calms:
             self._at(calm.begins, self._heal)
-            self._at(calm.ends, lambda calm=calm: self._calmed(calm.ends - calm.begins - SETTLE))  # type: ignore[misc]
+            self._at(calm.ends, lambda calm=calm: self._calmed(calm.ends - calm.settled))  # type: ignore[misc]
+        self._at(self._plan.seconds, lambda: None)
         self._progress.state = "running"
         began = time.monotonic()
         pause = threading.Event()

@@ -48,10 +48,12 @@ class Shape:
     nodes           per node whether it is "sync" or "aio"
     users, programs accounts: with passwords and sessions, and with client credentials
     pace            how much the clients do, 1.0 being as much as two cores bear
-    token_lifetime, refresh_grace
+    token_lifetime, refresh_grace, leeway
                     seconds
-    node_lease, leader_lease
+    node_lease, leader_lease, etcd_timeout
                     seconds
+    hasty           so many of the ten who revoke do not wait for receipts
+    rotates         whether keys are rotated all the time
     plant           bugs to put in, by part (see chaos.planted)
     """
 
@@ -62,8 +64,12 @@ class Shape:
     pace: float = 1.0
     token_lifetime: float = 20.0
     refresh_grace: float = 3.0
+    leeway: float = 5.0
     node_lease: int = 4
     leader_lease: int = 3
+    etcd_timeout: float = 4.0
+    hasty: int = 2
+    rotates: bool = True
     plant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -144,6 +150,8 @@ class World:
             "refresh_grace": self.shape.refresh_grace,
             "token_lifetime": self.shape.token_lifetime,
             "pace": self.shape.pace,
+            "hasty": self.shape.hasty,
+            "rotates": self.shape.rotates,
         }
 
     def links_of(self, name: str) -> list[Pair]:
@@ -235,12 +243,13 @@ class World:
             "PYTHONUNBUFFERED": "1",
             "ETCD_ENDPOINTS": endpoints,
             "CREDMESH_ETCD_PREFIX": PREFIX,
-            "CREDMESH_ETCD_TIMEOUT": "4",
+            "CREDMESH_ETCD_TIMEOUT": f"{self.shape.etcd_timeout:g}",
             "CREDMESH_ISSUER": _ISSUER,
             "CREDMESH_LISTEN": f"{_HOST}:{self._ports[name]}",
             "CREDMESH_PLAINTEXT": "true",
             "CREDMESH_DRAIN": "1",
             "CREDMESH_ADDRESS": name,
+            "CREDMESH_LEEWAY": f"{self.shape.leeway:g}",
             "CREDMESH_NODE_LEASE": str(self.shape.node_lease),
             "CREDMESH_LONGEST_FRESHNESS": f"{FRESHNESS:g}",
             "CHAOS_CLOCK": str(dial.path),

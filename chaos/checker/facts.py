@@ -12,7 +12,7 @@ from typing import Final
 from chaos.history import Record
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
-__all__ = ["SETTLE", "Facts", "Issue", "Revocation"]
+__all__ = ["SETTLE", "Activation", "Facts", "Issue", "Revocation"]
 
 SETTLE: Final = 12.0
 """Seconds after a restore in which it must have been noticed everywhere."""
@@ -87,10 +87,29 @@ class Revocation:
 class _Membership:
     """When a node was registered, by revision: from `since`, up to `until`."""
 
+    id: str
     name: str
     life: int
     since: int
     until: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A key began to sign.
+
+    prepared  the revision at which it was prepared
+    revision  the one at which it began to sign
+    in_turn   whether another one had signed up to then
+    without   nodes that were registered all that time, and have not said that they hold it
+    """
+
+    record: Record
+    life: int
+    prepared: int
+    revision: int
+    in_turn: bool
+    without: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -104,10 +123,10 @@ class Facts:
     revocations: dict[str, list[Revocation]] = field(init=False)
     restores: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
-    signing: dict[str, tuple[int, int, bool]] = field(init=False)
+    signing: dict[str, Activation] = field(init=False)
     _wrong: dict[str, list[tuple[float, float]]] = field(init=False)
     _turned: dict[str, list[tuple[float, float]]] = field(init=False)
-    _members: dict[str, list[_Membership]] = field(init=False)
+    _members: list[_Membership] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_op = defaultdict(list)
@@ -157,7 +176,7 @@ class Facts:
 
     def member_at(self, name: str, life: int, revision: int) -> bool:
         """Whether a process of this part was registered at a revision."""
-        return any(one.life == life and one.since < revision < one.until for one in self._members.get(name, ()))
+        return any(one.name == name and one.life == life and one.since < revision < one.until for one in self._members)
 
     def revoked_keys(self, kid: str | None, before: float) -> bool:
         """Whether anybody had tried to remove this key by then."""
@@ -184,7 +203,7 @@ class Facts:
         return (one for one in self.by_op["etcd"] if one["what"] == what)
 
     def _read_members(self) -> None:
-        self._members = defaultdict(list)
+        self._members = []
         alive: dict[tuple[int, str], _Membership] = {}
         self.gaps = any(True for _ in self._etcd("gap"))
         for one in self._etcd("node"):
@@ -194,17 +213,32 @@ class Facts:
                 if ended is not None:
                     ended.until = one["revision"]
             elif key not in alive:
-                alive[key] = _Membership(one["name"], one["life"], one["revision"])
-                self._members[one["name"]].append(alive[key])
+                alive[key] = _Membership(one["id"], one["name"], one["life"], one["revision"])
+                self._members.append(alive[key])
 
     def _read_signing(self) -> None:
-        """Per key when it began to sign: life, revision, and whether another one signed right before."""
         self.signing = {}
         signs: dict[int, bool] = {}
+        prepared: dict[tuple[int, str], int] = {}
+        acks: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
+        for one in self._etcd("key"):
+            prepared.setdefault((one["life"], one["kid"]), one["revision"])
+        for one in self._etcd("ack"):
+            acks[one["life"], one["id"]].append((one["revision"], one["applied"]))
         for one in self._etcd("signing"):
-            if not one["gone"]:
-                self.signing.setdefault(one["kid"], (one["life"], one["revision"], signs.get(one["life"], False)))
-            signs[one["life"]] = not one["gone"]
+            life, kid, revision = one["life"], one["kid"], one["revision"]
+            if not one["gone"] and kid not in self.signing:
+                since = prepared.get((life, kid)) or revision
+                silent = [
+                    member.id
+                    for member in self._members
+                    if member.life == life
+                    and member.since < since
+                    and revision < member.until
+                    and not any(at < revision and since <= applied for at, applied in acks[life, member.id])
+                ]
+                self.signing[kid] = Activation(one, life, since, revision, signs.get(life, False), tuple(silent))
+            signs[life] = not one["gone"]
 
     def _read_revocations(self) -> None:
         found: dict[tuple[str, int | None, int], Revocation] = {}

@@ -67,7 +67,7 @@ def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) ->
     for replica in facts.meta["auths"]:
         demand(f"logins at {replica}", [one for one in within("login") if one["at"] == replica])
     demand("rotations", within("rotate"))
-    receipts = [one for one in within("revoke") if one["wait"]]
+    receipts = [one for one in within("revoke") if one["wait"] and one.get("code") != "NOT_FOUND"]
     demand("revocations", receipts)
     told = [one for one in receipts if one.get("receipt")]
     if told and not any(one["receipt"]["complete"] for one in told):

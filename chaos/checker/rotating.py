@@ -18,7 +18,7 @@ __all__ = ["check"]
 def check(facts: Facts, deaths: Deaths) -> Verdict:
     """See the module."""
     verdict = Verdict()
-    verdict.count("rotations", len(facts.signing))
+    _check_barriers(facts, verdict)
     for call in [*facts.by_op["call"], *facts.by_op["stream"]]:
         issue = facts.issues.get(call["cred"])
         if issue is None or not _valid(facts, deaths, issue, call["u"]):
@@ -40,6 +40,19 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
     return verdict
 
 
+def _check_barriers(facts: Facts, verdict: Verdict) -> None:
+    """No key signs before every live node has acknowledged it: as etcd tells."""
+    for kid, began in facts.signing.items():
+        verdict.count("rotations")
+        if not began.in_turn:
+            continue  # nobody could sign in anywhere: one silent node must not hold that up
+        if began.without and facts.gaps:
+            verdict.leave_open("the observer may have missed an acknowledgement")
+        elif began.without:
+            nodes = ", ".join(began.without)
+            verdict.violate(f"key {kid} began to sign, and {nodes} had not acknowledged it", began.record)
+
+
 def _valid(facts: Facts, deaths: Deaths, issue: Issue, until: float) -> bool:
     """Whether a credential was valid all the time up to then."""
     if until >= issue.asked + facts.meta["token_lifetime"] - 1.0:
@@ -54,15 +67,14 @@ def _check_key(facts: Facts, call: Record, issue: Issue, verdict: Verdict) -> No
     if began is None or facts.gaps:
         verdict.leave_open("the observer did not see the key begin to sign")
         return
-    life, revision, in_turn = began
-    if not facts.member_at(call["at"], life, revision):
+    if not facts.member_at(call["at"], began.life, began.revision):
         verdict.leave_open("the node was not registered when the key began to sign")
-    elif not in_turn:
+    elif not began.in_turn:
         verdict.leave_open("no key signed before this one")
     else:
         verdict.violate(
             f"{call['at']} did not know key {issue.kid}, though it was registered when the key began to sign",
             call,
             issue.record,
-            {"signing_since_revision": revision, "life": life},
+            began.record,
         )

@@ -20,7 +20,7 @@ from chaos.clients.strangers import stranger
 from chaos.clients.town import Town
 from chaos.history import History
 
-_REVOKERS: Final = 5
+_REVOKERS: Final = 10
 _GRAVEDIGGERS: Final = 2
 
 
@@ -49,9 +49,11 @@ async def _run(settings: dict[str, Any], seed: int) -> None:
         desk = Desk(town)
         work: list[Any] = [person(town, subject) for subject in settings["users"]]
         work += [program(town, client) for client in settings["programs"]]
-        work += [revoker(town, desk, number) for number in range(_REVOKERS)]
+        work += [revoker(town, desk, number, wait=number >= settings["hasty"]) for number in range(_REVOKERS)]
         work += [gravedigger(town, number) for number in range(_GRAVEDIGGERS)]
-        work += [rotator(town, desk), stranger(town), _tell(asking, history)]
+        work += [stranger(town), _tell(asking, history)]
+        if settings["rotates"]:
+            work.append(rotator(town, desk))
         tasks = [asyncio.create_task(one) for one in work]
         try:
             await _until_told(tasks)

@@ -38,10 +38,12 @@ from chaos.clients.credentials import Credential, bearer, claims_of, described, 
 from chaos.history import History
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 
-__all__ = ["ISSUE", "Asking", "Note"]
+__all__ = ["ISSUE", "PATIENT", "Asking", "Note"]
 
 CALL: Final = 1.5
 ISSUE: Final = 4.0
+PATIENT: Final = 7.0
+"""Longer than a node asks etcd for a key that it does not know: who waits so long gets an answer."""
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),  # what is asked once is to be asked once
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -119,11 +121,11 @@ class Asking:
         )
         return issued or found[0]
 
-    async def call(self, by: str, at: str, method: str, held: Credential) -> Outcome:
+    async def call(self, by: str, at: str, method: str, held: Credential, patience: float = CALL) -> Outcome:
         """One unary call of a node."""
         call = self._unary[at, method]
         async with self.noted("call", by, at, method=method, cred=held.id) as note:
-            answer = await note(lambda: call(StringValue(), timeout=CALL, metadata=bearer(held.token)))
+            answer = await note(lambda: call(StringValue(), timeout=patience, metadata=bearer(held.token)))
             if answer is not None:
                 stamp = json.loads(answer.value)
                 note.fields.update(node=stamp["id"], mono=stamp["mono"], wall=stamp["wall"])

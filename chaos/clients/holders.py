@@ -7,12 +7,14 @@ import time
 from typing import Final
 
 from chaos.clients.answers import Outcome
+from chaos.clients.asking import PATIENT
 from chaos.clients.credentials import Credential
 from chaos.clients.town import METHODS, Town, Uses
 
 __all__ = ["person", "program"]
 
 _OPAQUE: Final = 0.25
+_PATIENTLY: Final = 0.1
 _RENEWABLE: Final = ("CREDENTIAL_REVOKED", "KEY_UNKNOWN", "CREDENTIAL_EXPIRED", "CREDENTIAL_INVALID")
 _RETRIES: Final = 3
 
@@ -153,4 +155,8 @@ class _Session:
 
 
 async def _call(town: Town, me: Uses, held: Credential) -> Outcome:
-    return await town.asking.call(me.name, me.rng.choice(town.nodes), me.rng.choice(METHODS), held)
+    at, method = me.rng.choice(town.nodes), me.rng.choice(METHODS)
+    if me.rng.random() < _PATIENTLY:
+        town.aside(town.asking.call(me.name, at, method, held, PATIENT))
+        return Outcome("none")
+    return await town.asking.call(me.name, at, method, held)

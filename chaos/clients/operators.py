@@ -18,7 +18,6 @@ from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, ses
 __all__ = ["Desk", "gravedigger", "revoker", "rotator"]
 
 _PATIENCE: Final = 9.0
-_WAITED_FOR: Final = 0.9
 _WIDE: Final = 0.004
 _FORCED: Final = 0.02
 _ALGORITHMS: Final = (
@@ -54,11 +53,11 @@ class Desk:
             self._held = None
 
 
-async def revoker(town: Town, desk: Desk, number: int) -> None:
+async def revoker(town: Town, desk: Desk, number: int, *, wait: bool) -> None:
     """Picks somebody, revokes, and looks at once whether every node knows."""
     me = town.uses(f"revoker-{number}")
     while True:
-        victims = [held for name, held in town.live.items() if name != OPERATOR]
+        victims = [held for name, held in town.live.items() if name not in town.spared]
         if not victims:
             await town.pause(me.rng, 0.1)
             continue
@@ -66,7 +65,6 @@ async def revoker(town: Town, desk: Desk, number: int) -> None:
         admin = await desk.credential()
         scope = _scope(me, victim)
         at = me.rng.choice(town.auths)
-        wait = me.rng.random() < _WAITED_FOR
         asked = time.monotonic()
         if scope.startswith("sid/") and me.rng.random() < 0.5:
             outcome = await town.admin.kick(
@@ -105,11 +103,12 @@ async def gravedigger(town: Town, number: int) -> None:
     """Tries what was revoked, and what has expired or is about to, at any node."""
     me = town.uses(f"gravedigger-{number}")
     while True:
-        pool = town.dead if me.rng.random() < 0.7 else town.old
+        pool = town.dead if me.rng.random() < 0.6 else town.old
         if pool:
-            held = me.rng.choice(pool)
+            # The oldest are most worth a try: some have just expired.
+            held = pool[int(me.rng.random() ** 2 * len(pool))]
             await town.asking.call(me.name, me.rng.choice(town.nodes), me.rng.choice(METHODS), held)
-        await town.pause(me.rng, 0.08)
+        await town.pause(me.rng, 0.06)
 
 
 def _scope(me: Uses, victim: Credential) -> str:

@@ -18,7 +18,9 @@ __all__ = ["METHODS", "Town", "Uses"]
 
 METHODS: Final = ("Plain", "Strict")
 _MOST_DEAD: Final = 300
-_MOST_OLD: Final = 60
+_MOST_OLD: Final = 400
+_SPARED_USERS: Final = 2
+_SPARED_PROGRAMS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Town:
     live   credentials in use, by their holder's name
     dead   credentials that were revoked, to be tried again and again
     old    credentials that are about to expire, or have
+    spared who is never revoked alone, so that some credentials live as long as they may
     """
 
     def __init__(self, asking: Asking, settings: dict[str, Any], seed: int) -> None:
@@ -45,6 +48,7 @@ class Town:
         self.secrets: dict[str, str] = settings["secrets"]
         self.grace: float = settings["refresh_grace"]
         self.lifetime: float = settings["token_lifetime"]
+        self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))
         self.live: dict[str, Credential] = {}
         self.dead: deque[Credential] = deque(maxlen=_MOST_DEAD)
         self.old: deque[Credential] = deque(maxlen=_MOST_OLD)

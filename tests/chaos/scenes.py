@@ -1,0 +1,120 @@
+"""The fixed plans that the tests play, and the worlds that they are played in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.checker import Verdict, check
+from chaos.history import read_history
+from chaos.plan import Calm, Plan, Planned
+from chaos.run import Progress, play
+from chaos.world import Shape
+
+__all__ = ["CARELESS", "LATE", "SOUND", "Scene", "Seen"]
+
+_MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of a scene."""
+
+    progress: Progress
+    verdicts: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A plan, and the world for it."""
+
+    shape: Shape
+    plan: Plan
+
+    def play(self, folder: Path) -> Seen:
+        """Plays it, and has the checker decide."""
+        progress = play(self.plan, self.shape, folder)
+        return Seen(progress, check(read_history(folder / "history")))
+
+
+def _cut(at: float, until: float, links: Sequence[tuple[str, str]], manner: str) -> Planned:
+    return Planned(at, until, "cut", {"links": links, "manner": manner})
+
+
+def _from_etcd(part: str) -> list[tuple[str, str]]:
+    return [(part, member) for member in _MEMBERS]
+
+
+SOUND = Scene(
+    Shape(nodes=("sync", "aio", "aio"), token_lifetime=8.0),
+    Plan(
+        seed=1,
+        seconds=18.0,
+        faults=(
+            Planned(0.5, 5.5, "freeze", {"part": "node-1"}),
+            Planned(0.8, 2.5, "kill", {"part": "etcd-2"}),
+            _cut(1.0, 4.5, _from_etcd("node-2"), "silent"),
+            Planned(2.0, 2.1, "depose", {}),
+            Planned(2.8, 4.8, "compact", {"part": "node-3", "links": _from_etcd("node-3")}),
+            Planned(3.0, 6.0, "clock", {"part": "auth-2", "ahead": 300}),
+            Planned(3.5, 5.0, "kill", {"part": "auth-1"}),
+            Planned(5.2, 5.3, "move", {"to": "etcd-1"}),
+            Planned(5.0, 7.0, "slow", {"links": _from_etcd("auth-2"), "delay": 0.1, "loss": 0.1, "back_only": False}),
+            Planned(5.6, 7.0, "kill", {"part": "node-3"}),
+        ),
+        calms=(Calm(7.2, 15.0, 18.0),),
+    ),
+)
+"""A mesh as it is, on a bad day."""
+
+CARELESS = Scene(
+    Shape(
+        nodes=("aio", "sync"),
+        users=16,
+        programs=8,
+        token_lifetime=6.0,
+        plant={
+            "node-1": ("epoch-ignored",),
+            "node-2": ("ack-before-applying",),
+            "auth-1": ("signing-before-the-barrier", "refresh-without-compare"),
+            "auth-2": ("signing-before-the-barrier", "refresh-without-compare"),
+        },
+    ),
+    Plan(seed=2, seconds=8.0, faults=(), calms=()),
+)
+"""Bugs that show on a day when nothing goes wrong."""
+
+LATE = Scene(
+    # Nothing but proofs is on its way between these nodes and etcd: whatever is held up is one.
+    Shape(
+        users=4,
+        programs=8,
+        token_lifetime=2.0,
+        leeway=1.0,
+        etcd_timeout=12.0,
+        node_lease=30,
+        hasty=10,
+        rotates=False,
+        plant={
+            "node-1": ("expired-is-fine",),
+            "node-2": ("stale-for-everybody",),
+            "node-3": ("freshness-after-the-read",),
+            "node-4": ("freshness-after-the-read",),
+        },
+    ),
+    Plan(
+        seed=3,
+        seconds=10.0,
+        faults=(
+            # The watches move to another member; reads stay where they are.
+            _cut(1.0, 1.05, [("node-3", "etcd-1"), ("node-4", "etcd-1")], "reset"),
+            _cut(2.0, 7.0, _from_etcd("node-2"), "silent"),
+            # The answer to a read is long on its way, and meanwhile the watch falls silent.
+            _cut(2.5, 5.2, [("node-3", "etcd-1"), ("node-4", "etcd-1")], "one way back"),
+            _cut(3.7, 7.7, [("node-3", "etcd-2"), ("node-4", "etcd-2")], "silent"),
+        ),
+        calms=(),
+    ),
+)
+"""Bugs that show when etcd is slow, or away."""

@@ -1,0 +1,48 @@
+"""Plans: the same for the same seed, and never two faults at once for one and the same thing."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from chaos.faults import KINDS
+from chaos.plan import SETTLE, draw_plan
+from chaos.run import names_of
+from chaos.world import Shape
+
+NAMES = names_of(Shape())
+
+
+def test_a_seed_always_gives_the_same_plan() -> None:
+    assert draw_plan(7, 120, NAMES) == draw_plan(7, 120, NAMES)
+    assert draw_plan(7, 120, NAMES) != draw_plan(8, 120, NAMES)
+
+
+def test_every_kind_of_fault_is_drawn_and_none_that_is_not_wanted() -> None:
+    drawn = {fault.kind for seed in range(20) for fault in draw_plan(seed, 180, NAMES).faults}
+    assert drawn == set(KINDS)
+    assert not any(fault.kind == "restore" for fault in draw_plan(1, 1800, NAMES, without=["restore"]).faults)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_faults_touch_the_same_thing_at_the_same_time(seed: int) -> None:
+    """Or else the end of one would undo the other."""
+    faults = draw_plan(seed, 180, NAMES).faults
+    for one, other in itertools.combinations(faults, 2):
+        if one.at < other.until and other.at < one.until:
+            claims = [set(KINDS[fault.kind].claims(fault.choices, NAMES)) for fault in (one, other)]
+            assert not claims[0] & claims[1], (one, other)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_faults_are_over_before_a_calm_begins(seed: int) -> None:
+    plan = draw_plan(seed, 180, NAMES)
+    assert plan.calms[-1].ends == pytest.approx(plan.seconds)
+    for calm in plan.calms:
+        assert calm.settled == pytest.approx(calm.begins + SETTLE)
+        assert not any(fault.at < calm.ends and calm.begins < fault.until for fault in plan.faults)
+
+
+def test_there_are_enough_faults_for_a_thousand_in_an_hour() -> None:
+    assert sum(len(draw_plan(seed, 180, NAMES).faults) for seed in range(20)) > 1000

@@ -1,0 +1,67 @@
+"""The test bed, short: a mesh keeps its promises on a bad day, and each planted bug is found by what it breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos.checker.verdict import Violation
+from tests.chaos.scenes import CARELESS, LATE, SOUND, Seen
+
+
+def violations(seen: Seen, invariant: str) -> list[Violation]:
+    return seen.verdicts[invariant].violations
+
+
+def at(found: list[Violation], part: str) -> list[Violation]:
+    """Those whose first record is an answer of this part."""
+    return [one for one in found if one.records[0].get("at") == part]
+
+
+def told(seen: Seen) -> str:
+    lines = []
+    for name, verdict in seen.verdicts.items():
+        lines += [f"{name}: {one.what}\n    " + "\n    ".join(map(str, one.records)) for one in verdict.violations]
+    return "\n".join(lines)
+
+
+def test_on_a_bad_day_every_promise_is_kept(tmp_path: Path) -> None:
+    """Kills, a freeze longer than a lease, cuts, a compaction, a wrong clock, deposed leaders: and nothing is broken.
+
+    A promise that was not put to the test is not kept either.
+    """
+    seen = SOUND.play(tmp_path)
+    assert all(verdict.kept for verdict in seen.verdicts.values()), told(seen)
+    assert seen.progress.faults.total() == len(SOUND.plan.faults)
+    tested = {name: verdict.checked for name, verdict in seen.verdicts.items()}
+    assert tested["I1"]["receipts"] > 20
+    assert tested["I1"]["calls with the dead"] > 50
+    assert tested["I2"]["rotations"] > 3
+    assert tested["I2"]["calls with valid credentials"] > 100
+    assert tested["I3"]["sessions revoked"] > 3
+    assert tested["I4"]["used more than once"] > 3
+    assert tested["I5"]["revocations acknowledged"] > 20
+    assert tested["I6"]["forgeries"] > 10
+    assert tested["I7"]["recoveries"] >= 9
+
+
+def test_each_bug_of_a_good_day_is_found_and_nothing_else(tmp_path: Path) -> None:
+    """An epoch ignored on one node, an ack before applying, signing before the barrier, a refresh without compare."""
+    seen = CARELESS.play(tmp_path)
+    for node in ("node-1", "node-2"):
+        assert any("applied the revocation" in one.what for one in at(violations(seen, "I1"), node)), node
+    assert any("had not acknowledged" in one.what for one in violations(seen, "I2"))
+    assert any("traded for two" in one.what for one in violations(seen, "I4"))
+    # A checker that finds fault with everything would find these bugs too.
+    assert all(seen.verdicts[name].kept for name in ("I3", "I6", "I7")), told(seen)
+
+
+def test_each_bug_of_a_bad_day_is_found_and_nothing_else(tmp_path: Path) -> None:
+    """A freshness taken after the read, an expired credential accepted, a plain method that refuses for being stale."""
+    seen = LATE.play(tmp_path)
+    late = [*at(violations(seen, "I1"), "node-3"), *at(violations(seen, "I1"), "node-4")]
+    assert any("on a strict method" in one.what for one in late)
+    assert at(violations(seen, "I6"), "node-1")
+    assert at(violations(seen, "I7"), "node-2")
+    assert all(seen.verdicts[name].kept for name in ("I2", "I3", "I4", "I5")), told(seen)
+    for name, guilty in (("I1", {"node-3", "node-4"}), ("I6", {"node-1"}), ("I7", {"node-2"})):
+        assert {one.records[0]["at"] for one in violations(seen, name)} <= guilty
