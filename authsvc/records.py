@@ -28,6 +28,7 @@ Record = TypeVar(
     mesh_pb2.Barrier,
     mesh_pb2.Ack,
     mesh_pb2.NodeRecord,
+    mesh_pb2.History,
 )
 
 

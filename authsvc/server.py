@@ -15,6 +15,7 @@ from authsvc.accounts import Accounts
 from authsvc.api.accounts import AccountServicer
 from authsvc.api.auth import AuthServicer
 from authsvc.api.errors import AnswerErrors
+from authsvc.api.history import HistoryServicer
 from authsvc.api.keys import KeyServicer
 from authsvc.api.nodes import NodeServicer
 from authsvc.api.revocation import RevocationServicer
@@ -22,6 +23,7 @@ from authsvc.api.sessions import SessionServicer
 from authsvc.board import Board
 from authsvc.directory import SessionDirectory
 from authsvc.expiry import SessionExpiry
+from authsvc.history import HistoryGuard
 from authsvc.http import HttpFace
 from authsvc.introspection import Introspection
 from authsvc.issuing import Issuer
@@ -30,6 +32,7 @@ from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.vault import Vault, read_keks
 from authsvc.leader import Leader
+from authsvc.memory import Memory
 from authsvc.passwords import Passwords
 from authsvc.receipts import Receipts
 from authsvc.revocation import Revocation
@@ -39,6 +42,8 @@ from authsvc.throttle import LoginThrottle
 from credmesh.admin.v1 import (
     accounts_pb2,
     accounts_pb2_grpc,
+    history_pb2,
+    history_pb2_grpc,
     keys_pb2,
     keys_pb2_grpc,
     nodes_pb2,
@@ -63,7 +68,7 @@ _WORKERS_PER_PASSWORD: Final = 32
 
 _SERVICES: Final = tuple(
     descriptor.full_name
-    for module in (auth_pb2, accounts_pb2, keys_pb2, nodes_pb2, revocation_pb2, sessions_pb2)
+    for module in (auth_pb2, accounts_pb2, history_pb2, keys_pb2, nodes_pb2, revocation_pb2, sessions_pb2)
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 )
 
@@ -93,12 +98,27 @@ def run(settings: AuthSettings) -> None:
             stack.callback(http.stop)
             http.start()
         _log.info("reading the mesh's state from etcd at %s", ", ".join(settings.mesh.etcd.endpoints))
-        stack.enter_context(node)
+        memory = Memory(settings.memory_file, layout.prefix)
+        board = stack.enter_context(Board(settings.mesh.etcd, etcd, layout))
+        guard = HistoryGuard(
+            etcd=etcd,
+            layout=layout,
+            node_id=node.id,
+            past=node.bundle.past,
+            board=board,
+            revocation=revocation,
+            memory=memory,
+        )
+        stack.callback(guard.stop)
+        guard.start()
+        stack.callback(node.stop)
+        # The guard is up already: in an etcd that has lost something no node gets ready before that is answered. And
+        # nobody can vouch for its history before a replica leads.
+        node.start(vouch_timeout=0)
         directory = SessionDirectory(settings.mesh.etcd, layout)
         stack.callback(directory.stop)
         directory.start()
-        board = stack.enter_context(Board(settings.mesh.etcd, etcd, layout))
-        _lead(stack, settings, etcd, layout, vault, node, directory, revocation)
+        _lead(stack, settings, etcd, layout, vault, node, directory, revocation, guard)
         serve(
             _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, board),
             node=node,
@@ -122,6 +142,7 @@ def _lead(
     node: MeshNode,
     directory: SessionDirectory,
     revocation: Revocation,
+    guard: HistoryGuard,
 ) -> None:
     """Campaigns for the lead. Only a registered node may: its own acknowledgement of a new key must be waited for."""
     rotator = Rotator(
@@ -136,7 +157,8 @@ def _lead(
         proceed_unsigned_after=settings.rotation_proceed_unsigned_after,
     )
     expiry = SessionExpiry(etcd=etcd, layout=layout, directory=directory, revocation=revocation)
-    leader = Leader(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=(rotator.step, expiry.step))
+    jobs = (rotator.step, expiry.step, guard.vouch)
+    leader = Leader(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=jobs)
     stack.callback(leader.stop)
     leader.start()
 
@@ -177,6 +199,7 @@ def _servicers(
             server,
         )
         nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout, board=board), server)
+        history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(etcd=etcd, layout=layout), server)
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
             RevocationServicer(revocation=revocation, receipts=receipts), server
         )

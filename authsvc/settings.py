@@ -39,6 +39,12 @@ class AuthSettings:
             "help": "the same key itself, where there is no file for it",
         },
     )
+    memory_file: Path | None = setting(
+        "CREDMESH_MEMORY_FILE",
+        "/var/lib/credmesh/memory.json",
+        default=None,
+        help="where this replica keeps how far it saw into etcd's history, to notice a restored backup",
+    )
     http_listen: str = setting(
         "CREDMESH_HTTP_LISTEN", "0.0.0.0:8080", default="", help="host:port of JWKS, discovery, metrics; empty for none"
     )

@@ -100,7 +100,7 @@ class MeshNode:
             lease_ttl=settings.node_lease,
             on_registered=self._mirror.start,
         )
-        self.bundle.past.on_lost = self._on_lost
+        self.bundle.past.listeners.append(self._on_lost)
 
     def start(self, timeout: float | None = None, *, vouch_timeout: float = 3.0) -> None:
         """Connects to etcd and returns when the mesh's state has been read.

@@ -24,16 +24,17 @@ _log: Final = logging.getLogger("credmesh.node")
 class Past:
     """Thread-safe; attributes may be read without a lock.
 
-    sight  how far this node has seen
-    lost   what is missing of it, for people; "" while nothing is
-    era    moves on with every other history: nothing that was accepted in one counts in the next
+    sight      how far this node has seen
+    lost       what is missing of it, for people; "" while nothing is
+    era        moves on with every other history: nothing that was accepted in one counts in the next
+    listeners  are called when something is found missing, in the thread that found it
     """
 
     def __init__(self) -> None:
         self.sight = NOTHING
         self.lost = ""
         self.era = 0
-        self.on_lost: Callable[[], None] = lambda: None
+        self.listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._vouch_wanted_at = 0
         self._doubted = 0
@@ -94,6 +95,8 @@ class Past:
             if self.sight.history is not None or self.lost:
                 self.era += 1
             self.sight, self.lost, self._broken, self._doubted = now, "", "", 0
+            # Revisions of the history before say nothing in this one, and beginning it was as good as vouching for it.
+            self._vouch_wanted_at = 0
 
     def saw(self, revision: int, *, beacon: int = 0, history: History | None = None) -> None:
         """The watch has brought this revision."""
@@ -129,4 +132,5 @@ class Past:
             "that, strict methods refuse, and all others go by what was known before",
             why,
         )
-        self.on_lost()
+        for listener in self.listeners:
+            listener()

@@ -139,12 +139,15 @@ class LocalMesh:
         self.moved = addresses.moved
         secrets = self.folder / "secrets"
         secrets.mkdir(mode=0o700, exist_ok=True)
+        memory = self.folder / "memory"
+        memory.mkdir(exist_ok=True)
         return Surroundings(
             etcd=self._etcd_settings(addresses),
             addresses=addresses,
             certificates=development_certificates(self.folder / "tls"),
             kek_file=secrets / "kek",
             secrets=secrets,
+            memory=memory,
             logs=self.folder / "logs",
         )
 

@@ -35,6 +35,7 @@ class Surroundings:
     """What the parts share.
 
     secrets  the folder of the clients' secrets: one file each, named by the client's id
+    memory   the folder in which replicas of the auth service keep what they remember of etcd
     """
 
     etcd: EtcdSettings
@@ -42,6 +43,7 @@ class Surroundings:
     certificates: Certificates
     kek_file: Path
     secrets: Path
+    memory: Path
     logs: Path
 
     @property
@@ -129,6 +131,7 @@ def auth_parts(around: Surroundings) -> list[GrpcPart]:
                 "CREDMESH_SERVICE": "auth",
                 "CREDMESH_KEK_FILE": str(around.kek_file),
                 "CREDMESH_HTTP_LISTEN": around.addresses.of(f"{name} http"),
+                "CREDMESH_MEMORY_FILE": str(around.memory / f"{name}.json"),
             },
         )
         for name in AUTH_REPLICAS

@@ -32,6 +32,7 @@ COMMANDS: Final = {
         "rotate-keys": ("keys", "Replace the signing key; no call is refused."),
         "revoke-key": ("keys", "Remove a signing key at once."),
         "nodes": ("nodes", "List the nodes that verify credentials."),
+        "history": ("history", "Tell whether etcd was restored from a backup."),
     },
     "Accounts": {
         "user": ("accounts", "Add, list and delete users; set passwords."),

@@ -1,0 +1,112 @@
+"""The memory of a replica: how far it has seen into etcd's past, in a small file that outlives it.
+
+An etcd that is restored from a backup while everything is down tells nobody. A replica that remembers more than is
+there does (see interceptors.history). What it saw within the last moments before a crash may be missing in the file:
+that makes it forget, never imagine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from interceptors.errors import SettingsError
+from interceptors.history import NOTHING, History, Sight
+
+__all__ = ["Memory"]
+
+_log: Final = logging.getLogger("credmesh.auth.history")
+
+_FORMAT: Final = 1
+
+
+class Memory:
+    """What a replica remembers. One thread uses it.
+
+    path    the file; None for a replica that remembers nothing beyond its own life
+    prefix  begins every key of the mesh in etcd: a memory of another mesh in the same etcd is none of this one
+    sight   how far was seen
+    """
+
+    def __init__(self, path: Path | None, prefix: str) -> None:
+        self._path = path
+        self._prefix = prefix
+        self._failing = False
+        self.sight = NOTHING
+        if path is not None:
+            self.sight = self._load(path)
+            try:
+                self._save(path)
+            except OSError as error:
+                raise SettingsError(
+                    f"CREDMESH_MEMORY_FILE={path} cannot be written: {error.strerror}; "
+                    "for example: CREDMESH_MEMORY_FILE=/var/lib/credmesh/memory.json"
+                ) from error
+
+    def remember(self, sight: Sight) -> None:
+        """Keeps a sight, which has to go on from the one before or to replace it."""
+        if sight == self.sight:
+            return
+        self.sight = sight
+        if self._path is None:
+            return
+        try:
+            self._save(self._path)
+        except OSError as error:
+            # It goes on with what it has in mind. Without the file a loss is found by others, or by this replica later.
+            if not self._failing:
+                _log.error("cannot write down how far etcd was seen, %s: %s", self._path, error.strerror)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _load(self, path: Path) -> Sight:
+        try:
+            found = json.loads(path.read_text())
+            if found["format"] != _FORMAT:
+                raise ValueError(f"format {found['format']!r}, and only {_FORMAT} is known here")
+            if found["prefix"] != self._prefix:
+                raise ValueError(f"it is of the mesh below {found['prefix']!r}")
+            return _sight(found)
+        except FileNotFoundError:
+            return NOTHING
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.error("%s cannot be read, and is begun anew: %s", path, error)
+            return NOTHING
+
+    def _save(self, path: Path) -> None:
+        """Writes the file as a whole, or leaves the old one."""
+        sight, history = self.sight, self.sight.history
+        entries = {
+            "format": _FORMAT,
+            "prefix": self._prefix,
+            "cluster_id": f"{sight.cluster_id:x}",
+            "revision": sight.revision,
+            "beacon": sight.beacon,
+            "history": None
+            if history is None
+            else {"history_id": history.history_id, "ancestors": sorted(history.ancestors)},
+        }
+        draft = path.with_name(path.name + ".new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(json.dumps(entries) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+
+
+def _sight(found: dict[str, Any]) -> Sight:
+    cluster_id = int(found["cluster_id"], 16)
+    history = found["history"]
+    return Sight(
+        cluster_id=cluster_id,
+        revision=int(found["revision"]),
+        beacon=int(found["beacon"]),
+        history=None
+        if history is None
+        else History(str(history["history_id"]), cluster_id, frozenset(map(str, history["ancestors"]))),
+    )

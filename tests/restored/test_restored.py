@@ -1,0 +1,306 @@
+"""An etcd that is restored from a backup: what was revoked after it is not accepted again, and it shows why."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from credmesh.admin.v1 import sessions_pb2
+from credmesh.auth.v1 import auth_pb2
+from interceptors import Reason, reason_of
+from interceptors.etcd.client import Delete, EtcdClient, Put
+from interceptors.etcd.layout import Layout
+from tests.etcd.proxy import Proxy
+from tests.probe.clients import bearer, make_client
+from tests.probe.process import ProbeProcess
+from tests.restored import backups
+from tests.restored.conftest import Caller, Mesh
+from tests.support import wait_until
+
+GONE = {Reason.CREDENTIAL_REVOKED, Reason.KEY_UNKNOWN}
+CLUSTERS = pytest.mark.parametrize("new_cluster", [False, True], ids=["same cluster", "new cluster"])
+WITHOUT_MEMORY = pytest.mark.parametrize("mesh", [False], indirect=True, ids=["no memory"])
+
+
+def reason(probe: ProbeProcess, method: str, credential: str) -> Reason | None:
+    with make_client("sync", probe.target) as client:
+        return client.call(method, "who", metadata=bearer(credential)).reason
+
+
+def serves(probe: ProbeProcess, method: str, credential: str) -> bool:
+    with make_client("sync", probe.target) as client:
+        return client.call(method, "who", metadata=bearer(credential)).code is grpc.StatusCode.OK
+
+
+@CLUSTERS
+def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_anew(
+    mesh: Mesh, new_cluster: bool
+) -> None:
+    probes = [mesh.probe("sync"), mesh.probe("aio")]
+    with mesh.people() as people, ExitStack() as stack:
+        alice, bob = people.sign_in("alice"), people.sign_in("bob")
+        opaque, kicked = people.sign_in("bob", opaque=True), people.sign_in("bob", opaque=True)
+        for probe in probes:
+            for credential in (alice.access_token, bob.access_token, opaque.session_token, kicked.session_token):
+                wait_until(lambda probe=probe, credential=credential: serves(probe, "Fresh", credential))
+        backup = mesh.back_up()
+        people.revoke(subject="alice")
+        request = sessions_pb2.KickSessionRequest(session_id=kicked.session_id, wait=True)
+        people.ask(people.sessions.KickSession, request)
+        late = people.sign_in("bob")  # issued as of a revision that the backup does not know
+        streams = [
+            stack.enter_context(make_client("sync", probe.target)).open(
+                method, "hold", metadata=bearer(bob.access_token)
+            )
+            for probe in probes
+            for method in ("ServerStream", "Following")
+        ]
+        assert all(stream.next() == "held" for stream in streams)
+        callers = [
+            stack.enter_context(Caller(probe, method, credential))
+            for probe in probes
+            for method in ("Unary", "Fresh")
+            for credential in (alice.access_token, kicked.session_token)
+        ]
+        for caller in callers:
+            caller.wait_for_more()
+        backups.restore(mesh.etcd, backup, new_cluster=new_cluster)
+        told = mesh.wait_until_answered()
+        for caller in callers:
+            caller.wait_for_more()
+        # From the revocation on, through the loss, and after it.
+        assert [caller.accepted for caller in callers] == [0] * len(callers)
+        # Nothing that was issued before counts any more, whether it was revoked or not.
+        assert all(stream.end().reason in GONE for stream in streams)
+        for probe in probes:
+            for credential in (bob.access_token, late.access_token, opaque.session_token):
+                wait_until(lambda probe=probe, credential=credential: not serves(probe, "Unary", credential))
+                assert reason(probe, "Unary", credential) in {*GONE, Reason.CREDENTIAL_INVALID}
+        for refresh_token in (alice.refresh_token, bob.refresh_token, late.refresh_token):
+            with pytest.raises(grpc.RpcError) as refused:
+                people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=refresh_token), timeout=10)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+        # And everybody is back by signing in, on strict methods too.
+        for subject, is_opaque in (("alice", False), ("bob", True)):
+            again = people.sign_in(subject, opaque=is_opaque)
+            for probe in probes:
+                wait_until(lambda probe=probe, c=again: serves(probe, "Fresh", c.access_token or c.session_token))
+        receipt = people.revoke(subject="alice").receipt
+        assert receipt.complete
+        assert len(receipt.nodes) == 3
+    lost = told.lost[0]
+    assert lost.history_id != told.history.history_id
+    assert lost.highest_revision > lost.answered_revision
+    assert "cluster" in lost.reason if new_cluster else "revision" in lost.reason
+    (line,) = mesh.auth.log(message="history.lost")
+    assert line["next_history_id"] == told.history.history_id
+
+
+@CLUSTERS
+@pytest.mark.parametrize("mesh", [True, False], indirect=True, ids=["memory", "no memory"])
+def test_with_everything_restarted_nothing_revoked_comes_back(mesh: Mesh, new_cluster: bool) -> None:
+    """Nobody who was there is left. What tells is the replica's memory, or the id of a new cluster."""
+    mesh.probe()
+    with mesh.people() as people:
+        alice, bob = people.sign_in("alice"), people.sign_in("bob")
+        backup = mesh.back_up()
+        people.revoke(subject="alice")
+    wait_until(lambda: not mesh.memory or _remembers(mesh))
+    mesh.kill_everything()
+    backups.restore(mesh.etcd, backup, new_cluster=new_cluster)
+    if not (mesh.memory or new_cluster):
+        pytest.skip("nobody can know; the test below has the one sign that is left")
+    # Whichever comes first: a node alone reads what was revoked as if it were not.
+    mesh.auth.start(wait=False)
+    probe = mesh.probe()
+    with Caller(probe, "Unary", alice.access_token) as plain, Caller(probe, "Fresh", alice.access_token) as strict:
+        told = mesh.wait_until_answered()
+        for caller in (plain, strict):
+            caller.wait_for_more()
+        assert (plain.accepted, strict.accepted) == (0, 0)
+    assert not serves(probe, "Unary", bob.access_token)
+    with mesh.people() as people:
+        again = people.sign_in("alice")
+        wait_until(lambda: serves(probe, "Fresh", again.access_token))
+    assert len(told.lost) == 1
+
+
+def _remembers(mesh: Mesh) -> bool:
+    """Whether the replica has written down all that there is."""
+    with EtcdClient(mesh.settings) as etcd:
+        revision = etcd.read(Layout(mesh.settings.prefix).beacon).revision
+    return f'"revision": {revision}' in mesh.memory_file.read_text()
+
+
+@WITHOUT_MEMORY
+def test_nodes_that_stayed_up_tell_a_replica_that_remembers_nothing(mesh: Mesh) -> None:
+    probe = mesh.probe()
+    with mesh.people() as people:
+        alice = people.sign_in("alice")
+        assert serves(probe, "Unary", alice.access_token)
+        backup = mesh.back_up()
+        people.revoke(subject="alice")
+    mesh.auth.kill()
+    with Caller(probe, "Unary", alice.access_token) as plain, Caller(probe, "Fresh", alice.access_token) as strict:
+        backups.restore(mesh.etcd, backup, new_cluster=False)
+        wait_until(lambda: Reason.MESH_STALE in strict.reasons or plain.wait_for_more() is None)
+        mesh.auth.start()
+        told = mesh.wait_until_answered()
+        for caller in (plain, strict):
+            caller.wait_for_more()
+        assert (plain.accepted, strict.accepted) == (0, 0)
+    assert told.lost[0].noticed_by == probe.node_id
+
+
+@WITHOUT_MEMORY
+def test_a_credential_from_the_lost_future_is_refused_by_a_strict_method_and_gives_the_loss_away(mesh: Mesh) -> None:
+    """The last sign that is left when everything was restarted, nobody remembers, and the cluster is the same."""
+    with mesh.people() as people:
+        backup = mesh.back_up()
+        for _ in range(40):
+            people.revoke(subject="nobody", wait=False)
+        late = people.sign_in("alice")
+        people.revoke(subject="alice", wait=False)
+    mesh.kill_everything()
+    backups.restore(mesh.etcd, backup, new_cluster=False)
+    mesh.start()
+    probe = mesh.probe("aio")
+    assert not mesh.history().lost
+    assert reason(probe, "Fresh", late.access_token) in {Reason.MESH_STALE, *GONE}
+    told = mesh.wait_until_answered()
+    assert "was issued as of revision" in told.lost[0].reason or told.lost[0].noticed_by == probe.node_id
+    wait_until(lambda: reason(probe, "Unary", late.access_token) in GONE)
+
+
+@WITHOUT_MEMORY
+def test_a_plain_method_gives_it_away_too_a_moment_later(mesh: Mesh) -> None:
+    with mesh.people() as people:
+        backup = mesh.back_up()
+        for _ in range(40):
+            people.revoke(subject="nobody", wait=False)
+        late = people.sign_in("alice")
+        people.revoke(subject="alice", wait=False)
+    mesh.kill_everything()
+    backups.restore(mesh.etcd, backup, new_cluster=False)
+    mesh.start()
+    probe = mesh.probe()
+    reason(probe, "Unary", late.access_token)
+    mesh.wait_until_answered()
+    wait_until(lambda: reason(probe, "Unary", late.access_token) in GONE)
+
+
+def test_a_node_that_was_cut_off_all_the_while_proves_nothing_before_somebody_has_vouched(mesh: Mesh) -> None:
+    """It knows less than the backup: its watch resumes and its reads succeed as if nothing had happened."""
+    with Proxy(mesh.etcd.endpoint) as proxy:
+        probe = mesh.probe(settings=replace(mesh.settings, endpoints=(proxy.endpoint,)))
+        with mesh.people() as people:
+            alice = people.sign_in("alice")
+            wait_until(lambda: serves(probe, "Fresh", alice.access_token))
+            proxy.cut()
+            people.revoke(subject="nobody", wait=False)
+            backup = mesh.back_up()
+            people.revoke(subject="alice")
+        wait_until(lambda: _remembers(mesh))
+        mesh.auth.kill()
+        with Caller(probe, "Fresh", alice.access_token) as strict:
+            wait_until(lambda: strict.reasons[-1:] == [Reason.MESH_STALE])
+            before = strict.accepted
+            backups.restore(mesh.etcd, backup, new_cluster=False)
+            proxy.mend()
+            with EtcdClient(mesh.settings) as etcd:
+                # It is back: it has registered in the restored etcd, and asks for its history to be vouched for.
+                layout = Layout(mesh.settings.prefix)
+                restored_at = etcd.read(layout.beacon).revision
+                wait_until(
+                    lambda: any(e.mod_revision > restored_at for e in etcd.read_prefix(layout.nodes).values.values()),
+                    timeout=20,
+                )
+            strict.wait_for_more(50)
+            assert strict.reasons[-1] is Reason.MESH_STALE
+            mesh.auth.start()
+            mesh.wait_until_answered()
+            wait_until(lambda: strict.reasons[-1] in GONE)
+            assert strict.accepted == before
+
+
+def test_an_etcd_that_has_outgrown_what_was_seen_is_found_all_the_same(mesh: Mesh) -> None:
+    """As one that was restored with its revision raised, or that others have written to since."""
+    with mesh.people() as people:
+        alice = people.sign_in("alice")
+        backup = mesh.back_up()
+        people.revoke(subject="alice")
+    wait_until(lambda: _remembers(mesh))
+    mesh.kill_everything()
+    backups.restore(mesh.etcd, backup, new_cluster=False)
+    with EtcdClient(mesh.settings) as etcd:
+        for number in range(200):
+            etcd.commit([], [Put("/somebody/else", b"%d" % number)])
+    mesh.start()
+    told = mesh.wait_until_answered()
+    assert "beacon" in told.lost[0].reason
+    probe = mesh.probe()
+    assert reason(probe, "Unary", alice.access_token) in GONE
+
+
+def test_a_second_loss_is_answered_as_the_first_was(mesh: Mesh) -> None:
+    """The same backup again: the history that it is in had ended already, whatever its revisions say."""
+    backup = mesh.back_up()
+    with mesh.people() as people:
+        people.revoke(subject="alice")
+    for count in (1, 2):
+        backups.restore(mesh.etcd, backup, new_cluster=False)
+        if count == 2:
+            with EtcdClient(mesh.settings) as etcd:
+                for number in range(100):
+                    etcd.commit([], [Put("/somebody/else", b"%d" % number)])
+        told = mesh.wait_until_answered(1)
+        wait_until(lambda count=count: len(mesh.auth.log(message="history.lost")) == count, timeout=20)
+    ids = {line["next_history_id"] for line in mesh.auth.log(message="history.lost")}
+    told = mesh.history()
+    assert told.history.history_id in ids
+    assert ids - {told.history.history_id} < {one.history_id for one in told.lost}
+
+
+def test_an_etcd_that_was_emptied_begins_anew_and_takes_nothing_of_before(mesh: Mesh) -> None:
+    probe = mesh.probe()
+    with mesh.people() as people:
+        alice = people.sign_in("alice")
+        assert serves(probe, "Unary", alice.access_token)
+    with EtcdClient(mesh.settings) as etcd:
+        etcd.commit([], [Delete(mesh.settings.prefix, prefix=True)])
+    wait_until(lambda: mesh.auth.log(message="history.lost"))
+    wait_until(lambda: reason(probe, "Unary", alice.access_token) in GONE)
+
+
+def test_a_mesh_that_lost_nothing_says_so_whatever_restarts(mesh: Mesh) -> None:
+    """The false alarm would sign everybody out."""
+    probe = mesh.probe()
+    with mesh.people() as people:
+        alice = people.sign_in("alice")
+        wait_until(lambda: serves(probe, "Fresh", alice.access_token))
+        history_id = mesh.history().history.history_id
+        mesh.etcd.kill()
+        wait_until(lambda: reason(probe, "Fresh", alice.access_token) is Reason.MESH_STALE, timeout=20)
+        mesh.etcd.start()
+        wait_until(lambda: serves(probe, "Fresh", alice.access_token), timeout=20)
+        mesh.auth.kill()
+        mesh.etcd.stop()
+        mesh.etcd.start()
+        mesh.auth.start()
+        wait_until(lambda: serves(probe, "Fresh", alice.access_token), timeout=20)
+    told = mesh.history()
+    assert told.history.history_id == history_id
+    assert not told.lost
+    assert told.history.HasField("vouched_at")
+    with mesh.people() as people:
+        answer = people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=alice.refresh_token), timeout=10)
+        assert serves(probe, "Fresh", answer.credentials.access_token)
+
+
+def test_reasons_are_told_apart_for_clients() -> None:
+    """What a client of before is told makes it refresh, and then sign in anew."""
+    assert all(found.renewable for found in GONE)
+    assert reason_of(()) is None
