@@ -49,6 +49,7 @@ class Key:
 
     revision  the etcd revision of its record
     usable    whether its private key is in the vault and opens; asked of keys that sign or are to sign
+    retired   seconds for which whoever decides has itself seen it RETIRING, by a clock that nobody sets
     """
 
     kid: str
@@ -59,6 +60,7 @@ class Key:
     remove_at: float = 0.0
     revision: int = 0
     usable: bool = True
+    retired: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +194,20 @@ def decide(state: RotationState, rules: Rules, now: float) -> Step:
             step = _begin(state, signing, rules, now)
     if not isinstance(step, Wait):
         return step
-    for key in _in(state, State.RETIRING):
-        if key.kid != state.signing and now >= key.remove_at:
+    retiring = [key for key in _in(state, State.RETIRING) if key.kid != state.signing]
+    for key in retiring:
+        if now >= _removal(key, rules, now):
             return Remove(key.kid)
-    removals = (key.remove_at for key in _in(state, State.RETIRING) if key.kid != state.signing)
-    return Wait(min(step.until, *removals, math.inf), step.kid, step.waiting_for)
+    return Wait(min(step.until, *(_removal(key, rules, now) for key in retiring), math.inf), step.kid, step.waiting_for)
+
+
+def _removal(key: Key, rules: Rules, now: float) -> float:
+    """When a RETIRING key may go, as of `now`.
+
+    Its `remove_at` alone is not to be relied on: a clock that is put forward by minutes, here or where it was retired,
+    would take the key away while tokens that it signed are good. Nobody sets the clock by which it was seen RETIRING.
+    """
+    return max(key.remove_at, now + max(rules.retirement - key.retired, 0.0))
 
 
 def _repair(state: RotationState, prepared: Key | None, rules: Rules, now: float) -> Step | None:

@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,9 +19,23 @@ from authsvc.keys import algorithms
 from authsvc.keys.changes import NewKey, change
 from authsvc.keys.held import BARRIER, Held, read_held
 from authsvc.keys.ring import open_signer
-from authsvc.keys.rotation import Activate, Discard, JoinRequest, Prepare, Remove, Retire, Rules, Step, Wait, decide
+from authsvc.keys.rotation import (
+    Activate,
+    Discard,
+    JoinRequest,
+    Prepare,
+    Remove,
+    Retire,
+    RotationState,
+    Rules,
+    State,
+    Step,
+    Wait,
+    decide,
+)
 from authsvc.keys.vault import Vault, VaultError
 from authsvc.leader import Job
+from interceptors.clock import ticks
 from interceptors.etcd.client import CreatedAt, EtcdClient, KeyValue
 from interceptors.etcd.layout import Layout
 from interceptors.keys import RecordError
@@ -43,7 +58,8 @@ _LOST: Final = 8
 class Rotator:
     """Prepares, activates, retires and removes signing keys, as `rotation.decide` says.
 
-    It keeps nothing that matters between two calls: what is next follows from etcd, whoever did the step before.
+    What is next follows from etcd, whoever did the step before. All that is kept between two calls is for how long each
+    key has been seen RETIRING: whoever takes the lead begins to count anew, and keeps those keys a little longer.
 
     algorithm          of new keys, unless a request says otherwise
     rotation_interval  seconds from a key's activation to the next scheduled rotation
@@ -53,6 +69,7 @@ class Rotator:
     proceed_after, proceed_unsigned_after
                        seconds until a rotation goes on without such a node (see `rotation.Rules`)
     clock              seconds since 1970
+    monotonic          seconds on a clock that nobody sets
 
     `step` is the leader's job: called with the leader's fence it does what is due and returns in how many seconds it
     wants to be called again. It raises EtcdUnavailable; a commit that then happened all the same is found next time.
@@ -73,6 +90,7 @@ class Rotator:
         proceed_after: float = math.inf,
         proceed_unsigned_after: float = 10.0,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = ticks,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
@@ -86,6 +104,8 @@ class Rotator:
         )
         self._warn_after = warn_after
         self._clock = clock
+        self._monotonic = monotonic
+        self._retiring: tuple[CreatedAt | None, dict[tuple[str, int], float]] = (None, {})
         self._opened: dict[str, tuple[int, int, bool]] = {}
         self._warned: tuple[str | None, frozenset[str]] = (None, frozenset())
         self.step: Final = Job(
@@ -101,7 +121,7 @@ class Rotator:
                 _log.error("rotation stands still, since the key that signs is in doubt: %s", held.trouble)
                 return _LOOK_AGAIN
             now = self._clock()
-            step = decide(held.state, self._rules, now)
+            step = decide(self._watched(held.state, fence), self._rules, now)
             if isinstance(step, Wait):
                 return self._wait(step, held, now)
             if not self._carry_out(step, held, fence, now):
@@ -111,6 +131,24 @@ class Rotator:
                     _log.info("this replica does not lead any more; another one carries on")
                     return _LOOK_AGAIN
         return 0.0
+
+    def _watched(self, state: RotationState, fence: CreatedAt) -> RotationState:
+        """The state, with the time for which each key was seen RETIRING in this term."""
+        tick = self._monotonic()
+        term, seen = self._retiring
+        if term != fence:
+            seen = {}
+        # By the record's revision too: one of that name in an etcd that was restored is not the one that was seen.
+        seen = {
+            (key.kid, key.revision): seen.get((key.kid, key.revision), tick)
+            for key in state.keys
+            if key.state is State.RETIRING
+        }
+        self._retiring = fence, seen
+        return replace(
+            state,
+            keys=tuple(replace(key, retired=tick - seen.get((key.kid, key.revision), tick)) for key in state.keys),
+        )
 
     def _carry_out(self, step: Step, held: Held, fence: CreatedAt, now: float) -> bool:
         new_key = None

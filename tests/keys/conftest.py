@@ -39,8 +39,10 @@ class Keys:
         self._stack = stack
 
     def rotator(self, **options: Any) -> Rotator:
-        """A rotator; by default nothing is ever due by itself."""
+        """A rotator; by default nothing is ever due by itself. A clock that is given is its only one, unless two are."""
         defaults: dict[str, Any] = {"rotation_interval": 1e6, "token_lifetime": 300.0, "leeway": 5.0}
+        if "clock" in options:
+            defaults["monotonic"] = options["clock"]
         return Rotator(self.etcd, self.layout, self.vault, **{**defaults, **options})
 
     def leader(self, name: str = "replica-1", *, ttl: int = 5, **options: Any) -> Leader:

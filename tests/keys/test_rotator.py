@@ -128,6 +128,44 @@ def test_a_retired_key_is_kept_until_its_last_token_has_expired_and_the_margin_h
     assert keys.layout.sealed_key(first) not in keys.etcd.read_prefix(keys.layout.vault).values
 
 
+@pytest.mark.parametrize("shift", [600.0, -600.0], ids=["put forward", "put back again"])
+def test_a_wall_clock_that_is_wrong_for_a_while_removes_no_key_before_its_time(keys: Keys, shift: float) -> None:
+    """What it signed is good by every other clock: nobody may be refused for a clock of the auth service."""
+    clock, monotonic = Clock(), Clock()
+    rotator, fence = keys.rotator(clock=clock, monotonic=monotonic), keys.fence()
+    rotator.step(fence)
+    first = keys.signing() or ""
+    clock.now += min(shift, 0.0)
+    request_rotation(keys.etcd, keys.layout, "", "operator")
+    rotator.step(fence)
+    clock.now += abs(shift)
+    monotonic.now += 364.0
+    assert rotator.step(fence) == pytest.approx(1.0, abs=0.01)
+    assert first in keys.states()
+    monotonic.now += 1.01
+    rotator.step(fence)
+    assert first not in keys.states()
+
+
+def test_a_new_leader_counts_the_time_of_a_retired_key_anew(keys: Keys) -> None:
+    """Nobody else's clock is relied on, and nobody's memory: rather a key too long than a token refused."""
+    clock = Clock()
+    rotator = keys.rotator(clock=clock)
+    rotator.step(keys.fence())
+    first = keys.signing() or ""
+    request_rotation(keys.etcd, keys.layout, "", "operator")
+    rotator.step(keys.fence())
+    clock.now += 300.0
+    second = keys.fence()
+    rotator.step(second)
+    clock.now += 364.0
+    rotator.step(second)
+    assert first in keys.states()
+    clock.now += 1.01
+    rotator.step(second)
+    assert first not in keys.states()
+
+
 def test_keys_rotate_by_themselves_when_the_interval_has_passed_since_the_activation(
     keys: Keys, audited: Callable[[str], list[Any]]
 ) -> None:
