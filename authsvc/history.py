@@ -5,9 +5,9 @@ ones. Neither can be brought back. So nothing that was issued before may count a
 session ends, everyone's epoch is put, and another history begins, all in one commit. Nodes read everything anew when
 they see it, and forget whatever they had accepted. Everybody signs in again, by the accounts as of the backup.
 
-Every replica looks, and answers a loss itself; the leader vouches for the history when nodes ask for it (see
-interceptors.past): it writes a mark, makes sure that nothing is missing, and vouches only if the mark is still there.
-An etcd that was restored in between does not have it.
+Every replica looks, and answers a loss itself. When nodes ask for it (see interceptors.past) the leader vouches for the
+history, or whoever is there if nobody leads: it writes a mark, makes sure that nothing is missing, and vouches only if
+the mark is still there. An etcd that was restored in between does not have it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -98,6 +98,7 @@ class HistoryGuard:
         self._stopping = False
         self._away = False
         self._vouched_at = 0.0
+        self._wanted_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="credmesh-history", daemon=True)
         self.vouch: Final = Job(self._vouch, wakes_on=(layout.nodes,), name="history")
 
@@ -156,8 +157,10 @@ class HistoryGuard:
 
     def _look_or_wait(self) -> None:
         try:
-            self.look()
+            found = self.look()
             self._away = False
+            if found is not None:
+                self._stand_in(found)
         except EtcdUnavailable as error:
             if not self._away:
                 self._away = True
@@ -292,8 +295,21 @@ class HistoryGuard:
         left = self._vouched_at + pause - time.monotonic()
         if left > 0:
             return left
+        return self._vouch_once([fence], pause)
+
+    def _stand_in(self, found: _Found) -> None:
+        """Vouches if a node has been waiting for it for some time, as when nobody leads."""
+        now = time.monotonic()
+        if all(node.revision <= found.revision for node in self._board.registered.values()):
+            self._wanted_since = None
+        elif self._wanted_since is None:
+            self._wanted_since = now
+        elif now - self._wanted_since >= _LOOK_EVERY:
+            self._vouch_once([], _VOUCH_PAUSE)
+
+    def _vouch_once(self, fence: Sequence[CreatedAt], pause: float) -> float:
         mark = secrets.token_hex(16).encode()
-        marked_at = self._etcd.commit([fence], [Put(self._layout.check, mark)])
+        marked_at = self._etcd.commit(fence, [Put(self._layout.check, mark)])
         if marked_at is None:
             return _SELDOM  # another one leads
         # It rests on the order: mark, nodes, look, vouch. The etcd that the vouch is committed to is the one that has
@@ -306,7 +322,7 @@ class HistoryGuard:
             return _SELDOM
         found.record.vouched_at.CopyFrom(stamp(self._clock()))
         self._etcd.commit(
-            [fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at)],
+            [*fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at)],
             [Put(self._layout.history, found.record.SerializeToString()), Put(self._layout.beacon, b"")],
         )
         self._vouched_at = time.monotonic()

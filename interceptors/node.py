@@ -102,7 +102,7 @@ class MeshNode:
         )
         self.bundle.past.listeners.append(self._on_lost)
 
-    def start(self, timeout: float | None = None, *, vouch_timeout: float = 3.0) -> None:
+    def start(self, timeout: float | None = None, *, vouch_timeout: float = 5.0) -> None:
         """Connects to etcd and returns when the mesh's state has been read.
 
         timeout: seconds; None waits as long as it takes, and the log says what for. Raises NotReady when it has passed;
