@@ -39,17 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about: dict[str, object] = {"date": when.isoformat(timespec="seconds"), "scale": scale.name, **describe()}
     pin(LOAD_CORES)
     rows: list[Row] = []
+    took: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="credmesh-bench-") as folder, _progress(console) as progress:
         try:
             with World(Path(folder)) as world:
                 for name in options.only or ROOMS:
+                    entered = time.monotonic()
                     rows += ROOMS[name](Run(world, scale, _beginner(progress)))
+                    took[name] = round(time.monotonic() - entered, 1)
         except (BenchFailed, CallFailed, CredmeshError) as error:
             progress.stop()
             console.print(f"[red bold]the benchmark cannot go on:[/] {error}", highlight=False)
             _show_logs(Path(folder), console)
             return 1
-    about["seconds"] = round(time.monotonic() - began, 1)
+    about |= {"seconds": round(time.monotonic() - began, 1), "seconds_by_group": took}
     out: Path = options.out
     write(rows, out / "bench.json")
     (out / "bench-run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")

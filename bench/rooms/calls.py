@@ -16,7 +16,7 @@ from bench.world import Server, ServerKind
 
 __all__ = ["streaming", "unary"]
 
-_LIMIT, _WARM, _MANY, _COLD = "no interceptor", "one warm token", "many warm tokens", "every token new"
+_LIMIT, _WARM, _COLD = "no interceptor", "one warm token", "every token new"
 _BY_HAND, _ASKING = "PyJWT by hand", "introspection per call"
 _ENVOY, _ENVOY_CACHED = "Envoy jwt_authn", "Envoy jwt_authn with its cache"
 
@@ -33,7 +33,7 @@ def unary(run: Run) -> list[Row]:
         kind = _name(aio)
         with _variants(run, aio=aio) as variants:
             tick = run.begin(f"unary calls, {kind} server", len(variants) * run.scale.rounds)
-            rows += _unary_rows(kind, interleave(variants, run.scale.rounds, tick=tick))
+            rows += _unary_rows(kind, run.scale.tokens, interleave(variants, run.scale.rounds, tick=tick))
     rows += [_against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY) for aio in (False, True)]
     return rows
 
@@ -47,7 +47,7 @@ def streaming(run: Run) -> list[Row]:
     ]
 
 
-def _unary_rows(kind: str, samples: Mapping[str, Sequence[Sample]]) -> list[Row]:
+def _unary_rows(kind: str, tokens: int, samples: Mapping[str, Sequence[Sample]]) -> list[Row]:
     def rate(ours: str, peer: str, target: float | None = None) -> Row:
         return _row(f"{kind} unary", ours, peer, samples, cpu=False, target=target)
 
@@ -57,7 +57,7 @@ def _unary_rows(kind: str, samples: Mapping[str, Sequence[Sample]]) -> list[Row]
     return [
         rate(_WARM, _LIMIT, _RATE_TARGET),
         cost(_WARM, _LIMIT),
-        rate(_MANY, _LIMIT),
+        rate(_many(tokens), _LIMIT),
         rate(_COLD, _LIMIT),
         rate(_BY_HAND, _LIMIT),
         rate(_WARM, _BY_HAND),
@@ -107,7 +107,11 @@ def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
         add(_LIMIT, limit, one)
         add(_WARM, serve("credmesh"), one)
         # Twice as large as what takes turns: the half that is certain to be kept holds all of it.
-        add(_MANY, serve("credmesh", cached=2 * scale.tokens), [world.tokens.make() for _ in range(scale.tokens)])
+        add(
+            _many(scale.tokens),
+            serve("credmesh", cached=2 * scale.tokens),
+            [world.tokens.make() for _ in range(scale.tokens)],
+        )
         add(_COLD, serve("credmesh"), world.tokens.make)
         add(_BY_HAND, serve("handwritten"), one)
         authority = stack.enter_context(Authority(world, cores=SERVING_CORES))
@@ -140,6 +144,10 @@ def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work)
     unit = "messages/s" if work is LONG_STREAM else "streams/s" if work is SHORT_STREAM else "calls/s"
     name = f"{_name(aio)} {what}: {_WARM} ÷ {_LIMIT}"
     return compare("streams" if work is not UNARY else "calls", name, ours, peer, unit=unit, higher=True)
+
+
+def _many(tokens: int) -> str:
+    return f"{tokens:,} warm tokens in turn"
 
 
 def _name(aio: bool) -> str:

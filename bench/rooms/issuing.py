@@ -43,7 +43,7 @@ def issuing(run: Run) -> list[Row]:
 
 def _logins(run: Run, authority: Authority) -> Row:
     # A check takes a good tenth of a second of a core, so these are few, and steady all the same.
-    count, rounds = max(2, int(16 * run.scale.seconds)), min(run.scale.rounds, 7)
+    count, rounds = max(2, int(16 * run.scale.seconds)), run.scale.rounds // 2 + 1
     tick = run.begin("logins", 2 * rounds)
     with ExitStack() as stack:
         connection = stack.enter_context(Connection(authority.port))

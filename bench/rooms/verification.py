@@ -78,7 +78,8 @@ def _parts(tokens: Tokens) -> list[tuple[bytes, bytes]]:
 
 
 def _texts(tokens: Tokens) -> list[str]:
-    return [tokens.make() for _ in range(_TOKENS)]
+    # A signature of RSA takes two milliseconds, and is not what is measured.
+    return [tokens.make() for _ in range(_TOKENS if tokens.algorithm != "RS256" else _TOKENS // 5)]
 
 
 def _bare_check(tokens: Tokens) -> Callable[[tuple[bytes, bytes]], None]:
