@@ -39,7 +39,7 @@ class Keys:
         self._stack = stack
 
     def rotator(self, **options: Any) -> Rotator:
-        """A rotator; by default nothing is ever due by itself. A clock that is given is its only one, unless two are."""
+        """A rotator; by default nothing is ever due by itself. A `clock` alone is its monotonic one too."""
         defaults: dict[str, Any] = {"rotation_interval": 1e6, "token_lifetime": 300.0, "leeway": 5.0}
         if "clock" in options:
             defaults["monotonic"] = options["clock"]
