@@ -13,6 +13,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 LOCAL := $(VENV)/.installed-local
 DEV := $(VENV)/.installed-dev
+BENCH := $(VENV)/.installed-bench
 BUILD_INPUTS := pyproject.toml protos/generate.py $(shell find protos/credmesh -name '*.proto')
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -118,6 +119,10 @@ format-check: $(DEV) ## whether `make format` would change anything
 types: $(DEV) ## mypy, strict
 	@$(BIN)/mypy
 
+.PHONY: bench
+bench: $(BENCH) ## what a call costs, beside what others would pick: make bench [QUICK=1]; figures in build/bench.json
+	@$(BIN)/python -m bench --scale $(if $(QUICK),quick,full)
+
 .PHONY: docs
 docs: $(DEV) ## write docs/configuration.md anew from the settings
 	@$(BIN)/python docs/configuration.py
@@ -152,6 +157,11 @@ $(LOCAL): $(VENV)/.made $(BUILD_INPUTS)
 	@echo "installing credmesh and what a mesh on this machine needs (once; a minute or so)"
 	@$(PIP) install --editable '.[local]'
 	@touch $@
+
+$(BENCH): $(VENV)/.made $(BUILD_INPUTS)
+	@echo "installing credmesh and what its benchmark needs, Envoy among it (once; a minute or two)"
+	@$(PIP) install --editable '.[bench]'
+	@touch $@ $(LOCAL)
 
 $(DEV): $(VENV)/.made $(BUILD_INPUTS)
 	@echo "installing credmesh and what its tests need (once; a minute or so)"

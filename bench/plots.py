@@ -82,7 +82,7 @@ def _plot_delays(delays: Mapping[tuple[int, str], Row]) -> Any:
                 panel.bar_label(bars, fmt="{:.1f}", padding=2, color=_INK, fontsize=8)
     panel.set_xticks(list(places), [f"{count} node{'s' if count > 1 else ''}" for count in nodes])
     panel.set_ylabel("ms since it was sent", color=_INK, fontsize=9)
-    panel.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
     panel.set_title(
         "From a revocation until the last node knows", loc="left", color=_INK, fontweight="bold", fontsize=11
     )

@@ -65,6 +65,7 @@ def _unary_rows(kind: str, tokens: int, samples: Mapping[str, Sequence[Sample]])
         rate(_WARM, _ASKING),
         cost(_WARM, _ASKING),
         rate(_WARM, _ENVOY),
+        rate(_WARM, _ENVOY_CACHED),
         cost(_WARM, _ENVOY, _CPU_TARGET),
         cost(_WARM, _ENVOY_CACHED),
         cost(_COLD, _ENVOY),
