@@ -17,6 +17,7 @@ ACTIONS = sorted({action for world in WORLDS for action in world.actions}, key=l
 NOT_OURS = {
     "begin": "an operator",
     "crash": "a fault",
+    "expire_tokens": "time",
     "forget_call": "for the search",
     "hear_of_barrier": "of a broken protocol",
     "lease_of_the_dead_ends": "etcd",
