@@ -179,7 +179,12 @@ class Pulse:
         # watch.
         past = self._bundle.past
         since = past.sight
-        found = self._client.read_prefix(self._layout.barriers)
+        try:
+            found = self._client.read_prefix(self._layout.barriers)
+        except BaseException:
+            # What it owes would never be known, and a rotation would wait for it as long as it lives.
+            self._lease = None
+            raise
         if past.lost or found.revision < since.revision:
             return  # what is applied here is of another history
         for key, entry in found.values.items():
