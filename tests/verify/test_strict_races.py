@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from credmesh.store.v1 import mesh_pb2
 from interceptors import Caller, Reason, Refusal
 from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout, subject_scope
 from interceptors.etcd.mirror import Event
+from interceptors.history import NOTHING
 from interceptors.keys import read_key
 from interceptors.policy import MethodRule
-from interceptors.verify import NeedKey, Verified, Verifier
+from interceptors.verify import NeedKey, NeedRevision, Verified, Verifier
 from tests.probe.issuer import ISSUER, claims, key_record
 
 LAYOUT = Layout("/credmesh/")
@@ -90,3 +93,49 @@ def test_how_fresh_a_node_is_counts_where_the_call_is_let_in_not_where_it_came_i
         with pytest.raises(StopIteration if let_in else Refusal) as ended:
             flow.send(None)
         assert not isinstance(ended.value, Refusal) or ended.value.reason is Reason.MESH_STALE
+
+
+def test_nothing_that_was_accepted_in_one_history_counts_in_the_next() -> None:
+    """Its epoch may well be above everyone's in the next: revisions begin again from where the backup was."""
+    bundle = TrustBundle(LAYOUT, ISSUER)
+    record = key_record("k", Ed25519PrivateKey.generate()).SerializeToString()
+    bundle.load(Snapshot({LAYOUT.key("k"): KeyValue(record, 2, 2, 0)}, 100))
+    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
+    caller = Caller("alice", "app", "s", frozenset(), frozenset({"probe"}), 2e9, 99)
+    known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
+    verifier.recheck(known, force=True)
+    bundle.past.lost = "a part of it"
+    bundle.past.begin(replace(NOTHING, revision=50))
+    with pytest.raises(Refusal) as refused:
+        verifier.recheck(known, force=True)
+    assert refused.value.reason is Reason.CREDENTIAL_REVOKED
+
+
+def test_a_strict_method_asks_whether_etcd_has_reached_what_a_credential_claims() -> None:
+    bundle = TrustBundle(LAYOUT, ISSUER)
+    private_key = Ed25519PrivateKey.generate()
+    record = key_record("k", private_key).SerializeToString()
+    history = mesh_pb2.History(format=1, history_id="h").SerializeToString()
+    values = {LAYOUT.key("k"): KeyValue(record, 2, 2, 0), LAYOUT.history: KeyValue(history, 3, 3, 0)}
+    bundle.load(Snapshot(values, 10))
+    bundle.prove(3, 100.0)
+    verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: 100.5)
+    token = jwt.encode(claims(epoch=20), private_key, algorithm="EdDSA", headers={"kid": "k", "typ": "at+jwt"})
+    plain = replace(STRICT, freshness=None)
+    with pytest.raises(StopIteration):
+        next(verifier.flow(plain, token, time.time()))
+    assert bundle.past.doubted() == 20
+    metadata = (("authorization", f"Bearer {token}"),)
+    # It is cached by now, and a plain method serves it; a strict one goes the long way all the same.
+    assert verifier.check(plain, metadata, time.time()) is not token
+    assert verifier.check(STRICT, metadata, time.time()) == token
+    flow = verifier.flow(STRICT, token, time.time())
+    assert next(flow) == NeedRevision(20)
+    with pytest.raises(Refusal) as refused:
+        flow.send(None)
+    assert refused.value.reason is Reason.MESH_STALE
+    flow = verifier.flow(STRICT, token, time.time())
+    next(flow)
+    bundle.past.saw(20)
+    with pytest.raises(StopIteration):
+        flow.send(None)
