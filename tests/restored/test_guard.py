@@ -1,0 +1,296 @@
+"""Watching over the history: beginning it, vouching for it, answering its loss; and what a replica remembers."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from authsvc.board import Board
+from authsvc.history import HistoryGuard
+from authsvc.memory import Memory
+from authsvc.revocation import Revocation
+from authsvc.settings import AuthSettings
+from credmesh.store.v1 import auth_pb2, mesh_pb2
+from interceptors.errors import SettingsError
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put
+from interceptors.etcd.layout import EVERYONE, Layout
+from interceptors.history import NOTHING, History, Sight
+from interceptors.past import Past
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from tests.processes import ISSUER, KEK
+from tests.support import wait_until
+
+Make = Callable[..., "Replica"]
+
+
+class Replica(HistoryGuard):
+    """A guard, and what it was given."""
+
+    memory: Memory
+    past: Past
+
+
+@pytest.fixture
+def layout(etcd_settings: EtcdSettings) -> Layout:
+    return Layout(etcd_settings.prefix)
+
+
+@pytest.fixture
+def board(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[Board]:
+    with Board(etcd_settings, etcd_client, layout) as board:
+        yield board
+
+
+@pytest.fixture
+def replica(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout, board: Board) -> Iterator[Make]:
+    settings = AuthSettings(
+        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+    with ExitStack() as stack:
+
+        def make(path: Path | None = None, *, node_id: str = "auth", etcd: EtcdClient = etcd_client) -> Replica:
+            memory, past = Memory(path, layout.prefix), Past()
+            guard = Replica(
+                etcd=etcd,
+                layout=layout,
+                node_id=node_id,
+                past=past,
+                board=board,
+                revocation=Revocation(etcd, layout, settings),
+                memory=memory,
+            )
+            guard.memory, guard.past = memory, past
+            stack.callback(guard.stop)
+            return guard
+
+        yield make
+
+
+def history(etcd: EtcdClient, layout: Layout) -> mesh_pb2.History:
+    return mesh_pb2.History.FromString(etcd.read(layout.history).values[layout.history].value)
+
+
+def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
+    revision = etcd.commit([], [Delete(layout.leader)])
+    revision = etcd.commit([], [Put(layout.leader, b"mine")])
+    assert revision is not None
+    return CreatedAt(layout.leader, revision, b"mine")
+
+
+def register(etcd: EtcdClient, layout: Layout, *, broken_history: str = "") -> None:
+    record = mesh_pb2.NodeRecord(format=1, node_id="n", broken_history=broken_history)
+    etcd.commit([], [Put(layout.node("n"), record.SerializeToString())])
+
+
+def test_a_new_mesh_is_in_its_first_history_whoever_begins_it(
+    replica: Make, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    guards = [replica(), replica()]
+    for guard in guards:
+        guard.look()
+        assert guard.look() is not None
+    found = history(etcd_client, layout)
+    assert not found.lost
+    assert found.cluster_id == etcd_client.read(layout.beacon).cluster_id
+
+
+def test_a_loss_is_answered_in_one_commit_that_leaves_nothing_of_before(
+    replica: Make, etcd_client: EtcdClient, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = replica()
+    guard.look()
+    first = history(etcd_client, layout).history_id
+    # Even a session that claims to be newer than anything that is revoked from now on: issued across the loss.
+    session = auth_pb2.SessionRecord(format=1, session_id="s", subject="alice", epoch=1 << 40).SerializeToString()
+    etcd_client.commit(
+        [],
+        [
+            Put(layout.key("k"), b"a key"),
+            Put(layout.sealed_key("k"), b"sealed"),
+            Put(layout.signing, b"k"),
+            Put(layout.session("s"), session),
+            Put(layout.barrier("rotation"), b""),
+            Put(layout.ack("rotation", "n"), b""),
+            Put(layout.user("alice"), b"a user"),
+        ],
+    )
+    guard.look()
+    guard.memory.remember(replace(guard.memory.sight, revision=1 << 40))
+    with caplog.at_level("INFO"):
+        assert guard.look() is None
+    found = history(etcd_client, layout)
+    (lost,) = found.lost
+    assert lost.history_id == first != found.history_id
+    assert lost.highest_revision == 1 << 40
+    assert "revision" in lost.reason
+    gone = (layout.keys, layout.vault, layout.signing, layout.sessions, layout.barriers, layout.acks)
+    assert not any(etcd_client.read_prefix(prefix).values for prefix in gone)
+    # Accounts stay: there is nothing to make them of anew.
+    assert layout.user("alice") in etcd_client.read(layout.user("alice")).values
+    changed = {etcd_client.read(key).values[key].mod_revision for key in (layout.history, layout.beacon)}
+    changed |= {etcd_client.read(key).values[key].mod_revision for key in (layout.epoch(EVERYONE), layout.rotation)}
+    assert len(changed) == 1
+    (line,) = [one.__dict__ for one in caplog.records if one.message == "history.lost"]
+    assert (line["history_id"], line["noticed_by"]) == (first, "auth")
+    # Answered once: it goes on from there.
+    assert guard.look() is not None
+    assert len(history(etcd_client, layout).lost) == 1
+
+
+def test_two_replicas_that_notice_answer_once(replica: Make, etcd_client: EtcdClient, layout: Layout) -> None:
+    guards = [replica(node_id="one"), replica(node_id="other")]
+    for guard in guards:
+        guard.look()
+        guard.look()
+        guard.memory.remember(replace(guard.memory.sight, revision=1 << 40))
+    for guard in (*guards, *guards):
+        guard.look()
+    assert [one.noticed_by for one in history(etcd_client, layout).lost] == ["one"]
+    assert all(guard.look() is not None for guard in guards)
+
+
+def test_what_a_node_says_it_found_missing_is_answered(
+    replica: Make, etcd_client: EtcdClient, layout: Layout, board: Board
+) -> None:
+    guard = replica()
+    guard.look()
+    first = history(etcd_client, layout).history_id
+    register(etcd_client, layout, broken_history="another, long gone")
+    wait_until(lambda: "n" in board.registered)
+    assert guard.look() is not None
+    register(etcd_client, layout, broken_history=first)
+    wait_until(lambda: board.registered["n"].record.broken_history == first)
+    assert guard.look() is None
+    assert history(etcd_client, layout).lost[0].noticed_by == "n"
+    # What it says is of the history before, and no reason to go on and on.
+    assert guard.look() is not None
+
+
+def test_the_leader_vouches_when_a_node_has_registered_and_not_otherwise(
+    replica: Make, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    guard = replica()
+    guard.look()
+    lead = fence(etcd_client, layout)
+    begun = history(etcd_client, layout)
+    guard.vouch(lead)
+    assert history(etcd_client, layout) == begun
+    register(etcd_client, layout)
+    guard.vouch(lead)
+    found = etcd_client.read(layout.history, layout.node("n")).values
+    assert found[layout.history].mod_revision > found[layout.node("n")].mod_revision
+    assert history(etcd_client, layout).HasField("vouched_at")
+
+
+def test_a_leader_that_was_deposed_vouches_for_nothing(replica: Make, etcd_client: EtcdClient, layout: Layout) -> None:
+    guard = replica()
+    guard.look()
+    deposed = fence(etcd_client, layout)
+    fence(etcd_client, layout)
+    register(etcd_client, layout)
+    guard.vouch(deposed)
+    assert not history(etcd_client, layout).HasField("vouched_at")
+
+
+class Restored(EtcdClient):
+    """Etcd is replaced right before the vouch is committed: the mark of this vouch is not in it."""
+
+    armed = False
+
+    def commit(self, conditions: object, operations: object) -> int | None:
+        keys = [operation.key for operation in operations]  # type: ignore[attr-defined]
+        if self.armed and any(key.endswith("mesh/history") for key in keys):
+            self.armed = False
+            check = next(c.key for c in conditions if c.key.endswith("auth/check"))  # type: ignore[attr-defined]
+            super().commit([], [Put(check, b"an older mark")])
+        return super().commit(conditions, operations)  # type: ignore[arg-type]
+
+
+def test_a_vouch_is_not_committed_to_an_etcd_that_was_not_looked_at(
+    replica: Make, etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    with Restored(etcd_settings) as etcd:
+        guard = replica(etcd=etcd)
+        guard.look()
+        lead = fence(etcd_client, layout)
+        register(etcd_client, layout)
+        etcd.armed = True
+        pause = guard.vouch(lead)
+        assert not etcd.armed
+        assert not history(etcd_client, layout).HasField("vouched_at")
+        # And it is tried again, soon.
+        assert pause < 1
+        wait_until(lambda: (guard.vouch(lead), history(etcd_client, layout).HasField("vouched_at"))[1])
+
+
+def test_where_nobody_leads_a_replica_vouches_all_the_same(
+    replica: Make, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    guard = replica()
+    guard.start()
+    register(etcd_client, layout)
+    wait_until(lambda: history(etcd_client, layout).HasField("vouched_at"))
+
+
+def test_what_a_replica_has_seen_outlives_it(tmp_path: Path, replica: Make, etcd_client: EtcdClient) -> None:
+    path = tmp_path / "memory.json"
+    guard = replica(path)
+    guard.look()
+    guard.look()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    again = Memory(path, guard._layout.prefix).sight
+    seen = guard.memory.sight
+    assert (again.revision, again.beacon, again.cluster_id) == (seen.revision, seen.beacon, seen.cluster_id)
+    assert again.history is not None
+    assert seen.history is not None
+    assert again.history.history_id == seen.history.history_id
+
+
+def test_what_the_watch_brings_is_remembered_between_two_looks(tmp_path: Path, replica: Make) -> None:
+    path = tmp_path / "memory.json"
+    guard = replica(path)
+    guard.start()
+    wait_until(lambda: json.loads(path.read_text())["revision"])
+    guard.past.meet(NOTHING, guard.memory.sight)
+    guard.past.saw(1 << 40)
+    wait_until(lambda: json.loads(path.read_text())["revision"] == 1 << 40)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 99}', '{"format": 1, "prefix": "/other/"}', '{"format": 1, "prefix": "/p/"}']
+)
+def test_a_memory_that_cannot_be_used_is_begun_anew_loudly(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "memory.json"
+    path.write_text(content)
+    assert Memory(path, "/p/").sight == NOTHING
+    assert "is begun anew" in caplog.text
+    assert Memory(path, "/p/").sight == NOTHING
+
+
+def test_a_memory_that_cannot_be_written_is_named_when_the_replica_starts(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"CREDMESH_MEMORY_FILE=.*for example"):
+        Memory(tmp_path / "no such folder" / "memory.json", "/p/")
+
+
+def test_a_memory_that_fails_later_is_logged_once_and_kept_in_mind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    memory = Memory(folder / "memory.json", "/p/")
+    (folder / "memory.json").unlink()
+    folder.rmdir()
+    for revision in (10, 20):
+        memory.remember(Sight(1, revision, 5, History("h", 1)))
+    assert memory.sight.revision == 20
+    assert caplog.text.count("cannot write down") == 1
