@@ -94,6 +94,10 @@ nodes: $(LOCAL) ## the nodes that verify credentials, how fresh each is, asked j
 test: $(DEV) ## everything needed to run the tests, and the tests: make test [ARGS="-k revoked"]
 	@$(BIN)/python -m pytest -n $(or $(WORKERS),2) $(ARGS)
 
+.PHONY: model
+model: $(VENV)/.made ## search the protocol for a broken promise, in every state: make model [NAME=clock-sleeps]
+	@$(BIN)/python -m model $(NAME)
+
 .PHONY: chaos
 chaos: $(LOCAL) ## faults on a mesh, and whether its promises hold: make chaos [SEED=7] [MINUTES=3] [PLANT=epoch-ignored@node-1]
 	@$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),3) \
