@@ -8,6 +8,7 @@ Records are {"op": "etcd", "life": …, "revision": …, "what": …}:
     node     id, name, gone        a node is registered; name is the part that it is
     leader   id, gone              who leads rotation
     ack      id, applied           a node has acknowledged the barrier of a rotation, up to this revision
+    history  id                    which history the mesh says it is in
     gap      -                     something may have been missed before this
 
 `life` counts how often etcd was restored from a backup. The first records of a life tell what there was.
@@ -102,6 +103,8 @@ class Observer:
             elif key.startswith(layout.ack(BARRIER, "")) and not gone:
                 applied = mesh_pb2.Ack.FromString(value or b"").revision
                 self._note("ack", revision, id=layout.name(key, layout.ack(BARRIER, "")), applied=applied)
+            elif key == layout.history and not gone:
+                self._note("history", revision, id=mesh_pb2.History.FromString(value or b"").history_id)
             elif key == layout.leader:
                 self._note("leader", revision, id=auth_pb2.LeaderRecord.FromString(value or b"").node_id, gone=gone)
         except DecodeError:

@@ -121,7 +121,7 @@ class World:
         secret = self.folder / "services.secret"
         secret.write_text(self.accounts.secrets[SERVICES])
         for name in self.shape.auth_names:
-            self._add(name, ["-m", "chaos.entry.auth"], self._auth_environment())
+            self._add(name, ["-m", "chaos.entry.auth"], self._auth_environment(name))
         for name, kind in zip(self.shape.node_names, self.shape.nodes, strict=True):
             self._add(name, ["-m", "chaos.entry.node", kind], self._node_environment(name, secret))
         for part in self.parts.values():
@@ -179,6 +179,8 @@ class World:
                 part.thaw()
             if part.dial is not None and part.dial.ahead:
                 self.turn(part, 0.0)
+        self.cluster.start_members()
+        for part in self.parts.values():
             part.start()
 
     def turn(self, part: Part, ahead: float) -> None:
@@ -263,8 +265,9 @@ class World:
             dial=dial,
         )
 
-    def _auth_environment(self) -> dict[str, str]:
+    def _auth_environment(self, name: str) -> dict[str, str]:
         return {
+            "CREDMESH_MEMORY_FILE": str(self.folder / f"{name}.memory"),
             "CREDMESH_KEK": _KEK,
             "CREDMESH_TOKEN_LIFETIME": f"{self.shape.token_lifetime:g}",
             "CREDMESH_REFRESH_GRACE": f"{self.shape.refresh_grace:g}",

@@ -124,6 +124,7 @@ class Facts:
     restores: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
     signing: dict[str, Activation] = field(init=False)
+    _answered: list[float] = field(init=False)
     _wrong: dict[str, list[tuple[float, float]]] = field(init=False)
     _turned: dict[str, list[tuple[float, float]]] = field(init=False)
     _members: list[_Membership] = field(init=False)
@@ -140,6 +141,7 @@ class Facts:
             for one in self.by_op[op]
             if one["answer"] == "ok"
         }
+        self._read_histories()
         self._read_clocks()
         self._read_members()
         self._read_signing()
@@ -158,11 +160,14 @@ class Facts:
         return bool(self.restores) and self.restores[0][0] <= before
 
     def crossed(self, issue: Issue, until: float) -> bool:
-        """Whether a restore ended a credential: one that had begun by then, and was not over long when it was issued.
+        """Whether a restore ended a credential: one that had begun by then, and was not answered when it was issued.
 
         What is issued before anybody has noticed the restore ends with everything else when somebody does.
         """
-        return any(t <= until and issue.asked <= u + SETTLE for t, u in self.restores)
+        return any(
+            t <= until and issue.asked <= answered
+            for (t, _), answered in zip(self.restores, self._answered, strict=True)
+        )
 
     def clocks_right(self, names: Sequence[str], since: float, until: float) -> bool:
         """Whether these parts' wall clocks were certainly right all the time."""
@@ -198,6 +203,16 @@ class Facts:
                 self._wrong[who][-1] = (self._wrong[who][-1][0], one["u"])
             else:
                 self._wrong[who].append((since, math.inf))
+
+    def _read_histories(self) -> None:
+        """When each restore was answered: the mesh says that it is in another history. At the latest when it must."""
+        self._answered = []
+        known: set[str] = set()
+        told = list(self._etcd("history"))
+        for t, u in self.restores:
+            known |= {one["id"] for one in told if one["t"] < t}
+            moments = [one["t"] for one in told if one["t"] >= u and one["id"] not in known]
+            self._answered.append(min([*moments, u + SETTLE]))
 
     def _etcd(self, what: str) -> Iterator[Record]:
         return (one for one in self.by_op["etcd"] if one["what"] == what)

@@ -47,9 +47,11 @@ def _begin_outage(world: World, choices: Choices) -> str:
 
 
 def _end_outage(world: World, choices: Choices) -> None:
-    for name in choices["parts"]:
-        part = world.parts[name]
-        part.thaw() if choices["frozen"] else part.start()
+    if choices["frozen"]:
+        for name in choices["parts"]:
+            world.parts[name].thaw()
+    else:
+        world.cluster.start_members(choices["parts"])
 
 
 OUTAGE: Final = Kind(

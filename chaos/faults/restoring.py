@@ -1,4 +1,7 @@
-"""A backup that is restored: etcd goes back to what it was seconds ago, as the same cluster or as a new one."""
+"""A backup that is restored: etcd goes back to what it was seconds ago, as the same cluster or as a new one.
+
+Those who remember what is gone notice. Where everybody is restarted along with etcd, nobody does.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,35 @@ from chaos.world import World
 __all__ = ["RESTORE"]
 
 
-def _draw(rng: random.Random, _names: Names) -> Choices:
-    return {"new_cluster": rng.random() < 0.5}
+def _draw(rng: random.Random, names: Names) -> Choices:
+    return {"new_cluster": rng.random() < 0.5, "restarted": list(names.ours) if rng.random() < 0.4 else []}
 
 
-def _claims(_choices: Choices, names: Names) -> list[str]:
+def _claims(choices: Choices, names: Names) -> list[str]:
     between = links((a, b) for a in names.etcds for b in names.etcds if a != b)
-    return ["quota", "quorum", *map(process, names.etcds), *between]
+    return ["quota", "quorum", *map(process, (*names.etcds, *choices["restarted"])), *between]
 
 
-def _begin(world: World, _choices: Choices) -> str:
+def _begin(world: World, choices: Choices) -> str:
     world.backups += 1
     world.cluster.snapshot(world.folder / f"backup-{world.backups}")
-    return f"back etcd up (backup {world.backups})"
+    what = "restore it as a new cluster" if choices["new_cluster"] else "restore it as the same cluster"
+    return f"back etcd up, and later {what}" + (" with everybody restarted" if choices["restarted"] else "")
 
 
 def _end(world: World, choices: Choices) -> None:
     backup = world.folder / f"backup-{world.backups}"
     with world.restoring():
+        for name in choices["restarted"]:
+            world.parts[name].kill()
         world.cluster.restore(backup, new_cluster=choices["new_cluster"])
+        for name in choices["restarted"]:
+            world.parts[name].start()
 
 
 RESTORE: Final = Kind(
     name="restore",
-    weight=1,
+    weight=2,
     lasts=(2.0, 8.0),
     draw=_draw,
     claims=_claims,
