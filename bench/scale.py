@@ -12,6 +12,7 @@ __all__ = ["FULL", "QUICK", "SMOKE", "Scale"]
 class Scale:
     """One size of the benchmark. Seconds are those of one round of one variant.
 
+    servers        which kinds are measured: False is the sync one, True the aio one
     tokens         how many different tokens take turns
     nodes          revocation is measured on so many nodes, each number in turn
     revocations    per number of nodes
@@ -24,6 +25,7 @@ class Scale:
     """
 
     name: str
+    servers: tuple[bool, ...]
     rounds: int
     seconds: float
     tokens: int
@@ -43,6 +45,7 @@ class Scale:
 
 FULL: Final = Scale(
     name="full",
+    servers=(False, True),
     rounds=15,
     seconds=0.5,
     tokens=10_000,
@@ -62,6 +65,7 @@ FULL: Final = Scale(
 
 QUICK: Final = Scale(
     name="quick",
+    servers=(False, True),
     rounds=5,
     seconds=0.15,
     tokens=2_000,
@@ -81,6 +85,7 @@ QUICK: Final = Scale(
 
 SMOKE: Final = Scale(
     name="smoke",
+    servers=(True,),
     rounds=1,
     seconds=0.02,
     tokens=20,

@@ -29,12 +29,12 @@ Measure = Callable[[], Sample]
 def unary(run: Run) -> list[Row]:
     """Unary calls: in plaintext against every peer, and over TLS against the limit."""
     rows: list[Row] = []
-    for aio in (False, True):
+    for aio in run.scale.servers:
         kind = _name(aio)
         with _variants(run, aio=aio) as variants:
             tick = run.begin(f"unary calls, {kind} server", len(variants) * run.scale.rounds)
             rows += _unary_rows(kind, run.scale.tokens, interleave(variants, run.scale.rounds, tick=tick))
-    rows += [_against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY) for aio in (False, True)]
+    rows += [_against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY) for aio in run.scale.servers]
     return rows
 
 
@@ -43,7 +43,7 @@ def streaming(run: Run) -> list[Row]:
     return [
         _against_the_limit(run, aio=aio, tls=False, what=what, work=work)
         for what, work in (("messages of long streams", LONG_STREAM), ("streams of one message", SHORT_STREAM))
-        for aio in (False, True)
+        for aio in run.scale.servers
     ]
 
 

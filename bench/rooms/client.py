@@ -21,7 +21,7 @@ _TOKEN_LIFETIME: Final = 2
 def client(run: Run) -> list[Row]:
     """Rows of clients that sign in, against clients without a credential, and with one that never changes."""
     with Authority(run.world, cores=LOAD_CORES) as authority:
-        rows = [row for aio in (False, True) for row in _attaching(run, authority, aio=aio)]
+        rows = [row for aio in run.scale.servers for row in _attaching(run, authority, aio=aio)]
     short = {"CREDMESH_TOKEN_LIFETIME": str(_TOKEN_LIFETIME)}
     with Authority(run.world, cores=LOAD_CORES, environ=short) as authority:
         return rows + _refreshing(run, authority)

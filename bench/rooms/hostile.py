@@ -23,7 +23,7 @@ _HONEST: Final = 4
 
 def hostile(run: Run) -> list[Row]:
     """Rows of the honest callers' 99th percentile: ours attacked against ours in peace, and against PyJWT attacked."""
-    return [row for aio in (False, True) for row in _rows(run, aio=aio)]
+    return [row for aio in run.scale.servers for row in _rows(run, aio=aio)]
 
 
 def _rows(run: Run, *, aio: bool) -> list[Row]:

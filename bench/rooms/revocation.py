@@ -39,7 +39,7 @@ class _Delay:
 def revocation(run: Run) -> list[Row]:
     """Rows for each number of nodes, and for the streams that end with one revocation."""
     rows = [row for nodes in run.scale.nodes for row in _delays(run, nodes)]
-    return rows + [_streams(run, aio=aio) for aio in (False, True)]
+    return rows + [_streams(run, aio=aio) for aio in run.scale.servers]
 
 
 def _delays(run: Run, count: int) -> list[Row]:
