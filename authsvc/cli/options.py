@@ -19,7 +19,7 @@ from authsvc.cli.profile import Profile, load_profile
 if TYPE_CHECKING:
     from authsvc.cli.connection import Connection
 
-__all__ = ["Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
+__all__ = ["DEFAULT_TIMEOUT", "Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
 
 DEFAULT_TIMEOUT: Final = 10.0
 PATIENT_TIMEOUT: Final = 60.0
