@@ -1,0 +1,321 @@
+"""The checker on histories that were told by hand: what breaks a promise is found, what only looks like it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chaos.telling import Told
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+class TestAcceptingWhatWasRevoked:
+    def test_on_a_node_that_a_receipt_names_it_is_wrong_at_once_and_on_every_method(self, told: Told) -> None:
+        alice = told.issued()
+        told.called(alice["cred"])
+        told.revoked()
+        told.called(alice["cred"], method="Plain")
+        assert told.verdict("I1").violated == 1
+
+    def test_on_another_node_it_is_wrong_on_strict_methods_once_the_bound_has_passed(self, told: Told) -> None:
+        alice = told.issued()
+        told.revoked()
+        told.called(alice["cred"], node="n2")
+        told.after(2.5).called(alice["cred"], node="n2", method="Plain")
+        assert told.verdict("I1").kept
+        told.called(alice["cred"], node="n2")
+        assert told.verdict("I1").violated == 1
+
+    def test_without_a_receipt_the_bound_is_a_freshness_after_the_commit(self, told: Told) -> None:
+        alice = told.issued()
+        told.revoked(receipt=False)
+        told.after(2.4).called(alice["cred"])
+        assert told.verdict("I1").kept
+        told.after(0.2).called(alice["cred"])
+        assert told.verdict("I1").violated == 1
+
+    def test_what_nobody_was_told_of_counts_too_if_etcd_tells(self, told: Told) -> None:
+        """The answer to the one who revoked was lost."""
+        alice = told.issued()
+        told.etcd("epoch", scope="sid/s1", gone=False)
+        told.after(2.6).called(alice["cred"])
+        assert told.verdict("I1").violated == 1
+
+    def test_it_is_for_ever_whatever_is_restored(self, told: Told) -> None:
+        alice = told.issued()
+        told.revoked()
+        told.after(3).tell("restore", lasts=1.0, life=1)
+        told.revision = 5
+        told.after(5).called(alice["cred"])
+        assert told.verdict("I1").violated == 1
+
+    def test_what_was_issued_after_it_is_not_touched(self, told: Told) -> None:
+        told.issued()
+        told.revoked()
+        again = told.issued(sid="s2")
+        told.after(5).called(again["cred"])
+        assert told.verdict("I1").kept
+
+    def test_another_subject_is_not_touched(self, told: Told) -> None:
+        told.revoked("sub/alice")
+        bob = told.issued(subject="bob")
+        told.revoked("sub/alice")
+        told.after(5).called(bob["cred"])
+        assert told.verdict("I1").kept
+
+    @pytest.mark.parametrize("scope", ["all", "client/password", "aud/chaos", "sid/s1", "sub/alice"])
+    def test_every_scope_counts(self, told: Told, scope: str) -> None:
+        alice = told.issued()
+        told.revoked(scope)
+        told.called(alice["cred"])
+        assert told.verdict("I1").violated == 1
+
+    def test_a_stream_that_goes_on_is_wrong_too(self, told: Told) -> None:
+        alice = told.issued()
+        begun = told.now
+        told.revoked()
+        stream = {"at": "node-1", "cred": alice["cred"], "answer": "refused", "reason": "CREDENTIAL_REVOKED"}
+        told.tell("stream", **stream, node="n1", mono=begun, seen=told.now, messages=3)
+        assert told.verdict("I1").kept
+        told.tell("stream", **stream, node="n1", mono=told.now, seen=told.now, messages=4)
+        assert told.verdict("I1").violated == 1
+
+
+class TestRotating:
+    def test_a_registered_node_that_does_not_know_a_key_is_wrong(self, told: Told) -> None:
+        told.rotated("k2")
+        alice = told.issued(kid="k2")
+        told.called(alice["cred"], "KEY_UNKNOWN")
+        assert told.verdict("I2").violated == 1
+
+    def test_one_that_was_not_registered_when_the_key_began_to_sign_is_not(self, told: Told) -> None:
+        told.etcd("node", id="n1", name="", gone=True)
+        told.rotated("k2", acked=False)
+        alice = told.issued(kid="k2")
+        told.called(alice["cred"], "KEY_UNKNOWN")
+        verdict = told.verdict("I2")
+        assert verdict.kept
+        assert verdict.undecided == {"the node was not registered when the key began to sign": 1}
+
+    def test_a_key_that_was_removed_by_force_is_unknown_by_right(self, told: Told) -> None:
+        told.rotated("k2")
+        alice = told.issued(kid="k2")
+        told.tell("revoke-key", at="auth-1", kid="k2", answer="none")
+        told.called(alice["cred"], "KEY_UNKNOWN")
+        assert told.verdict("I2").kept
+
+    def test_signing_before_a_registered_node_has_acknowledged_is_wrong(self, told: Told) -> None:
+        told.rotated("k2", acked=False)
+        assert told.verdict("I2").violated == 1
+
+    def test_an_acknowledgement_of_an_earlier_key_does_not_count(self, told: Told) -> None:
+        told.etcd("ack", id="n1", applied=told.revision)
+        told.rotated("k2", acked=False)
+        assert told.verdict("I2").violated == 1
+
+    def test_a_node_that_came_later_is_not_waited_for(self, told: Told) -> None:
+        told.etcd("key", kid="k2", state=1, gone=False)
+        told.etcd("ack", id="n1", applied=told.revision)
+        told.etcd("node", id="n2", name="node-1", gone=False)
+        told.etcd("signing", kid="k2", gone=False)
+        assert told.verdict("I2").kept
+
+    def test_where_no_key_signed_one_silent_node_does_not_count(self, told: Told) -> None:
+        told.etcd("signing", kid="", gone=True)
+        told.rotated("k2", acked=False)
+        assert told.verdict("I2").kept
+
+    def test_refusing_a_good_credential_as_expired_is_wrong_unless_a_clock_was(self, told: Told) -> None:
+        alice = told.issued()
+        told.called(alice["cred"], "CREDENTIAL_EXPIRED")
+        assert told.verdict("I2").violated == 1
+        told.tell("clock", who="node-1", ahead=300.0, before=0.0)
+        told.tell("clock", who="node-1", ahead=300.0, before=300.0)
+        told.called(alice["cred"], "CREDENTIAL_EXPIRED")
+        verdict = told.verdict("I2")
+        assert verdict.violated == 1
+        assert verdict.undecided == {"a clock was wrong": 1}
+
+
+class TestIssuingAcrossARevocation:
+    def test_a_session_that_was_revoked_gives_nothing_any_more(self, told: Told) -> None:
+        alice = told.issued()
+        told.revoked()
+        told.refreshed(alice["refresh"])
+        assert told.verdict("I3").violated == 1
+
+    def test_a_refresh_at_the_same_time_is_no_newer_than_the_revocation(self, told: Told) -> None:
+        alice = told.issued()
+        told.refreshed(alice["refresh"], lasts=0.1)
+        told.now -= 0.05
+        told.revoked()
+        assert told.verdict("I3").kept
+        told.records[-3]["epoch"] = told.revision
+        assert told.verdict("I3").violated == 1
+
+    def test_a_login_after_it_begins_another_session(self, told: Told) -> None:
+        told.issued()
+        told.revoked()
+        again = told.issued(sid="s2")
+        told.refreshed(again["refresh"], sid="s2", session="s2")
+        assert told.verdict("I3").kept
+
+
+class TestRefreshing:
+    def test_a_retry_within_grace_gets_the_successor_or_what_became_of_it(self, told: Told) -> None:
+        alice = told.issued()
+        first = told.refreshed(alice["refresh"])
+        told.refreshed(alice["refresh"], refresh=first["refresh"])
+        second = told.refreshed(first["refresh"])
+        told.refreshed(alice["refresh"], refresh=second["refresh"])
+        assert told.verdict("I4").kept
+
+    def test_two_successors_that_do_not_follow_from_each_other_are_wrong(self, told: Told) -> None:
+        alice = told.issued()
+        told.refreshed(alice["refresh"])
+        told.refreshed(alice["refresh"])
+        assert told.verdict("I4").violated == 1
+
+    def test_a_reuse_after_grace_must_be_refused(self, told: Told) -> None:
+        alice = told.issued()
+        first = told.refreshed(alice["refresh"])
+        told.after(4).refreshed(alice["refresh"], refresh=first["refresh"])
+        assert told.verdict("I4").violated == 1
+
+    def test_unless_a_clock_was_wrong(self, told: Told) -> None:
+        alice = told.issued()
+        first = told.refreshed(alice["refresh"])
+        for ahead, before in ((-60.0, 0.0), (-60.0, -60.0), (0.0, -60.0), (0.0, 0.0)):
+            told.after(1).tell("clock", who="auth-1", ahead=ahead, before=before)
+        told.refreshed(alice["refresh"], refresh=first["refresh"])
+        verdict = told.verdict("I4")
+        assert verdict.kept
+        assert verdict.undecided == {"a replica's clock was wrong": 1}
+
+    def test_a_retry_within_grace_must_not_be_refused(self, told: Told) -> None:
+        alice = told.issued()
+        told.refreshed(alice["refresh"])
+        told.refused(alice["refresh"])
+        assert told.verdict("I4").violated == 1
+
+    def test_unless_somebody_had_revoked_the_session(self, told: Told) -> None:
+        alice = told.issued()
+        told.refreshed(alice["refresh"])
+        told.revoked()
+        told.refused(alice["refresh"])
+        assert told.verdict("I4").kept
+
+    def test_after_a_reuse_the_session_must_be_over(self, told: Told) -> None:
+        alice = told.issued()
+        first = told.refreshed(alice["refresh"])
+        told.after(4).refused(alice["refresh"])
+        told.refreshed(first["refresh"])
+        assert told.verdict("I4").violated == 1
+
+
+class TestSurviving:
+    def test_an_acknowledged_revocation_must_be_in_etcd(self, told: Told) -> None:
+        told.revoked(seen=False)
+        assert told.verdict("I5").violated == 1
+
+    def test_an_acknowledged_key_must_have_signed(self, told: Told) -> None:
+        told.tell("rotate", at="auth-1", answer="ok", kid="k9")
+        assert told.verdict("I5").violated == 1
+
+    @pytest.mark.parametrize("reason", ["CREDENTIAL_REVOKED", "CREDENTIAL_INVALID"])
+    def test_a_session_that_nobody_ended_must_go_on(self, told: Told, reason: str) -> None:
+        alice = told.issued()
+        told.refused(alice["refresh"], reason)
+        assert told.verdict("I5").violated == 1
+
+    def test_a_credential_that_nobody_revoked_must_not_be_refused_as_revoked(self, told: Told) -> None:
+        alice = told.issued()
+        told.called(alice["cred"], "CREDENTIAL_REVOKED")
+        assert told.verdict("I5").violated == 1
+
+    def test_a_revocation_that_was_asked_for_explains_it(self, told: Told) -> None:
+        alice = told.issued()
+        told.revoked(lasts=1.0)
+        told.now -= 0.5
+        told.called(alice["cred"], "CREDENTIAL_REVOKED")
+        told.refused(alice["refresh"])
+        assert told.verdict("I5").kept
+
+    def test_one_before_it_was_issued_does_not(self, told: Told) -> None:
+        told.revoked()
+        alice = told.issued()
+        told.called(alice["cred"], "CREDENTIAL_REVOKED")
+        assert told.verdict("I5").violated == 1
+
+    def test_a_restore_explains_it_until_it_was_answered(self, told: Told) -> None:
+        alice = told.issued()
+        told.etcd("history", id="h1")
+        told.tell("restore", lasts=1.0, life=1)
+        early = told.issued(sid="s2")
+        told.etcd("history", id="h2")
+        late = told.issued(sid="s3", lasts=0.1)
+        for one in (alice, early):
+            told.called(one["cred"], "CREDENTIAL_REVOKED")
+        assert told.verdict("I5").kept
+        told.called(late["cred"], "CREDENTIAL_REVOKED")
+        assert told.verdict("I5").violated == 1
+
+    def test_a_right_password_must_stay_right(self, told: Told) -> None:
+        told.tell("login", at="auth-1", answer="refused", reason="CREDENTIAL_INVALID", subject="a", client="password")
+        assert told.verdict("I5").violated == 1
+
+
+class TestForging:
+    def test_an_accepted_forgery_is_wrong(self, told: Told) -> None:
+        told.tell("forged", at="node-1", kind="unsigned", answer="refused", reason="CREDENTIAL_INVALID")
+        told.tell("forged", at="node-1", kind="unsigned", answer="ok")
+        assert told.verdict("I6").violated == 1
+
+    def test_an_expired_credential_is_judged_by_the_clock_of_the_node(self, told: Told) -> None:
+        alice = told.issued(exp=200)
+        told.called(alice["cred"], wall=204.9)
+        told.called(alice["cred"], wall=205.1)
+        assert told.verdict("I6").violated == 1
+
+    def test_a_process_that_ends_by_itself_is_wrong(self, told: Told) -> None:
+        told.tell("exit", who="node-1", code=-11, log=[])
+        assert told.verdict("I6").violated == 1
+
+
+class TestRecovering:
+    def test_a_plain_method_must_not_refuse_for_being_stale(self, told: Told) -> None:
+        alice = told.issued()
+        told.called(alice["cred"], "MESH_STALE")
+        assert told.verdict("I7").kept
+        told.called(alice["cred"], "MESH_STALE", method="Plain")
+        assert told.verdict("I7").violated == 1
+
+    @pytest.mark.parametrize("method", ["Strict", "Plain"])
+    def test_in_a_calm_every_node_must_serve(self, told: Told, method: str) -> None:
+        alice = told.issued()
+        began = told.now
+        told.tell("call", at="node-1", cred=alice["cred"], method=method, answer="none", code="UNAVAILABLE")
+        told.tell("calm", lasts=0.0)
+        told.records[-1]["t"] = began
+        assert told.verdict("I7").violated == 1
+
+    @pytest.mark.parametrize("op", ["login", "rotate", "revoke"])
+    def test_in_a_calm_every_replica_must_serve(self, told: Told, op: str) -> None:
+        began = told.now
+        fields: dict[str, Any] = {"scope": "all", "wait": True, "subject": "alice", "client": "password"}
+        told.tell(op, at="auth-1", answer="none", code="UNAVAILABLE", **fields)
+        told.tell("calm", lasts=0.0)
+        told.records[-1]["t"] = began
+        assert told.verdict("I7").violated == 1
+
+    def test_in_a_calm_receipts_must_be_complete(self, told: Told) -> None:
+        began = told.now
+        told.revoked()["receipt"]["complete"] = False
+        told.tell("calm", lasts=0.0)
+        told.records[-1]["t"] = began - 0.001
+        assert told.verdict("I7").violated == 1
