@@ -37,6 +37,7 @@ __all__ = ["Progress", "names_of", "play"]
 
 _TICK: Final = 0.1
 _TRY_AGAIN: Final = 0.5
+_GIVE_UP: Final = 60.0
 _STOP_TIMEOUT: Final = 20.0
 _LAST_LOOK: Final = 0.5
 
@@ -151,6 +152,8 @@ class _Conductor:
             KINDS[fault.kind].end(self._world, fault.choices)
         except grpc.RpcError as error:
             self._write(fault, "goes on", str(error)[:200])
+            if self._progress.elapsed > fault.until + _GIVE_UP:
+                raise LocalMeshError(f"{fault.kind} could not be ended for {_GIVE_UP:g} s: {error}") from error
             self._at(self._progress.elapsed + _TRY_AGAIN, lambda: self._end(number))
             return
         self._write(fault, "ends", "")
