@@ -36,6 +36,9 @@ __all__ = ["MeshNode"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
+_CALLS_WAIT: Final = 1.0
+"""Seconds that a call to a strict method waits for etcd, which a node that is well asks every second anyway."""
+
 
 class MeshNode:
     """Verifies credentials by keys and epochs that it mirrors from etcd. One per process serves all of its servers.
@@ -205,7 +208,7 @@ class MeshNode:
         """Asks etcd whether it has reached a revision that a credential claims."""
         since = self.bundle.past.sight
         try:
-            found = self._client.read(self._layout.beacon, self._layout.history)
+            found = self._client.read(self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
         except EtcdUnavailable as error:
             raise Refusal(Reason.MESH_STALE, f"etcd could not be asked for revision {revision}: {error}") from error
         if self.bundle.meet(found, since) is Continuity.UNBROKEN:

@@ -81,13 +81,16 @@ class EtcdClient:
         self._lock = threading.Lock()  # between close() and new certificates
         self._closed = threading.Event()
 
-    def read(self, *keys: str) -> Snapshot:
-        """Reads keys in one linearizable transaction: all as of the same revision, nothing committed is missed."""
+    def read(self, *keys: str, timeout: float | None = None) -> Snapshot:
+        """Reads keys in one linearizable transaction: all as of the same revision, nothing committed is missed.
+
+        timeout: seconds; by default that of the settings.
+        """
         if not keys:
             # etcd answers a transaction without any read from the member's own, possibly old, state.
             raise ValueError("read() needs at least one key")
         reads = [_etcdrpc.RequestOp(request_range=_etcdrpc.RangeRequest(key=encode_key(key))) for key in keys]
-        answer = self._ask(lambda endpoint: endpoint.kv.Txn, _etcdrpc.TxnRequest(success=reads))
+        answer = self._ask(lambda endpoint: endpoint.kv.Txn, _etcdrpc.TxnRequest(success=reads), timeout=timeout)
         values: dict[str, KeyValue] = {}
         for response in answer.responses:
             collect(response.response_range.kvs, values)

@@ -300,3 +300,20 @@ def test_nodes_are_listed_with_how_fresh_each_of_them_is(people: People, probe: 
     assert by_id[well.node_id].longest_freshness.ToSeconds() == 3
     assert not by_id[frozen.node_id].acknowledged
     assert not by_id[frozen.node_id].HasField("freshness_age")
+
+
+def test_a_strict_call_with_a_credential_that_was_just_issued_does_not_hang_on_an_etcd_that_is_away(
+    people: People, probe: Start, own_etcd: EtcdProcess
+) -> None:
+    """The node has not heard of the revision that the credential claims, and nobody can be asked."""
+    node = probe("aio")
+    with make_client("sync", node.target) as client:
+        known = people.sign_in().access_token
+        assert accepts(client, "Fresh", known)
+        token = people.sign_in().access_token
+        own_etcd.kill()
+        begun = time.monotonic()
+        outcome = client.call("Fresh", "who", metadata=bearer(token), timeout=20)
+        assert time.monotonic() - begun < 2.5
+        assert outcome.code is grpc.StatusCode.OK or outcome.reason is Reason.MESH_STALE
+        assert accepts(client, "Unary", token)
