@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -217,3 +218,29 @@ def test_a_job_that_fails_or_hangs_does_not_keep_the_others_from_running(
         go_on.set()
     assert "job failed unexpectedly" in caplog.text
     assert "unlucky waits for etcd: planted" in caplog.text
+
+
+def test_a_fence_holds_for_one_term_only_even_if_anothers_key_is_created_at_its_very_revision(
+    start: Start, etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
+    """As it may happen in an etcd that was restored from a backup, where revisions begin again."""
+    fences: list[CreatedAt] = []
+
+    def job(fence: CreatedAt) -> float:
+        fences.append(fence)
+        return 1e6
+
+    leader = start("one", job)
+    wait_until(lambda: fences)
+    work = etcd_settings.prefix + "work"
+    assert etcd_client.commit([fences[0]], [Put(work, b"")])
+    leader.stop()
+    revision = etcd_client.commit([], [Put(fences[0].key, b"another term")])
+    assert revision is not None
+    assert etcd_client.commit([replace(fences[0], create_revision=revision)], [Put(work, b"")]) is None
+    assert etcd_client.commit([CreatedAt(fences[0].key, revision, b"another term")], [Put(work, b"")])
+    again = start("one", job)
+    etcd_client.commit([], [Delete(fences[0].key)])
+    wait_until(lambda: again.leading)
+    wait_until(lambda: len(fences) > 1)
+    assert fences[1].value != fences[0].value
