@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 from bench.calling import UNARY
-from bench.load import CONNECTIONS, IN_FLIGHT, drive
+from bench.load import connected, drive
 from bench.machine import pin
-from bench.wire import Answer, CallFailed, Connection
+from bench.wire import Answer, CallFailed, encode
 from bench.world import Tokens
 
 __all__ = ["main"]
@@ -26,13 +26,14 @@ def main() -> None:
     """Attacks as it is told, until it is killed."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
-    connections = [Connection(settings["port"]) for _ in range(CONNECTIONS)]
+    port: int = settings["port"]
     garbage = _GARBAGE[settings["garbage"]]
     made = [garbage(settings["token"]) for _ in range(_DIFFERENT)]
-    turn = itertools.cycle(connections[0].request(UNARY.path, UNARY.message, token=token) for token in made)
+    turn = itertools.cycle(encode(port, UNARY.path, UNARY.message, token=token) for token in made)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        load = drive(connections, turn.__next__, _refused, seconds=json.loads(line)["seconds"], in_flight=IN_FLIGHT)
+        with connected(port) as connections:
+            load = drive(connections, turn.__next__, _refused, seconds=json.loads(line)["seconds"])
         print(json.dumps({"calls": load.calls, "seconds": load.seconds}), flush=True)
 
 

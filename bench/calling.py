@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench.load import CONNECTIONS, IN_FLIGHT, drive, exactly
+from bench.load import CONNECTIONS, IN_FLIGHT, Load, connected, drive, exactly
 from bench.shop import GET_STOCK, WATCH_STOCK, framed, stock, watched
-from bench.wire import Connection, Request
+from bench.wire import Connection, Request, encode
 from credmesh.samples.inventory.v1 import inventory_pb2
 
 __all__ = ["LONG_STREAM", "SHORT_STREAM", "UNARY", "Caller", "Sample", "Served", "Work"]
@@ -78,7 +78,6 @@ class Caller:
         self._work = work
         self._check = exactly(work.expected)
         self._seconds = seconds
-        self._connections = [Connection(served.port, ca_file=served.ca_file) for _ in range(CONNECTIONS)]
         self._make = tokens if callable(tokens) else None
         self._in_turn: Iterator[Request] = iter(())
         self._per_second = 1000.0
@@ -96,34 +95,33 @@ class Caller:
             return self._round(seconds=self._seconds)
         # Signed before the clock runs; a few more than the last round had time for.
         calls = max(10, int(self._per_second * self._seconds))
-        self._in_turn = self._fresh(calls)
+        self._in_turn = self._fresh(calls + CONNECTIONS)
         sample = self._round(calls=calls)
         self._per_second = sample.per_second
         return sample
 
-    def close(self) -> None:
-        """Closes the connections."""
-        for connection in self._connections:
-            connection.close()
-
     def _round(self, *, seconds: float = 0.0, calls: int = 0) -> Sample:
-        work, before = self._work, self._served.cpu_seconds()
-        load = drive(
-            self._connections,
-            self._in_turn.__next__,
-            self._check,
-            seconds=seconds,
-            calls=calls,
-            in_flight=work.in_flight,
-        )
-        cpu = self._served.cpu_seconds() - before
+        work, served = self._work, self._served
+        with connected(served.port, ca_file=served.ca_file) as connections:
+            # What connecting costs is not what a call costs.
+            self._drive(connections, calls=len(connections))
+            before = served.cpu_seconds()
+            load = self._drive(connections, seconds=seconds, calls=calls)
+            cpu = served.cpu_seconds() - before
         return Sample(load.per_second * work.messages, cpu / (load.calls * work.messages) * 1e6)
 
     def _warm_up(self, calls: int) -> None:
-        drive(self._connections, self._in_turn.__next__, self._check, calls=calls)
+        with connected(self._served.port, ca_file=self._served.ca_file) as connections:
+            self._drive(connections, calls=calls)
+
+    def _drive(self, connections: Sequence[Connection], *, seconds: float = 0.0, calls: int = 0) -> Load:
+        take, in_flight = self._in_turn.__next__, self._work.in_flight
+        return drive(connections, take, self._check, seconds=seconds, calls=calls, in_flight=in_flight)
 
     def _encode(self, token: str) -> Request:
-        return self._connections[0].request(self._work.path, self._work.message, token=token)
+        return encode(
+            self._served.port, self._work.path, self._work.message, token=token, tls=self._served.ca_file is not None
+        )
 
     def _fresh(self, count: int) -> Iterator[Request]:
         assert self._make is not None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from bench.wire import Answer, CallFailed, Connection, Request
 
-__all__ = ["CONNECTIONS", "IN_FLIGHT", "Check", "Load", "drive", "exactly", "message"]
+__all__ = ["CONNECTIONS", "IN_FLIGHT", "Check", "Load", "connected", "drive", "exactly", "message"]
 
 M = TypeVar("M", bound=Message)
 
@@ -38,6 +40,13 @@ class Load:
 
 
 Check = Callable[[Answer], None]
+
+
+@contextmanager
+def connected(port: int, *, ca_file: Path | None = None, count: int = CONNECTIONS) -> Iterator[list[Connection]]:
+    """Connections for one round. None is kept: a server ends those that are silent while others have their turn."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Connection(port, ca_file=ca_file)) for _ in range(count)]
 
 
 def exactly(expected: bytes) -> Check:

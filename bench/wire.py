@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import hpack
 
-__all__ = ["Answer", "CallFailed", "Connection", "Ended", "Request"]
+__all__ = ["Answer", "CallFailed", "Connection", "Ended", "Request", "encode"]
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADER: Final = struct.Struct(">IBI")  # length and type share the first word: see _frame
@@ -69,13 +69,11 @@ class Connection:
         raw = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket: socket.socket = raw
-        self._scheme = b"\x86"  # static table: ":scheme: http"
         if ca_file is not None:
             context = ssl.create_default_context(cafile=str(ca_file))
             context.set_alpn_protocols(["h2"])
             self._socket = context.wrap_socket(raw, server_hostname="localhost")
-            self._scheme = b"\x87"
-        self._authority = f"localhost:{port}".encode()
+        self._port, self._tls = port, ca_file is not None
         self._next_stream = 1
         self._out = bytearray()
         self._rest = b""
@@ -90,13 +88,8 @@ class Connection:
         )
 
     def request(self, path: str, message: bytes, *, token: str | None) -> Request:
-        """Encodes a call of `/package.Service/Method`: once, for any number of calls on all connections to here."""
-        block = b"\x83" + self._scheme + b"\x04" + _string(path.encode()) + b"\x01" + _string(self._authority)
-        block += _literal(b"te", b"trailers") + _literal(b"content-type", b"application/grpc")
-        block += _literal(b"user-agent", b"credmesh-bench")
-        if token is not None:
-            block += _literal(b"authorization", b"Bearer " + token.encode())
-        return Request(block, struct.pack(">BI", 0, len(message)) + message)
+        """As `encode`, for this connection and all others to the same port."""
+        return encode(self._port, path, message, token=token, tls=self._tls)
 
     def start(self, request: Request) -> int:
         """Queues a request; `flush` or `pump` sends it. Returns its stream."""
@@ -193,6 +186,18 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def encode(port: int, path: str, message: bytes, *, token: str | None, tls: bool = False) -> Request:
+    """Encodes a call of `/package.Service/Method`: once, for any number of calls on any connection to that port."""
+    # Of the static table: ":method: POST" and ":scheme: http" or "https"; by their names, ":path" and ":authority".
+    block = b"\x83" + (b"\x87" if tls else b"\x86") + b"\x04" + _string(path.encode())
+    block += b"\x01" + _string(f"localhost:{port}".encode())
+    block += _literal(b"te", b"trailers") + _literal(b"content-type", b"application/grpc")
+    block += _literal(b"user-agent", b"credmesh-bench")
+    if token is not None:
+        block += _literal(b"authorization", b"Bearer " + token.encode())
+    return Request(block, struct.pack(">BI", 0, len(message)) + message)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

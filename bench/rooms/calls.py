@@ -99,7 +99,6 @@ def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
 
         def add(name: str, served: Served, tokens: Sequence[str] | Callable[[], str]) -> None:
             caller = Caller(served, tokens, seconds=scale.seconds)
-            stack.callback(caller.close)
             variants[name] = caller.measure
             tick()
 
@@ -137,7 +136,6 @@ def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work)
         for guard in ("credmesh", "none"):
             server = stack.enter_context(Server(ServerKind(aio=aio, guard=guard, tls=tls), run.world))
             caller = Caller(server, [run.world.tokens.make()], work=work, seconds=run.scale.seconds)
-            stack.callback(caller.close)
             variants[guard] = caller.measure
         tick = run.begin(f"{what}, {_name(aio)} server", 2 * run.scale.rounds)
         samples = interleave(variants, run.scale.rounds, tick=tick)

@@ -8,17 +8,18 @@ from contextlib import ExitStack
 from typing import Final
 
 from bench.calling import UNARY
-from bench.load import drive, exactly
+from bench.load import connected, drive, exactly
 from bench.machine import LOAD_CORES
 from bench.method import Row, alone, compare, interleave, percentile
 from bench.run import Run
-from bench.wire import Connection
+from bench.wire import encode
 from bench.world import Child, Server, ServerKind
 
 __all__ = ["hostile"]
 
 _HONEST: Final = 4
 """Honest calls under way at any time."""
+_WARM_CALLS: Final = 50
 
 
 def hostile(run: Run) -> list[Row]:
@@ -59,11 +60,9 @@ def _honest(
     stack: ExitStack, run: Run, server: Server, garbage: str | None, refused: list[float]
 ) -> Callable[[], float]:
     """A round of honest calls with a warm token, attacked or not; the 99th percentile of their latency, in ms."""
-    connection = stack.enter_context(Connection(server.port))
     token = run.world.tokens.make()
-    request = connection.request(UNARY.path, UNARY.message, token=token)
-    turn, check = itertools.repeat(request), exactly(UNARY.expected)
-    drive([connection], turn.__next__, check, calls=100)
+    turn = itertools.repeat(encode(server.port, UNARY.path, UNARY.message, token=token))
+    check = exactly(UNARY.expected)
     attacker: Child | None = None
     if garbage is not None:
         settings = {"port": server.port, "garbage": garbage, "token": token}
@@ -72,9 +71,11 @@ def _honest(
         stack.callback(attacker.stop)
 
     def measure() -> float:
-        if attacker is not None:
-            attacker.tell({"seconds": run.scale.seconds})
-        load = drive([connection], turn.__next__, check, seconds=run.scale.seconds, in_flight=_HONEST, timed=True)
+        with connected(server.port, count=1) as connections:
+            drive(connections, turn.__next__, check, calls=_WARM_CALLS)
+            if attacker is not None:
+                attacker.tell({"seconds": run.scale.seconds})
+            load = drive(connections, turn.__next__, check, seconds=run.scale.seconds, in_flight=_HONEST, timed=True)
         if attacker is not None:
             said = attacker.hear()
             refused.append(float(str(said["calls"])) / float(str(said["seconds"])))
