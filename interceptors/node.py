@@ -102,6 +102,7 @@ class MeshNode:
             record,
             lease_ttl=settings.node_lease,
             on_registered=self._mirror.start,
+            on_behind=self._mirror.reconnect,
         )
         self.bundle.past.listeners.append(self._on_lost)
 

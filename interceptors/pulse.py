@@ -48,7 +48,8 @@ class Applied:
 class Pulse:
     """The thread that keeps a node registered and proves how fresh its bundle is.
 
-    on_registered is called in that thread after the first registration.
+    on_registered is called in that thread after the first registration, on_behind when reads have known of something
+    for a while that the watch has not brought.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Pulse:
         *,
         lease_ttl: int,
         on_registered: Callable[[], None],
+        on_behind: Callable[[], None],
     ) -> None:
         self._client = client
         self._layout = layout
@@ -67,6 +69,8 @@ class Pulse:
         self._record = record
         self._lease_ttl = lease_ttl
         self._on_registered: Callable[[], None] | None = on_registered
+        self._on_behind = on_behind
+        self._awaited = 0
         self._barriers: queue.SimpleQueue[Applied | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
         self._stopping = False
@@ -225,12 +229,23 @@ class Pulse:
         if self._bundle.meet(found, since) is Continuity.UNBROKEN:
             past.settle(doubted, found.revision)
             beacon = found.values.get(self._layout.beacon)
-            self._bundle.prove(0 if beacon is None else beacon.mod_revision, sent_at, era)
+            revision = 0 if beacon is None else beacon.mod_revision
+            self._bundle.prove(revision, sent_at, era)
+            self._look_after_watch(revision)
         self._in_touch_at = sent_at
         record = found.values.get(record_key)
         if record is None or record.mod_revision != self._registered_at:
             _log.warning("this node's record is not in etcd as it was written; it registers anew")
             self._register()
+
+    def _look_after_watch(self, revision: int) -> None:
+        """Has the watch taken up anew if it does not bring what was read: it may hang on a connection that is dead."""
+        awaited, self._awaited = self._awaited, revision
+        if self._bundle.revision < awaited:
+            _log.warning(
+                "the watch has not brought revision %d, which was read a while ago; taking up another", awaited
+            )
+            self._on_behind()
 
     def _acknowledge(self, applied: Applied) -> None:
         lease = self._lease

@@ -98,13 +98,13 @@ class Mirror:
         return self._ready.wait(timeout)
 
     def reconnect(self) -> None:
-        """Gives up the watch and takes up another where this one stopped.
+        """Gives up the watch and takes up another where this one stopped, at another endpoint if there is one.
 
         For who learns by other means that there is more than the watch has brought. Harmless at any time.
         """
         watch = self._watch
         if watch is not None:
-            watch.close()
+            watch.abandon()
 
     @property
     def connected(self) -> bool:

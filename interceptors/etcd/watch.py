@@ -39,7 +39,7 @@ class Event:
 class Watch:
     """A confirmed watch. `next_events()` waits for events; `close()`, from any thread, ends the waiting.
 
-    `failed` is called once if the endpoint let the watch down, not if it was closed from this side.
+    `failed` is called if the endpoint let the watch down, not if it was closed from this side.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class Watch:
         self._closed = True
         self._call.cancel()
         self._requests.put(None)
+
+    def abandon(self) -> None:
+        """Ends the watch since its endpoint does not do well, though it may seem to."""
+        self._failed()
+        self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +15,7 @@ from interceptors.clock import ticks
 from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put
 from interceptors.etcd.layout import Layout, subject_scope
 from localmesh.etcd import EtcdProcess
+from tests.etcd.proxy import Proxy
 from tests.probe.clients import bearer, make_client
 from tests.probe.issuer import ISSUER, Issuer
 from tests.probe.servers import ProbeServer
@@ -248,3 +250,18 @@ def test_inventing_kids_does_not_make_a_node_hammer_etcd(etcd_settings: EtcdSett
         assert len(asked) <= 11 + 5 * (time.monotonic() - begin)
         # Good callers are served all the same.
         assert node.verify(issuer.token()).subject == "alice"
+
+
+def test_a_watch_that_hangs_is_given_up_for_another_although_its_connection_looks_well(
+    own_etcd: EtcdProcess, own_settings: EtcdSettings, own_issuer: Issuer
+) -> None:
+    """Reads go another way and succeed. gRPC's keepalives take four seconds or more to find out about the watch."""
+    with Proxy(own_etcd.endpoint) as proxy:
+        node = MeshNode(settings(own_settings))
+        node._mirror._client.close()
+        node._mirror._client = EtcdClient(replace(own_settings, endpoints=(proxy.endpoint, own_etcd.endpoint)))
+        with node:
+            wait_until(lambda: node.connected)
+            proxy.answers.clear()
+            revision = own_issuer.revoke(subject_scope("alice"))
+            wait_until(lambda: node.bundle.revision >= revision, timeout=3.7)
