@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class TwoGenerationCache(Generic[V]):
-    """Keeps at least the `size // 2` most recently used entries and at most `size`.
+    """Keeps at least the `size` most recently used entries and at most twice as many.
 
     A hit in the young generation writes nothing; a hit in the old one moves the entry up. When the young one is full it
     becomes the old one, and what was not used for a whole generation is gone. This is LRU to within a generation, at
@@ -18,7 +18,7 @@ class TwoGenerationCache(Generic[V]):
     """
 
     def __init__(self, size: int) -> None:
-        self._half = size // 2
+        self._size = size
         self._young: dict[str, V] = {}
         self._old: dict[str, V] = {}
 
@@ -36,9 +36,9 @@ class TwoGenerationCache(Generic[V]):
 
     def put(self, key: str, value: V) -> None:
         """Adds or replaces an entry."""
-        if self._half == 0:
+        if self._size == 0:
             return
-        if len(self._young) >= self._half:
+        if len(self._young) >= self._size and key not in self._young:
             self._old = self._young
             self._young = {}
         self._young[key] = value
