@@ -23,7 +23,7 @@ class Epochs:
     __slots__ = ("_buckets", "_count")
 
     def __init__(self, revisions: Iterable[tuple[str, int]] = ()) -> None:
-        self._buckets = ["\n"] * _BUCKETS  # "\n", then for each of its scopes "scope\trevision\n"
+        self._buckets: dict[int, str] = {}  # "\n", then for each of its scopes "scope\trevision\n"
         self._count = 0
         for scope, revision in revisions:
             self.put(scope, revision)
@@ -32,7 +32,7 @@ class Epochs:
         return self._count
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for bucket in self._buckets:
+        for bucket in list(self._buckets.values()):
             for line in bucket.split("\n")[1:-1]:
                 scope, _, revision = line.partition("\t")
                 yield scope, int(revision)
@@ -51,8 +51,8 @@ class Epochs:
         """The first of these scopes that was revoked after `epoch`, or None: the one rule of revocation."""
         buckets = self._buckets
         for scope in scopes:
-            bucket = buckets[hash(scope) % _BUCKETS]
-            if len(bucket) > 1:
+            bucket = buckets.get(hash(scope) % _BUCKETS)
+            if bucket is not None:
                 found = bucket.find(f"\n{scope}\t")
                 if found >= 0 and int(bucket[found + len(scope) + 2 : bucket.index("\n", found + 1)]) > epoch:
                     return scope
@@ -61,8 +61,12 @@ class Epochs:
     def _replace(self, scope: str, line: str) -> None:
         """Puts this line where the scope's was, or at the end; an empty one takes the scope away."""
         at = hash(scope) % _BUCKETS
-        bucket = self._buckets[at]
+        bucket = self._buckets.get(at, "\n")
         begin = bucket.find(f"\n{scope}\t") + 1
         end = bucket.index("\n", begin) + 1 if begin else len(bucket)
         self._count += bool(line) - bool(begin)
-        self._buckets[at] = bucket[: begin or end] + line + bucket[end:]
+        bucket = bucket[: begin or end] + line + bucket[end:]
+        if len(bucket) > 1:
+            self._buckets[at] = bucket
+        else:
+            self._buckets.pop(at, None)
