@@ -46,7 +46,7 @@ def main() -> None:
 
 def _verified(count: int) -> object:
     tokens = Tokens()
-    verifier = verifier_of(known_keys(tokens), cached=2 * count)
+    verifier = verifier_of(known_keys(tokens), cached=count)
     for _ in range(count):
         flow = verifier.flow(RULE, tokens.make(), time.time())
         try:

@@ -43,8 +43,7 @@ def main() -> None:
 
 def _node(settings: dict[str, Any]) -> MeshNode:
     etcd = EtcdSettings(endpoints=(settings["etcd"],), prefix=settings["prefix"])
-    cached = {} if settings["cached"] is None else {"cached_credentials": settings["cached"]}
-    node = MeshNode(MeshSettings(etcd=etcd, service="inventory", issuer=settings["issuer"], **cached))
+    node = MeshNode(MeshSettings(etcd=etcd, service="inventory", issuer=settings["issuer"]))
     node.start(timeout=30)
     return node
 

@@ -45,14 +45,12 @@ class ServerKind:
     guard    who decides on calls: "none", "credmesh", "handwritten" (PyJWT) or "introspection"
     tls      whether it serves TLS
     threads  of a grpc.server: how many calls it serves at once
-    cached   how many verified credentials credmesh may keep; None for its default
     """
 
     aio: bool
     guard: str = "none"
     tls: bool = False
     threads: int = 32
-    cached: int | None = None
 
     @property
     def name(self) -> str:

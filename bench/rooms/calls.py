@@ -94,8 +94,8 @@ def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
     variants: dict[str, Measure] = {}
     with ExitStack() as stack:
 
-        def serve(guard: str, *, cached: int | None = None) -> Server:
-            return stack.enter_context(Server(ServerKind(aio=aio, guard=guard, cached=cached), world))
+        def serve(guard: str) -> Server:
+            return stack.enter_context(Server(ServerKind(aio=aio, guard=guard), world))
 
         def add(name: str, served: Served, tokens: Sequence[str] | Callable[[], str]) -> None:
             caller = Caller(served, tokens, seconds=scale.seconds)
@@ -106,10 +106,9 @@ def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
         limit = serve("none")
         add(_LIMIT, limit, one)
         add(_WARM, serve("credmesh"), one)
-        # Twice as large as what takes turns: the half that is certain to be kept holds all of it.
         add(
             _many(scale.tokens),
-            serve("credmesh", cached=2 * scale.tokens),
+            serve("credmesh"),
             [world.tokens.make() for _ in range(scale.tokens)],
         )
         add(_COLD, serve("credmesh"), world.tokens.make)

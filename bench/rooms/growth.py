@@ -51,7 +51,7 @@ def _verifying(run: Run) -> list[Row]:
     def among(count: int) -> Callable[[], float]:
         bundle = known_keys(tokens)
         bundle.epochs = Epochs((_new_scope(), 1) for _ in range(count))
-        verifier = verifier_of(bundle, cached=4 * _TOKENS)
+        verifier = verifier_of(bundle, cached=2 * _TOKENS)
 
         def measure() -> float:
             calls = [metadata_of(tokens.make()) for _ in range(_TOKENS)]

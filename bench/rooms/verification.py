@@ -38,7 +38,7 @@ def verification(run: Run) -> list[Row]:
 def _rows(algorithm: str, rounds: int, tick: Callable[[], None]) -> list[Row]:
     tokens = Tokens(algorithm=algorithm)
     # Its cache is full after the first rounds, as a node's is after its first minutes: what comes in, something leaves.
-    verifier = verifier_of(known_keys(tokens), cached=4 * _TOKENS)
+    verifier = verifier_of(known_keys(tokens), cached=2 * _TOKENS)
     warm = metadata_of(tokens.make())
     verify_new(verifier, RULE, warm)
 
