@@ -3,6 +3,7 @@
     InvalidField     INVALID_ARGUMENT, with a google.rpc.BadRequest that names the field
     ApiError         the status that it carries
     EtcdUnavailable  UNAVAILABLE: retry; a change may or may not have been made
+    EtcdFull         UNAVAILABLE: etcd has reached its quota; nothing was changed
     EtcdRefused      INTERNAL: etcd answered, and this replica may not do what it must; nothing was changed
     Refusal          left to the credential interceptor, which sends the reason
     anything else    left to it too: it is logged there, and the caller learns nothing of it
@@ -24,7 +25,7 @@ from prometheus_client import Counter
 
 from authsvc.validate import InvalidField
 from interceptors.errors import CredmeshError, Refusal
-from interceptors.etcd.client import EtcdRefused, EtcdUnavailable
+from interceptors.etcd.client import EtcdFull, EtcdRefused, EtcdUnavailable
 
 __all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
 
@@ -34,6 +35,8 @@ _log: Final = logging.getLogger("credmesh.auth")
 _calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))
 
 _ETCD_AWAY: Final = "etcd does not answer, so the auth service cannot either; retry. A change may or may not be made"
+
+_ETCD_FULL: Final = "etcd is full and takes no changes; nothing was changed. Make room: docs/operations.md, A full etcd"
 
 _ETCD_REFUSES: Final = "etcd refuses what the auth service asks of it; nothing was changed, and its log says why"
 
@@ -129,6 +132,9 @@ def _statuses(method: str, context: grpc.ServicerContext) -> Iterator[None]:
         _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
     except ApiError as error:
         _abort(method, context, error.status, str(error))
+    except EtcdFull as error:
+        _log.error("%s: %s", method, error)
+        _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_FULL)
     except EtcdRefused as error:
         _log.error("%s: %s", method, error)
         _abort(method, context, grpc.StatusCode.INTERNAL, _ETCD_REFUSES)

@@ -20,6 +20,7 @@ from interceptors.etcd.channels import METADATA, Endpoint, certificates_stamp, o
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.etcd.errors import (
     Compacted,
+    EtcdFull,
     EtcdRefused,
     EtcdUnavailable,
     LeaseNotFound,
@@ -48,6 +49,7 @@ __all__ = [
     "CreatedAt",
     "Delete",
     "EtcdClient",
+    "EtcdFull",
     "EtcdRefused",
     "EtcdUnavailable",
     "KeyValue",

@@ -4,6 +4,7 @@ CredmeshError
  └─ EtcdUnavailable          nobody answered in time, or there is no quorum
      └─ EtcdRefused          etcd answered and refuses this request; asking again changes nothing
          ├─ Compacted        the revision asked for is compacted away, or is one that this etcd has not reached
+         ├─ EtcdFull         etcd has reached its quota, and takes nothing more before somebody makes room
          └─ LeaseNotFound    the lease is gone
 """
 
@@ -15,7 +16,16 @@ import grpc
 
 from interceptors.errors import CredmeshError
 
-__all__ = ["Compacted", "EtcdRefused", "EtcdUnavailable", "LeaseNotFound", "never_sent", "refusal", "text_of"]
+__all__ = [
+    "Compacted",
+    "EtcdFull",
+    "EtcdRefused",
+    "EtcdUnavailable",
+    "LeaseNotFound",
+    "never_sent",
+    "refusal",
+    "text_of",
+]
 
 _Code: Final = grpc.StatusCode
 
@@ -55,6 +65,10 @@ class Compacted(EtcdRefused):
     """The revision is compacted away, or lies in this etcd's future."""
 
 
+class EtcdFull(EtcdRefused):
+    """etcd's database has reached its quota: it refuses writes (before 3.5.3, transactions that only read, too)."""
+
+
 class LeaseNotFound(EtcdRefused):
     """The lease is gone: it ran out, was revoked, or never was."""
 
@@ -62,6 +76,8 @@ class LeaseNotFound(EtcdRefused):
 def refusal(error: grpc.RpcError) -> EtcdRefused | None:
     """The answer as an exception if etcd understood the request and refuses it; None if trying again may help."""
     code = error.code()
+    if code is _Code.RESOURCE_EXHAUSTED and "space exceeded" in text_of(error):
+        return EtcdFull(f"etcd is full: {text_of(error)}; compact and defragment it, then disarm its alarm")
     if code not in _REFUSALS:
         return None
     text = f"etcd refuses: {text_of(error)}"
