@@ -88,6 +88,10 @@ kick: $(LOCAL) ## end one session: make kick SESSION=… [WAIT=1]
 nodes: $(LOCAL) ## the nodes that verify credentials, how fresh each is, asked just now
 	@$(CREDMESH) nodes --probe
 
+.PHONY: history
+history: $(LOCAL) ## whether etcd was ever restored from a backup, and what was done about it
+	@$(CREDMESH) history
+
 ## Working on it
 
 .PHONY: test
