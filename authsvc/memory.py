@@ -36,7 +36,12 @@ class Memory:
         self._prefix = prefix
         self._failing = False
         self.sight = NOTHING
-        if path is not None:
+        if path is None:
+            _log.warning(
+                "CREDMESH_MEMORY_FILE is not set: a backup of etcd that is restored while everything is stopped may go "
+                "unnoticed"
+            )
+        else:
             self.sight = self._load(path)
             try:
                 self._save(path)

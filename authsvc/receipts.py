@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
@@ -27,6 +28,7 @@ from authsvc.revocation import SharedLeases
 from authsvc.times import duration, stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import receipt_pb2
+from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put
 from interceptors.etcd.layout import Layout
 from interceptors.settings import LONGEST_FRESHNESS
@@ -94,6 +96,7 @@ class Receipts:
     """Waits for nodes, and writes down what they say. Thread-safe; every replica may do it.
 
     longest_freshness  seconds: the mesh's CREDMESH_LONGEST_FRESHNESS. A registered node that says more counts for more
+    at_once            so many may be waited for: each holds a thread, and one silent node makes all of them wait
     clock              seconds since 1970, for people to read
     """
 
@@ -104,6 +107,7 @@ class Receipts:
         board: Board,
         *,
         longest_freshness: float,
+        at_once: int = 48,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
@@ -111,6 +115,7 @@ class Receipts:
         self._board = board
         self._longest_freshness = longest_freshness
         self._clock = clock
+        self._slots = threading.BoundedSemaphore(at_once)
         # Should this replica die, its barriers go by themselves.
         self._leases = SharedLeases(etcd, layout, strict_after(longest_freshness) + _AFTERWARDS, clock=clock)
 
@@ -121,8 +126,18 @@ class Receipts:
 
         Returns when every registered node has acknowledged, at the strict bound, or after `patience` seconds, whichever
         comes first, and whatever becomes of etcd meanwhile. What `commit` raises is passed on, and EtcdUnavailable.
+        Refusal RATE_LIMITED, and nothing is committed, if too many are waited for already.
+
         context: nobody waits any more when this call is over.
         """
+        if not self._slots.acquire(blocking=False):
+            raise Refusal(Reason.RATE_LIMITED, "too many receipts are waited for already; nothing was revoked by this")
+        try:
+            return self._confirm(commit, patience, context)
+        finally:
+            self._slots.release()
+
+    def _confirm(self, commit: Commit, patience: float, context: grpc.ServicerContext | None) -> receipt_pb2.Receipt:
         barrier_id = f"receipt-{secrets.token_hex(8)}"
         with self._board.waiting(barrier_id) as waiting:
             if context is not None and not context.add_callback(waiting.cancel):

@@ -30,7 +30,7 @@ __all__ = ["Applied", "Pulse"]
 _log: Final = logging.getLogger("credmesh.node")
 
 _PROOF_EVERY: Final = 1.0
-_OUT_OF_TOUCH: Final = 1.5
+_OUT_OF_TOUCH: Final = 2.5
 """Seconds between two proofs in which etcd could have been restored from a backup that was made after the first."""
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 5.0
