@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
@@ -34,45 +36,73 @@ def significant(code: str) -> int:
     return len([line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "import "))])
 
 
-@pytest.fixture
-def served(mesh: RunningMesh, tmp_path: Path) -> Iterator[str]:
-    """The README's server, with settings as a platform would give it; its address."""
+def server(mesh: RunningMesh, folder: Path, **changes: str) -> Process:
+    """The README's server as it is printed, with settings as a platform would give it. It is not started."""
     profile = mesh.profile
-    script = tmp_path / "inventory.py"
-    script.write_text(
-        "from interceptors.serving import configure_logging\nconfigure_logging('mine')\n" + block("server")
-    )
-    process = Process(
+    script = folder / "inventory.py"
+    script.write_text(block("server"))
+    settings = {
+        "ETCD_ENDPOINTS": profile["etcd"],
+        "CREDMESH_ETCD_PREFIX": profile["etcd_prefix"],
+        "CREDMESH_ISSUER": profile["issuer"],
+        "CREDMESH_SERVICE": "inventory",
+        "CREDMESH_LISTEN": "127.0.0.1:0",
+        "CREDMESH_TLS_CERT_FILE": str(mesh.folder / "tls" / "server.pem"),
+        "CREDMESH_TLS_KEY_FILE": str(mesh.folder / "tls" / "server.key"),
+    }
+    return Process(
         [sys.executable, str(script)],
-        environment=environment(
-            ETCD_ENDPOINTS=profile["etcd"],
-            CREDMESH_ETCD_PREFIX=profile["etcd_prefix"],
-            CREDMESH_ISSUER=profile["issuer"],
-            CREDMESH_SERVICE="inventory",
-            CREDMESH_LISTEN="127.0.0.1:0",
-            CREDMESH_TLS_CERT_FILE=str(mesh.folder / "tls" / "server.pem"),
-            CREDMESH_TLS_KEY_FILE=str(mesh.folder / "tls" / "server.key"),
-        ),
-        log_file=tmp_path / "inventory.log",
+        environment=environment(**settings | changes),
+        log_file=folder / "inventory.log",
     )
+
+
+def lines(process: Process) -> list[dict[str, Any]]:
+    """The log of a process, every line of which has to be JSON."""
+    whole = process.log_file.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def test_the_server_in_ten_lines_runs_and_knows_its_caller(mesh: RunningMesh, tmp_path: Path) -> None:
+    assert significant(block("server")) <= 13
+    process = server(mesh, tmp_path)
     process.start()
     try:
-        listens = re.compile(r'"port": (\d+)')
-        ports = wait_until(lambda: listens.findall(process.log_file.read_text()), 30, "the README's server listens")
-        yield f"127.0.0.1:{ports[0]}"
+        ports = wait_until(lambda: [one["port"] for one in lines(process) if "port" in one], 30, "it listens")
+        metadata = (("authorization", f"Bearer {mesh.sign_in('alice').access_token}"),)
+        request = inventory_pb2.GetStockRequest(sku="tea")
+        with mesh.channel(f"127.0.0.1:{ports[0]}") as channel:
+            stub = inventory_pb2_grpc.InventoryServiceStub(channel)
+            answer = stub.GetStock(request, metadata=metadata, timeout=20)
+            with pytest.raises(grpc.RpcError):
+                stub.GetStock(request, timeout=20)
     finally:
         process.terminate()
         assert process.wait(20)
     assert process.exit_code == 0, process.log_file.read_text()
-
-
-def test_the_server_in_ten_lines_runs_and_knows_its_caller(mesh: RunningMesh, served: str) -> None:
-    assert significant(block("server")) <= 13
-    metadata = (("authorization", f"Bearer {mesh.sign_in('alice').access_token}"),)
-    with mesh.channel(served) as channel:
-        stub = inventory_pb2_grpc.InventoryServiceStub(channel)
-        answer = stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=metadata, timeout=20)
     assert (answer.left, answer.seen.subject) == (7, "alice")
+    (audited,) = [one for one in lines(process) if one["logger"] == "credmesh.audit"]
+    assert (audited["service"], audited["reason"]) == ("inventory", "CREDENTIAL_MISSING")
+
+
+@pytest.mark.parametrize(
+    ("variable", "example"),
+    [
+        ("ETCD_ENDPOINTS", "ETCD_ENDPOINTS=10.0.0.1:2379,10.0.0.2:2379"),
+        ("CREDMESH_ISSUER", "CREDMESH_ISSUER=https://auth.example.com"),
+        ("CREDMESH_LISTEN", "CREDMESH_LISTEN=0.0.0.0:8443"),
+    ],
+)
+def test_a_variable_that_the_server_lacks_is_one_line_with_an_example(
+    mesh: RunningMesh, tmp_path: Path, variable: str, example: str
+) -> None:
+    process = server(mesh, tmp_path, **{variable: ""})
+    process.start()
+    assert process.wait(30)
+    assert process.exit_code == 2
+    # The node logs that it starts before the server's settings are read.
+    (said,) = [line for line in process.log_file.read_text().splitlines() if not line.startswith("{")]
+    assert said == f"inventory: {variable} is not set; for example: {example}"
 
 
 def test_the_client_in_ten_lines_runs(mesh: RunningMesh) -> None:
