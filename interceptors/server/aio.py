@@ -16,7 +16,7 @@ from interceptors.calls import OpenCall
 from interceptors.errors import Refusal
 from interceptors.node import MeshNode
 from interceptors.server.aio_ending import RunningHandler, ThreadedHandler
-from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected
+from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.handlers import behaviour_of, like
 from interceptors.verify import Verified
 
@@ -237,7 +237,7 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedH
 def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(request: Any, context: Any) -> None:
         del request
-        node.refusals.refused(method, context.peer(), refusal)
+        refused_unruled(node, method, context.peer(), refusal)
         await context.abort(refusal.status, refusal.message, refusal.trailing_metadata())
 
     # Every kind can be refused by this one: the request is not even parsed.

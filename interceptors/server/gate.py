@@ -18,7 +18,7 @@ from interceptors.node import MeshNode
 from interceptors.policy import MethodRule
 from interceptors.verify import Verified
 
-__all__ = ["HIDDEN", "Gate", "WrappedHandlers", "log_unexpected"]
+__all__ = ["HIDDEN", "OTHERS", "Gate", "WrappedHandlers", "log_unexpected", "refused_unruled"]
 
 H = TypeVar("H")
 
@@ -27,6 +27,9 @@ _MOST_METHODS: Final = 10_000
 
 HIDDEN: Final = "internal error"
 """What a caller is told of an exception that the handler did not mean for it."""
+
+OTHERS: Final = "others"
+"""Where refusals are counted once there are too many methods to count each."""
 
 
 class Gate:
@@ -50,7 +53,7 @@ class Gate:
         def end_and_tell(refusal: Refusal) -> None:
             self.counts.end(refusal.reason.name)
             end(refusal)
-            self.node.refusals.refused(self.method, peer, refusal, subject=verified.caller.subject)
+            self.node.refusals.ended(self.method, peer, refusal, subject=verified.caller.subject)
 
         call = OpenCall(
             self.method,
@@ -100,6 +103,14 @@ class WrappedHandlers(Generic[H]):
         if len(self._known) < _MOST_METHODS:
             self._known[method] = (handler, wrapped)
         return wrapped
+
+
+def refused_unruled(node: MeshNode, method: str, peer: str, refusal: Refusal) -> None:
+    """Counts the refusal of a method without a valid rule, and writes its audit line."""
+    # A server that answers to any name lets its callers choose the names.
+    counted = method if method in node.counts or len(node.counts) < _MOST_METHODS else OTHERS
+    node.counts_of(counted).refuse(refusal.reason.name)
+    node.refusals.refused(method, peer, refusal)
 
 
 def log_unexpected(method: str, error: BaseException) -> None:

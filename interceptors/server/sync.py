@@ -12,7 +12,7 @@ from interceptors.caller import set_caller
 from interceptors.errors import Refusal
 from interceptors.node import MeshNode
 from interceptors.server.ending import end_call
-from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected
+from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.handlers import behaviour_of, like
 from interceptors.verify import Verified
 
@@ -145,7 +145,7 @@ _ENDED: Final = frozenset({Exception, grpc.RpcError})
 def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
     def refuse(request: Any, context: grpc.ServicerContext) -> NoReturn:
         del request
-        node.refusals.refused(method, context.peer(), refusal)
+        refused_unruled(node, method, context.peer(), refusal)
         context.set_trailing_metadata(refusal.trailing_metadata())
         context.abort(refusal.status, refusal.message)
 
