@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from interceptors.clock import ticks
 from interceptors.epochs import Epochs
 from interceptors.etcd.client import Snapshot
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, ReadAnew
 from interceptors.history import Continuity, History, Sight, read_history
 from interceptors.keys import RecordError, VerificationKey, read_key
-from interceptors.past import Past
+from interceptors.past import OUT_OF_TOUCH, Past
 from interceptors.tokens import TokenReader
 
 __all__ = ["Changes", "TrustBundle"]
 
 _log: Final = logging.getLogger("credmesh.bundle")
+
+_MOST_UNPROVEN: Final = 8
+"""Proofs that wait for their revisions. They are made once a second, and count for OUT_OF_TOUCH seconds."""
 
 
 @dataclass(slots=True)
@@ -50,14 +55,17 @@ class TrustBundle:
     generation  moves on with every change that a verified credential may not survive
     proven_at   by interceptors.clock: everything committed before this moment is in here; None before the first proof
     past        what was seen of etcd's past; while something of it is missing, nothing of etcd is taken in
+
+    clock       what `prove` is told the time by
     """
 
-    def __init__(self, layout: Layout, issuer: str) -> None:
+    def __init__(self, layout: Layout, issuer: str, *, clock: Callable[[], float] = ticks) -> None:
         self.past = Past()
+        self._clock = clock
         self._layout = layout
         self._issuer = issuer
         self._lock = threading.Lock()  # among writers: the mirror, a key that was asked for, a freshness proof
-        self._unproven: tuple[int, float] | None = None
+        self._unproven: deque[tuple[int, float]] = deque(maxlen=_MOST_UNPROVEN)
         self.keys: Mapping[str, VerificationKey] = {}
         self.epochs = Epochs()
         self.reader = TokenReader(issuer, self.keys)
@@ -110,7 +118,7 @@ class TrustBundle:
             # Proofs rest on an unbroken history.
             if not unbroken:
                 self.proven_at = None
-                self._unproven = None
+                self._unproven.clear()
         return changes
 
     def apply(self, events: Sequence[Event], revision: int) -> Changes:
@@ -158,21 +166,27 @@ class TrustBundle:
         """
         with self._lock:
             if era is None or era == self.past.era:
-                self._unproven = (revision, sent_at)
-                self._settle_proof()
+                self._unproven.append((revision, sent_at))
+                self._settle_proofs()
 
     def _advance(self, revision: int, *, changed: bool = True) -> None:
         self.revision = revision
         self.past.saw(revision)
         if changed:
             self.generation += 1
-        self._settle_proof()
+        self._settle_proofs()
 
-    def _settle_proof(self) -> None:
-        """Counts the proof that was made last, once its revision is applied, and nothing is known to be missing."""
-        if self._unproven is not None and self.revision >= self._unproven[0] and self.past.vouched:
-            self.proven_at = self._unproven[1]
-            self._unproven = None
+    def _settle_proofs(self) -> None:
+        """Counts the proofs whose revision is applied, while nothing is known to be missing.
+
+        But none that had to wait long for that: etcd may have been restored meanwhile, and the revision that was read
+        is another one than that which was applied. The time is read under the lock, while what is applied cannot
+        change.
+        """
+        while self._unproven and self.revision >= self._unproven[0][0] and self.past.vouched:
+            _, sent_at = self._unproven.popleft()
+            if self._clock() - sent_at <= OUT_OF_TOUCH:
+                self.proven_at = sent_at
 
     def _sight(self, snapshot: Snapshot) -> Sight:
         beacon = snapshot.values.get(self._layout.beacon)

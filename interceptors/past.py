@@ -16,9 +16,12 @@ from typing import Final
 
 from interceptors.history import NOTHING, Continuity, History, Sight, further, judge
 
-__all__ = ["Past"]
+__all__ = ["OUT_OF_TOUCH", "Past"]
 
 _log: Final = logging.getLogger("credmesh.node")
+
+OUT_OF_TOUCH: Final = 2.5
+"""Seconds: no etcd is restored in less from a backup that was made before something was revoked in it."""
 
 
 class Past:

@@ -24,14 +24,17 @@ from interceptors.etcd.client import EtcdClient, EtcdRefused, EtcdUnavailable, L
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
 from interceptors.history import Continuity
+from interceptors.past import OUT_OF_TOUCH
 
 __all__ = ["Applied", "Pulse"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
 _PROOF_EVERY: Final = 1.0
-_OUT_OF_TOUCH: Final = 2.5
-"""Seconds between two proofs in which etcd could have been restored from a backup that was made after the first."""
+_PROOF_TIMEOUT: Final = 2.0
+_COMMIT_TIMEOUT: Final = 1.5
+"""Seconds. One member of etcd that hangs must not keep this node from proving itself through the others."""
+_WATCH_MAY_LAG: Final = 1.5
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 5.0
 
@@ -70,7 +73,7 @@ class Pulse:
         self._lease_ttl = lease_ttl
         self._on_registered: Callable[[], None] | None = on_registered
         self._on_behind = on_behind
-        self._awaited = 0
+        self._awaited = (0, 0.0)  # the revision that the watch has to bring, and when it was read
         self._barriers: queue.SimpleQueue[Applied | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
         self._stopping = False
@@ -78,7 +81,7 @@ class Pulse:
         self._registered_at = 0  # the revision that made this node's record
         self._renew_at = 0.0
         self._prove_at = 0.0
-        self._in_touch_at: float | None = None
+        self._in_touch_at = 0.0
         self._away = False
 
     @property
@@ -136,8 +139,7 @@ class Pulse:
         if self._record.broken_history != self._bundle.past.broken_history:
             self._announce()
         if now >= self._prove_at:
-            self._prove()
-            self._prove_at = now + _PROOF_EVERY
+            self._prove_at = now + _PROOF_EVERY if self._prove() else now
         barrier = self._next_barrier(min(self._renew_at, self._prove_at) - time.monotonic())
         if barrier is not None:
             try:
@@ -201,11 +203,13 @@ class Pulse:
         past = self._bundle.past
         self._record.broken_history = past.broken_history
         put = Put(self._layout.node(self._record.node_id), self._record.SerializeToString(), self._lease.id)
-        revision = self._client.commit([], [put])
+        asked_at = ticks()
+        revision = self._client.commit([], [put], timeout=_COMMIT_TIMEOUT)
         if revision is None:
             raise EtcdUnavailable("the node's record could not be written")
         past.want_vouch(revision)
         self._registered_at = revision
+        self._in_touch_at = asked_at
 
     def _renew(self, now: float) -> None:
         if self._lease is not None and self._lease.renew():
@@ -215,36 +219,46 @@ class Pulse:
         self._lease = None  # so that a failure now is not taken for a registration
         self._register()
 
-    def _prove(self) -> None:
-        """Reads linearizably what tells how fresh this node is, and whether something of etcd's past is missing."""
+    def _prove(self) -> bool:
+        """Reads linearizably what tells how fresh this node is, and whether something of etcd's past is missing.
+
+        False if the answer took so long that it proves nothing.
+        """
         past = self._bundle.past
-        sent_at = ticks()
-        if self._in_touch_at is not None and sent_at - self._in_touch_at > _OUT_OF_TOUCH:
+        if ticks() - self._in_touch_at > OUT_OF_TOUCH:
             # What was committed meanwhile may be lost already, without a trace that this node could find.
             self._announce()
         record_key = self._layout.node(self._record.node_id)
         since, era, doubted = past.sight, past.era, past.doubted()
         sent_at = ticks()
-        found = self._client.read(self._layout.beacon, self._layout.history, record_key)
-        if self._bundle.meet(found, since) is Continuity.UNBROKEN:
+        found = self._client.read(self._layout.beacon, self._layout.history, record_key, timeout=_PROOF_TIMEOUT)
+        continuity = self._bundle.meet(found, since)
+        if ticks() - self._in_touch_at > OUT_OF_TOUCH:
+            # It counts when etcd was heard of, and not when it was asked: it may have been restored before it answered.
+            return False
+        if continuity is Continuity.UNBROKEN:
             past.settle(doubted, found.revision)
             beacon = found.values.get(self._layout.beacon)
             revision = 0 if beacon is None else beacon.mod_revision
             self._bundle.prove(revision, sent_at, era)
-            self._look_after_watch(revision)
+            self._look_after_watch(revision, sent_at)
         self._in_touch_at = sent_at
         record = found.values.get(record_key)
         if record is None or record.mod_revision != self._registered_at:
             _log.warning("this node's record is not in etcd as it was written; it registers anew")
             self._register()
+        return True
 
-    def _look_after_watch(self, revision: int) -> None:
+    def _look_after_watch(self, revision: int, sent_at: float) -> None:
         """Has the watch taken up anew if it does not bring what was read: it may hang on a connection that is dead."""
-        awaited, self._awaited = self._awaited, revision
-        if self._bundle.revision < awaited:
+        awaited, since = self._awaited
+        if self._bundle.revision >= awaited:
+            self._awaited = revision, sent_at
+        elif sent_at - since > _WATCH_MAY_LAG:
             _log.warning(
                 "the watch has not brought revision %d, which was read a while ago; taking up another", awaited
             )
+            self._awaited = revision, sent_at
             self._on_behind()
 
     def _acknowledge(self, applied: Applied) -> None:
@@ -260,7 +274,7 @@ class Pulse:
         # nobody waits any more, and nobody would take the acknowledgement away.
         mine = Unchanged(self._layout.node(self._record.node_id), self._registered_at)
         raised = Unchanged(self._layout.barrier(applied.barrier_id), applied.revision)
-        if self._client.commit([mine, raised], [put]) is None:
+        if self._client.commit([mine, raised], [put], timeout=_COMMIT_TIMEOUT) is None:
             self._prove_at = 0.0
 
     def _deregister(self) -> None:

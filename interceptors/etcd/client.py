@@ -141,11 +141,19 @@ class EtcdClient:
         request = _etcdrpc.RangeRequest(key=encode_key(prefix), range_end=prefix_end(prefix), count_only=True)
         return int(self._ask(lambda endpoint: endpoint.kv.Range, request).count)
 
-    def commit(self, conditions: Sequence[Unchanged | CreatedAt], operations: Sequence[Put | Delete]) -> int | None:
+    def commit(
+        self,
+        conditions: Sequence[Unchanged | CreatedAt],
+        operations: Sequence[Put | Delete],
+        *,
+        timeout: float | None = None,
+    ) -> int | None:
         """Carries out all operations in one transaction if all conditions hold, and returns its revision, else None.
 
         After EtcdUnavailable the transaction may or may not have happened; after EtcdRefused it has not. Raises
         LeaseNotFound if a Put's lease is gone. etcd takes up to 128 conditions and 128 operations.
+
+        timeout: seconds; by default that of the settings.
         """
         if not operations:
             # Without an operation etcd does not bring the transaction before a quorum, and the answer may be old.
@@ -154,7 +162,7 @@ class EtcdClient:
             compare=[message for condition in conditions for message in compare(condition)],
             success=[operate(operation) for operation in operations],
         )
-        answer = self._ask(lambda endpoint: endpoint.kv.Txn, request, repeatable=False)
+        answer = self._ask(lambda endpoint: endpoint.kv.Txn, request, repeatable=False, timeout=timeout)
         return int(answer.header.revision) if answer.succeeded else None
 
     def grant(self, ttl: int, lease_id: int = 0) -> int:

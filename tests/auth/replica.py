@@ -49,12 +49,18 @@ class Interrupted(EtcdClient):
         super().__init__(settings)
         self.before_commit: Callable[[], object] | None = None
 
-    def commit(self, conditions: Sequence[Unchanged | CreatedAt], operations: Sequence[Put | Delete]) -> int | None:
+    def commit(
+        self,
+        conditions: Sequence[Unchanged | CreatedAt],
+        operations: Sequence[Put | Delete],
+        *,
+        timeout: float | None = None,
+    ) -> int | None:
         """Lets the other thing happen first."""
         happen, self.before_commit = self.before_commit, None
         if happen is not None:
             happen()
-        return super().commit(conditions, operations)
+        return super().commit(conditions, operations, timeout=timeout)
 
 
 class Replica:

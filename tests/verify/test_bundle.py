@@ -12,6 +12,7 @@ from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout, subject_scope
 from interceptors.etcd.mirror import Event
 from interceptors.keys import read_key
+from interceptors.past import OUT_OF_TOUCH
 from tests.probe.issuer import ISSUER, key_record
 
 LAYOUT = Layout("/credmesh/")
@@ -33,7 +34,7 @@ def value_of(key: str) -> bytes:
 
 
 def bundle() -> TrustBundle:
-    return TrustBundle(LAYOUT, ISSUER)
+    return TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
 
 
 def snapshot_of(values: dict[str, int], revision: int) -> Snapshot:
@@ -102,6 +103,33 @@ def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
     assert one.proven_at == 100.0
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at == 200.0
+
+
+def test_a_proof_whose_revision_comes_late_counts_for_nothing() -> None:
+    """etcd may have been restored from a backup meanwhile: then it is another revision of the same number."""
+    now = 100.0
+    one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
+    one.load(snapshot_of({}, 5))
+    one.prove(7, 100.0)
+    now = 100.0 + OUT_OF_TOUCH + 0.1
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at is None
+    one.prove(7, now)
+    assert one.proven_at == now
+
+
+def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
+    """Each proof waits for its own revision, whatever the next one has read: a steady stream of commits hides none."""
+    now = 100.0
+    one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
+    one.load(snapshot_of({}, 5))
+    one.prove(7, 100.0)
+    one.prove(8, 101.0)
+    now = 102.0
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 9)], 9)
+    assert one.proven_at == 101.0
 
 
 def test_what_was_proven_on_a_lost_history_is_not_proven_any_more() -> None:

@@ -168,7 +168,7 @@ class TestBundle:
     """What a node verifies with while something is missing."""
 
     def test_a_restored_etcd_takes_no_revocation_back_and_proves_nothing(self) -> None:
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(100, FIRST, alice=95))
         bundle.prove(95, 1.0)
         assert bundle.proven_at == 1.0
@@ -181,13 +181,13 @@ class TestBundle:
         assert bundle.revision == 100
 
     def test_barriers_of_a_restored_etcd_are_not_acknowledged(self) -> None:
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(100, FIRST))
         bundle.past.lose("for a test")
         assert not bundle.apply([Event(LAYOUT.barrier("b"), b"", 101)], 101).barriers
 
     def test_the_answer_has_everything_read_anew(self) -> None:
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(100, FIRST, alice=95))
         bundle.load(snapshot(50, FIRST))
         answer = Event(LAYOUT.history, record(SECOND), 60)
@@ -205,13 +205,13 @@ class TestBundle:
 
     def test_who_noticed_nothing_reads_anew_too(self) -> None:
         """Cut off since before the backup, it resumes without a break, and meets another history."""
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(20, FIRST))
         with pytest.raises(ReadAnew):
             bundle.apply([Event(LAYOUT.history, record(SECOND), 60)], 60)
 
     def test_a_proof_waits_for_the_vouch_that_is_wanted(self) -> None:
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.past.want_vouch(30)
         bundle.load(snapshot(40, FIRST))
         bundle.prove(2, 5.0)
@@ -220,7 +220,7 @@ class TestBundle:
         assert bundle.proven_at == 5.0
 
     def test_a_record_that_cannot_be_read_is_left_alone_and_takes_nothing_away(self) -> None:
-        bundle = TrustBundle(LAYOUT, ISSUER)
+        bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(20, FIRST))
         newer = mesh_pb2.History(format=99, history_id="first").SerializeToString()
         bundle.apply([Event(LAYOUT.history, newer, 30)], 30)

@@ -47,7 +47,7 @@ class Overtaken(TrustBundle):
 
 @pytest.fixture
 def bundle() -> Overtaken:
-    bundle = Overtaken(LAYOUT, ISSUER)
+    bundle = Overtaken(LAYOUT, ISSUER, clock=lambda: 0.0)
     record = key_record("k", Ed25519PrivateKey.generate()).SerializeToString()
     bundle.load(Snapshot({LAYOUT.key("k"): KeyValue(record, 2, 2, 0)}, 10))
     return bundle
@@ -75,7 +75,7 @@ def test_a_proof_that_comes_in_between_does_not_vouch_for_epochs_that_were_not_l
 
 def test_how_fresh_a_node_is_counts_where_the_call_is_let_in_not_where_it_came_in() -> None:
     """A flow may wait for a key for seconds, or the process be paused: the proof grows old meanwhile."""
-    bundle = TrustBundle(LAYOUT, ISSUER)
+    bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
     bundle.load(Snapshot({}, 10))
     bundle.prove(10, 100.0)
     now = 101.0
@@ -97,7 +97,7 @@ def test_how_fresh_a_node_is_counts_where_the_call_is_let_in_not_where_it_came_i
 
 def test_nothing_that_was_accepted_in_one_history_counts_in_the_next() -> None:
     """Its epoch may well be above everyone's in the next: revisions begin again from where the backup was."""
-    bundle = TrustBundle(LAYOUT, ISSUER)
+    bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
     record = key_record("k", Ed25519PrivateKey.generate()).SerializeToString()
     bundle.load(Snapshot({LAYOUT.key("k"): KeyValue(record, 2, 2, 0)}, 100))
     verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
@@ -112,7 +112,7 @@ def test_nothing_that_was_accepted_in_one_history_counts_in_the_next() -> None:
 
 
 def test_a_strict_method_asks_whether_etcd_has_reached_what_a_credential_claims() -> None:
-    bundle = TrustBundle(LAYOUT, ISSUER)
+    bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
     private_key = Ed25519PrivateKey.generate()
     record = key_record("k", private_key).SerializeToString()
     history = mesh_pb2.History(format=1, history_id="h").SerializeToString()
