@@ -313,7 +313,8 @@ class HistoryGuard:
         if marked_at is None:
             return _SELDOM  # another one leads
         # It rests on the order: mark, nodes, look, vouch. The etcd that the vouch is committed to is the one that has
-        # the mark, and it was looked at after the nodes registered there.
+        # the mark, and it was looked at after the nodes registered there. What the mark holds tells it from another's,
+        # which may be at the same revision of a restored etcd.
         nodes = self._etcd.read_prefix(self._layout.nodes)
         found = self.look(nodes)
         if found is None:
@@ -322,7 +323,7 @@ class HistoryGuard:
             return _SELDOM
         found.record.vouched_at.CopyFrom(stamp(self._clock()))
         self._etcd.commit(
-            [*fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at)],
+            [*fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at, mark)],
             [Put(self._layout.history, found.record.SerializeToString()), Put(self._layout.beacon, b"")],
         )
         self._vouched_at = time.monotonic()

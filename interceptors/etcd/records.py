@@ -47,10 +47,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Condition: the key was last written at this revision; 0 means that it must be absent."""
+    """Condition: the key was last written at this revision; 0 means that it must be absent.
+
+    value: and holds this, if it is given: a restored etcd may write another's value at the very revision that ours had
+    before it.
+    """
 
     key: str
     mod_revision: int
+    value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,13 @@ def compare(condition: Unchanged | CreatedAt) -> list[Any]:
     key = encode_key(condition.key)
     message = _etcdrpc.Compare
     if isinstance(condition, Unchanged):
-        return [message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)]
-    created = message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=condition.create_revision)
+        written = message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)
+    else:
+        created_at = condition.create_revision
+        written = message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=created_at)
     if condition.value is None:
-        return [created]
-    return [created, message(key=key, result=message.EQUAL, target=message.VALUE, value=condition.value)]
+        return [written]
+    return [written, message(key=key, result=message.EQUAL, target=message.VALUE, value=condition.value)]
 
 
 def operate(operation: Put | Delete) -> Any:

@@ -1,10 +1,11 @@
-"""A mesh of real processes whose etcd is backed up and restored."""
+"""A mesh of real processes whose etcd is backed up and restored; and guards of its history alone."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from authsvc.board import Board
 from credmesh.admin.v1 import history_pb2
 from interceptors import Reason
+from interceptors.etcd.client import EtcdClient
+from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.etcd import EtcdProcess
 from tests.probe import schema
@@ -22,6 +26,7 @@ from tests.probe.process import ProbeProcess
 from tests.processes import AuthProcess
 from tests.receipts.world import People, populate
 from tests.restored import backups
+from tests.restored.guards import Make, guards
 from tests.support import wait_until
 
 schema.load()
@@ -148,3 +153,23 @@ def mesh(tmp_path: Path, own_etcd: EtcdProcess, request: pytest.FixtureRequest) 
     mesh.start()
     yield mesh
     mesh.kill_everything()
+
+
+@pytest.fixture
+def layout(etcd_settings: EtcdSettings) -> Layout:
+    """The keys of the test's mesh."""
+    return Layout(etcd_settings.prefix)
+
+
+@pytest.fixture
+def board(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[Board]:
+    """The registrations."""
+    with Board(etcd_settings, etcd_client, layout) as board:
+        yield board
+
+
+@pytest.fixture
+def replica(etcd_settings: EtcdSettings, etcd_client: EtcdClient, board: Board) -> Iterator[Make]:
+    """Makes guards."""
+    with ExitStack() as stack:
+        yield guards(etcd_settings, etcd_client, board, stack)

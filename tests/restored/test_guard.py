@@ -4,90 +4,21 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from authsvc.board import Board
-from authsvc.history import HistoryGuard
 from authsvc.memory import Memory
-from authsvc.revocation import Revocation
-from authsvc.settings import AuthSettings
-from credmesh.store.v1 import auth_pb2, mesh_pb2
+from credmesh.store.v1 import auth_pb2
 from interceptors.errors import SettingsError
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put
+from interceptors.etcd.client import EtcdClient, Put
 from interceptors.etcd.layout import EVERYONE, Layout
 from interceptors.history import NOTHING, History, Sight
-from interceptors.past import Past
-from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
-from tests.processes import ISSUER, KEK
+from interceptors.settings import EtcdSettings
+from tests.restored.guards import Make, fence, history, register
 from tests.support import wait_until
-
-Make = Callable[..., "Replica"]
-
-
-class Replica(HistoryGuard):
-    """A guard, and what it was given."""
-
-    memory: Memory
-    past: Past
-
-
-@pytest.fixture
-def layout(etcd_settings: EtcdSettings) -> Layout:
-    return Layout(etcd_settings.prefix)
-
-
-@pytest.fixture
-def board(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[Board]:
-    with Board(etcd_settings, etcd_client, layout) as board:
-        yield board
-
-
-@pytest.fixture
-def replica(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout, board: Board) -> Iterator[Make]:
-    settings = AuthSettings(
-        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
-        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
-        kek=KEK,
-    )
-    with ExitStack() as stack:
-
-        def make(path: Path | None = None, *, node_id: str = "auth", etcd: EtcdClient = etcd_client) -> Replica:
-            memory, past = Memory(path, layout.prefix), Past()
-            guard = Replica(
-                etcd=etcd,
-                layout=layout,
-                node_id=node_id,
-                past=past,
-                board=board,
-                revocation=Revocation(etcd, layout, settings),
-                memory=memory,
-            )
-            guard.memory, guard.past = memory, past
-            stack.callback(guard.stop)
-            return guard
-
-        yield make
-
-
-def history(etcd: EtcdClient, layout: Layout) -> mesh_pb2.History:
-    return mesh_pb2.History.FromString(etcd.read(layout.history).values[layout.history].value)
-
-
-def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
-    revision = etcd.commit([], [Delete(layout.leader)])
-    revision = etcd.commit([], [Put(layout.leader, b"mine")])
-    assert revision is not None
-    return CreatedAt(layout.leader, revision, b"mine")
-
-
-def register(etcd: EtcdClient, layout: Layout, *, broken_history: str = "") -> None:
-    record = mesh_pb2.NodeRecord(format=1, node_id="n", broken_history=broken_history)
-    etcd.commit([], [Put(layout.node("n"), record.SerializeToString())])
 
 
 def test_a_new_mesh_is_in_its_first_history_whoever_begins_it(
@@ -205,13 +136,13 @@ class Restored(EtcdClient):
 
     armed = False
 
-    def commit(self, conditions: object, operations: object) -> int | None:
+    def commit(self, conditions: object, operations: object, *, timeout: float | None = None) -> int | None:
         keys = [operation.key for operation in operations]  # type: ignore[attr-defined]
         if self.armed and any(key.endswith("mesh/history") for key in keys):
             self.armed = False
             check = next(c.key for c in conditions if c.key.endswith("auth/check"))  # type: ignore[attr-defined]
             super().commit([], [Put(check, b"an older mark")])
-        return super().commit(conditions, operations)  # type: ignore[arg-type]
+        return super().commit(conditions, operations, timeout=timeout)  # type: ignore[arg-type]
 
 
 def test_a_vouch_is_not_committed_to_an_etcd_that_was_not_looked_at(
