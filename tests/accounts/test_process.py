@@ -122,8 +122,10 @@ def test_it_starts_before_etcd_does_and_says_what_it_waits_for(own_etcd: EtcdPro
     replica = AuthProcess(settings, environ={"CREDMESH_ETCD_TIMEOUT": "0.5"})
     replica.start(wait=False)
     try:
-        replica.wait_for(lambda: replica.log(level="WARNING"), "it says that etcd does not answer")
-        assert own_etcd.endpoint in replica.log(level="WARNING")[0]["message"]
+        replica.wait_for(
+            lambda: any(own_etcd.endpoint in line["message"] for line in replica.log(level="WARNING")),
+            "it says that etcd does not answer",
+        )
         port = int(replica.log(message="http listens")[0]["port"])
         assert get(port, "/healthz").status == 200
         assert get(port, "/readyz").status == 503
