@@ -119,7 +119,7 @@ class Cluster:
 
     def move_leader(self, target: str) -> None:
         """Has the leader hand over to another member."""
-        member_id = self._statuses()[target].header.member_id
+        member_id = self._status(target).header.member_id
         request = _etcdrpc.MoveLeaderRequest(targetID=member_id)
         self._ask(self.leader(), _etcdrpc.MaintenanceStub, "MoveLeader", request)
 

@@ -1,0 +1,32 @@
+"""The test bed's etcd: what an operator's commands do when a member is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from chaos.cluster import Cluster
+from chaos.wires import Wires
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Wires(tmp_path / "network.log") as wires:
+        one = Cluster(tmp_path / "etcd", tmp_path, wires)
+        try:
+            one.start()
+            yield one
+        finally:
+            for part in one.parts.values():
+                part.kill()
+
+
+def test_a_leader_does_not_move_to_a_member_that_is_away(cluster: Cluster) -> None:
+    """It fails as an RPC does, which lets the fault go, and does not end the run."""
+    away = next(name for name in cluster.parts if name != cluster.leader())
+    cluster.parts[away].kill()
+    with pytest.raises(grpc.RpcError):
+        cluster.move_leader(away)
