@@ -59,14 +59,17 @@ class Wires:
         self._order({"ways": [[*pair, asdict(way)] for pair, way in ways.items()]})
 
     def refuse(self, pairs: Iterable[Pair]) -> None:
-        """Resets the connections of these links, and refuses new ones until they are allowed."""
-        pairs = list(pairs)
+        """Resets the connections between these, whoever opened them, and refuses new ones until they are allowed.
+
+        Members of etcd connect to each other both ways.
+        """
+        pairs = _either_way(pairs)
         self._refused |= set(pairs)
         self._order({"refuse": sorted(self._refused), "break": pairs})
 
     def allow(self, pairs: Iterable[Pair]) -> None:
         """Takes back `refuse`."""
-        self._refused -= set(pairs)
+        self._refused -= set(_either_way(pairs))
         self._order({"refuse": sorted(self._refused)})
 
     def stop(self) -> None:
@@ -94,3 +97,7 @@ class Wires:
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
+
+
+def _either_way(pairs: Iterable[Pair]) -> list[Pair]:
+    return sorted({one for source, destination in pairs for one in ((source, destination), (destination, source))})

@@ -13,8 +13,12 @@ Links = list[tuple[str, str]]
 
 
 def draw_links(rng: random.Random, names: Names) -> Links:
-    """Some links that make sense together, each from the one who connects to the one who listens."""
-    one = rng.choice(names.ours)
+    """Some links that make sense together, each from the one who connects to the one who listens.
+
+    Members of etcd connect to each other both ways: a link of theirs is drawn once, or else no cut of it would ever be
+    one way only.
+    """
+    one, alone = rng.choice(names.ours), rng.choice(names.etcds)
     choices: list[Links] = [
         # A process from all of etcd; twice, since it is what the whole design is about.
         [(one, member) for member in names.etcds],
@@ -22,9 +26,9 @@ def draw_links(rng: random.Random, names: Names) -> Links:
         # From some of etcd only.
         [(one, member) for member in rng.sample(names.etcds, rng.choice((1, 2)))],
         # One member of etcd from the others.
-        _between(rng.choice(names.etcds), names.etcds),
+        [(alone, other) for other in names.etcds if other != alone],
         # One member of etcd from everybody else.
-        [(part, rng.choice(names.etcds)) for part in names.ours],
+        [(part, alone) for part in names.ours],
         # Callers from a process, and nodes from the auth service.
         [(CLIENTS, one)],
         [(rng.choice(names.nodes), auth) for auth in names.auths],
@@ -35,7 +39,3 @@ def draw_links(rng: random.Random, names: Names) -> Links:
 def described(links: Links) -> str:
     """For people."""
     return ", ".join(f"{source}-{destination}" for source, destination in links)
-
-
-def _between(member: str, members: tuple[str, ...]) -> Links:
-    return [pair for other in members if other != member for pair in ((member, other), (other, member))]

@@ -110,6 +110,17 @@ def test_a_link_that_is_refused_is_reset_and_takes_no_new_connection(wires: Wire
         assert ask(connection, b"after") == b"after"
 
 
+def test_whoever_opened_it_a_connection_between_two_is_refused(wires: Wires, echo: Echo) -> None:
+    """As between members of etcd: a cut is of the link, and not of who happened to connect."""
+    link = wires.links([("a", "b", echo.address)])["a", "b"]
+    wires.refuse([("b", "a")])
+    with pytest.raises(OSError), connect(link) as connection:
+        ask(connection, b"during")
+    wires.allow([("b", "a")])
+    with connect(link) as connection:
+        assert ask(connection, b"after") == b"after"
+
+
 def test_a_slow_link_delays_and_keeps_the_order(wires: Wires, echo: Echo) -> None:
     link = wires.links([("a", "b", echo.address)])["a", "b"]
     wires.ways({("a", "b"): Way(delay=0.05, jitter=0.05, loss=0.3)})

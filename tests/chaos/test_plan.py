@@ -25,6 +25,22 @@ def test_every_kind_of_fault_is_drawn_and_none_that_is_not_wanted() -> None:
     assert not any(fault.kind == "restore" for fault in draw_plan(1, 1800, NAMES, without=["restore"]).faults)
 
 
+def test_a_link_is_cut_one_way_only_where_that_is_the_manner_between_members_of_etcd_too() -> None:
+    """A link that was drawn in both orders would be held both ways, whatever the manner says."""
+    faults = [fault for seed in range(20) for fault in draw_plan(seed, 180, NAMES).faults]
+    drawn = [fault.choices for fault in faults if fault.kind in ("cut", "slow")]
+    assert not any(tuple(reversed(pair)) in choices["links"] for choices in drawn for pair in choices["links"])
+    between = {choices["manner"] for choices in drawn if "manner" in choices and choices["links"][0][0] in NAMES.etcds}
+    assert {"one way there", "one way back", "reset"} <= between
+
+
+def test_one_member_of_etcd_is_cut_from_everybody() -> None:
+    faults = [fault for seed in range(20) for fault in draw_plan(seed, 180, NAMES).faults]
+    everybody = [fault.choices["links"] for fault in faults if fault.kind == "cut" and len(fault.choices["links"]) > 3]
+    assert everybody
+    assert all(len({destination for _, destination in links}) == 1 for links in everybody)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_two_faults_touch_the_same_thing_at_the_same_time(seed: int) -> None:
     """Or else the end of one would undo the other."""
