@@ -19,7 +19,7 @@ from typing import Final, Self
 from authsvc import barriers
 from authsvc.records import RecordError, parse_record
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Snapshot
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, Mirror
 from interceptors.settings import EtcdSettings
@@ -281,7 +281,7 @@ class Board:
                 return
             barrier_id, since = over
             try:
-                self._etcd.commit([], [*barriers.lowered(self._layout, barrier_id), Put(self._layout.beacon, b"")])
+                self._etcd.commit([], [*barriers.lowered(self._layout, barrier_id), moved_beacon(self._layout)])
             except EtcdUnavailable as error:
                 if time.monotonic() < since + _GIVE_UP:
                     self._over.put(over)

@@ -30,7 +30,17 @@ from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.revocation import Revocation
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, KeyValue, Put, Snapshot, Unchanged
+from interceptors.etcd.client import (
+    CreatedAt,
+    Delete,
+    EtcdClient,
+    EtcdUnavailable,
+    KeyValue,
+    Put,
+    Snapshot,
+    Unchanged,
+    moved_beacon,
+)
 from interceptors.etcd.layout import EVERYONE, Layout
 from interceptors.history import NOTHING, Continuity, Sight, further, judge, read_history
 from interceptors.past import Past
@@ -213,7 +223,7 @@ class HistoryGuard:
     def _begin(self, found: _Found) -> None:
         """A mesh that is new, or was made before there were histories, is in its first one."""
         record = self._new(found, [])
-        operations = [Put(self._layout.history, record.SerializeToString()), Put(self._layout.beacon, b"")]
+        operations = [Put(self._layout.history, record.SerializeToString()), moved_beacon(self._layout)]
         revision = self._etcd.commit([Unchanged(self._layout.history, 0)], operations)
         if revision is not None:
             audit("history.begin", history_id=record.history_id, revision=revision)
@@ -324,7 +334,7 @@ class HistoryGuard:
         found.record.vouched_at.CopyFrom(stamp(self._clock()))
         self._etcd.commit(
             [*fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at, mark)],
-            [Put(self._layout.history, found.record.SerializeToString()), Put(self._layout.beacon, b"")],
+            [Put(self._layout.history, found.record.SerializeToString()), moved_beacon(self._layout)],
         )
         self._vouched_at = time.monotonic()
         return pause

@@ -20,7 +20,16 @@ from authsvc.records import FORMAT
 from authsvc.settings import AuthSettings
 from authsvc.times import stamp
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Unchanged
+from interceptors.etcd.client import (
+    CreatedAt,
+    Delete,
+    EtcdClient,
+    EtcdUnavailable,
+    LeaseNotFound,
+    Put,
+    Unchanged,
+    moved_beacon,
+)
 from interceptors.etcd.layout import Layout
 
 __all__ = ["LEEWAY", "Revocation", "SharedLeases"]
@@ -61,7 +70,8 @@ class Revocation:
 
         scope            from interceptors.etcd.layout. A session's record is deleted in the same commit
         actor, reason    for people; they are stored with the epoch
-        extra_…          are part of the same commit; None if a condition does not hold, and nothing has changed then
+        extra_…          are part of the same commit; None if a condition does not hold, and nothing has changed then.
+                         Among the operations may be the beacon's, of who wants to know what it held
         """
         return self.revoke_all(
             [scope],
@@ -89,7 +99,9 @@ class Revocation:
                 operations.append(Put(self._layout.epoch(scope), value, self._leases(scope).lease()))
                 if scope.startswith(_SESSION):
                     operations.append(Delete(self._layout.sessions + scope.removeprefix(_SESSION)))
-            operations += [*extra_operations, Put(self._layout.beacon, b"")]
+            operations += extra_operations
+            if not any(operation.key == self._layout.beacon for operation in extra_operations):
+                operations.append(moved_beacon(self._layout))
             try:
                 return self._etcd.commit(extra_conditions, operations)
             except LeaseNotFound:

@@ -18,7 +18,7 @@ from authsvc.keys.signer import Signer
 from bench.machine import SERVING_CORES, cpu_seconds
 from bench.shop import AUDIENCE, SCOPE
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import EtcdClient, Put
+from interceptors.etcd.client import EtcdClient, Put, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.certs import Certificates, development_certificates
@@ -225,13 +225,13 @@ class World:
     def publish(self, tokens: Tokens) -> None:
         """Lets every node know of a key; what it signs from now on is as of now."""
         put = Put(self.layout.key(tokens.kid), tokens.record().SerializeToString())
-        tokens.epoch = self.client.commit([], [put, Put(self.layout.beacon, b"")]) or 0
+        tokens.epoch = self.client.commit([], [put, moved_beacon(self.layout)]) or 0
 
     def revoke(self, scopes: Sequence[str]) -> int:
         """Puts the scopes' epochs in one transaction, as the auth service does; the revision."""
         epoch = mesh_pb2.Epoch(format=1).SerializeToString()
         puts = [Put(self.layout.epoch(scope), epoch) for scope in scopes]
-        return self.client.commit([], [*puts, Put(self.layout.beacon, b"")]) or 0
+        return self.client.commit([], [*puts, moved_beacon(self.layout)]) or 0
 
     def __enter__(self) -> Self:
         self.etcd.start()

@@ -18,7 +18,7 @@ from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.times import duration
 from credmesh.admin.v1 import nodes_pb2, nodes_pb2_grpc
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import EtcdClient, Put
+from interceptors.etcd.client import EtcdClient, moved_beacon
 from interceptors.etcd.layout import Layout
 
 __all__ = ["NodeServicer"]
@@ -74,7 +74,7 @@ class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
         deadline = time.monotonic() + self._probe_timeout
         with self._board.waiting(barrier_id) as waiting:
             raised = barriers.raised(self._layout, barrier_id, "nodes", lease=lease)
-            revision = self._etcd.commit([], [raised, Put(self._layout.beacon, b"")]) or 0
+            revision = self._etcd.commit([], [raised, moved_beacon(self._layout)]) or 0
             committed_at = time.monotonic()
             waiting.wait(lambda: all(waiting.has_applied(node_id, revision) for node_id in nodes), deadline)
             return committed_at, waiting.answers

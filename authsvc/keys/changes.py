@@ -32,7 +32,7 @@ from authsvc.keys.vault import Vault
 from authsvc.records import FORMAT
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
-from interceptors.etcd.client import CreatedAt, Delete, Put, Unchanged
+from interceptors.etcd.client import CreatedAt, Delete, Put, Unchanged, moved_beacon
 from interceptors.etcd.layout import Layout
 
 __all__ = ["Commit", "NewKey", "change"]
@@ -160,7 +160,7 @@ def _commit(held: Held, layout: Layout, compared: Sequence[str], operations: Seq
     conditions = [Unchanged(name, held.revisions.get(name, 0)) for name in compared]
     # What changes below mesh/ moves the beacon too, by which nodes prove how fresh they are.
     if any(operation.key.startswith(layout.mesh) for operation in operations):
-        operations = [*operations, Put(layout.beacon, b"")]
+        operations = [*operations, moved_beacon(layout)]
     return Commit(conditions, operations)
 
 

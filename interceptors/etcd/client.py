@@ -38,6 +38,7 @@ from interceptors.etcd.records import (
     collect,
     compare,
     encode_key,
+    moved_beacon,
     operate,
     prefix_end,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Put",
     "Snapshot",
     "Unchanged",
+    "moved_beacon",
 ]
 
 _etcdrpc: Final = import_etcdrpc()

@@ -23,7 +23,7 @@ from authsvc.jwks import json_web_key
 from authsvc.keys.algorithms import public_der
 from credmesh.store.v1 import mesh_pb2
 from interceptors.errors import CredmeshError
-from interceptors.etcd.client import EtcdClient, Put
+from interceptors.etcd.client import EtcdClient, Put, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.keys import VerificationKey, read_key
 from interceptors.node import MeshNode
@@ -101,7 +101,7 @@ def held(node: MeshNode, etcd_client: EtcdClient, layout: Layout) -> dict[str, P
         [],
         [
             *(Put(layout.key(f"kid-{name}"), _record(f"kid-{name}", name, key)) for name, key in keys.items()),
-            Put(layout.beacon, b""),
+            moved_beacon(layout),
         ],
     )
     wait_until(lambda: len(node.bundle.keys) == 3, what="the node holds the keys")
@@ -135,7 +135,7 @@ def test_the_key_set_may_be_kept_a_minute_and_is_sent_only_if_it_changed(
     unchanged = get(face.port, "/.well-known/jwks.json", if_none_match=f'"other", W/{tag}')
     assert (unchanged.status, unchanged.body, unchanged.headers["etag"]) == (304, b"", tag)
     another = Ed25519PrivateKey.generate()
-    etcd_client.commit([], [Put(layout.key("kid-new"), _record("kid-new", "EdDSA", another)), Put(layout.beacon, b"")])
+    etcd_client.commit([], [Put(layout.key("kid-new"), _record("kid-new", "EdDSA", another)), moved_beacon(layout)])
     wait_until(lambda: "kid-new" in node.bundle.keys)
     changed = get(face.port, "/.well-known/jwks.json", if_none_match=tag)
     assert changed.status == 200

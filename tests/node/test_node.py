@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from credmesh.store.v1 import mesh_pb2
 from interceptors import EtcdSettings, MeshNode, MeshSettings, NotReady, Reason, Refusal
 from interceptors.clock import ticks
-from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put
+from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put, moved_beacon
 from interceptors.etcd.layout import Layout, subject_scope
 from localmesh.etcd import EtcdProcess
 from tests.etcd.proxy import Proxy
@@ -185,7 +185,7 @@ def test_foreign_and_newer_values_are_skipped_loudly_and_hurt_nobody(
         wait_until(lambda: node.bundle.revision >= (revision or 0))
         with pytest.raises(Refusal):
             node.verify(token)
-        etcd_client.commit([], [Put(layout.key(issuer.kid), b"overwritten"), Put(layout.beacon, b"")])
+        etcd_client.commit([], [Put(layout.key(issuer.kid), b"overwritten"), moved_beacon(layout)])
         wait_until(lambda: not node.bundle.keys)
     assert any("foreign" in record.getMessage() for record in caplog.records)
     assert any("newer" in record.getMessage() for record in caplog.records)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import Delete, EtcdClient, Put
+from interceptors.etcd.client import Delete, EtcdClient, Put, moved_beacon
 from interceptors.etcd.layout import Layout
 
 __all__ = ["ISSUER", "Issuer", "claims", "key_record"]
@@ -94,6 +94,6 @@ class Issuer:
         return jwt.encode(claims(**changes), self.private_key, algorithm="EdDSA", headers=headers)
 
     def _commit(self, *operations: Put | Delete) -> int:
-        revision = self.client.commit([], [*operations, Put(self.layout.beacon, b"")])
+        revision = self.client.commit([], [*operations, moved_beacon(self.layout)])
         assert revision is not None
         return revision
