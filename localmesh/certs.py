@@ -1,26 +1,31 @@
-"""A certificate authority and a server certificate for this machine alone, so that even a first try runs over TLS."""
+"""A certificate authority and its certificates for this machine alone, so that even a first try runs over TLS."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Certificates", "development_certificates"]
+__all__ = ["Certificates", "EtcdCertificates", "development_certificates", "etcd_certificates"]
 
 _HOURS: Final = datetime.timedelta(hours=1)
 _DAYS: Final = datetime.timedelta(days=1)
 _CA_LIFETIME: Final = 365 * _DAYS
-_SERVER_LIFETIME: Final = 90 * _DAYS
+_LIFETIME: Final = 90 * _DAYS
 _RENEW_BEFORE: Final = 7 * _DAYS
+
+_SERVER: Final = (ExtendedKeyUsageOID.SERVER_AUTH,)
+_CLIENT: Final = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +37,70 @@ class Certificates:
     key_file: Path
 
 
+@dataclass(frozen=True, slots=True)
+class EtcdCertificates:
+    """What an etcd presents, and what it asks its clients for."""
+
+    server: Certificates
+    client: Certificates
+
+
 def development_certificates(folder: Path, *, now: datetime.datetime | None = None) -> Certificates:
     """The folder's certificates, made or renewed if need be. Good for localhost, 127.0.0.1 and ::1 only."""
+    return _certificates(folder, "server", _SERVER, now or datetime.datetime.now(datetime.UTC))
+
+
+def etcd_certificates(folder: Path, *, now: datetime.datetime | None = None) -> EtcdCertificates:
+    """The same authority's certificates for an etcd and for its clients, made or renewed if need be.
+
+    The certificate that servers present to everybody else opens no etcd: it is not good for a client.
+    """
     now = now or datetime.datetime.now(datetime.UTC)
+    # etcd is a client too: of itself, to serve JSON, and when it is asked whether it is up.
+    server = _certificates(folder, "etcd", (*_SERVER, *_CLIENT), now)
+    return EtcdCertificates(server, _certificates(folder, "etcd-client", _CLIENT, now))
+
+
+def _certificates(
+    folder: Path, name: str, usages: Sequence[x509.ObjectIdentifier], now: datetime.datetime
+) -> Certificates:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    found = Certificates(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
     ca_key_file = folder / "ca.key"
-    if not (ca_key_file.exists() and _lasts(found.ca_file, now)):
-        ca_key = ec.generate_private_key(ec.SECP256R1())
-        _write(ca_key_file, _pem(ca_key), mode=0o600)
-        _write(found.ca_file, _authority(ca_key, now).public_bytes(serialization.Encoding.PEM))
-        found.cert_file.unlink(missing_ok=True)  # the old authority signed it
-    if not (found.key_file.exists() and _lasts(found.cert_file, now)):
-        authority = x509.load_pem_x509_certificate(found.ca_file.read_bytes())
-        ca_key_loaded = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
-        if not isinstance(ca_key_loaded, ec.EllipticCurvePrivateKey):
+    authority = _lasting(found.ca_file, now) if ca_key_file.exists() else None
+    if authority is None:
+        new_key = ec.generate_private_key(ec.SECP256R1())
+        _write(ca_key_file, _pem(new_key), mode=0o600)
+        authority = _authority(new_key, now)
+        _write(found.ca_file, authority.public_bytes(serialization.Encoding.PEM))
+    certificate = _lasting(found.cert_file, now) if found.key_file.exists() else None
+    if certificate is None or not _issued(certificate, authority):
+        ca_key = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
+        if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
             raise TypeError(f"{ca_key_file} is not the key that was made here")
-        server_key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _server(server_key, authority, ca_key_loaded, now)
-        _write(found.key_file, _pem(server_key), mode=0o600)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _certificate(key, usages, authority, ca_key, now)
+        _write(found.key_file, _pem(key), mode=0o600)
         _write(found.cert_file, certificate.public_bytes(serialization.Encoding.PEM))
     return found
 
 
-def _lasts(path: Path, now: datetime.datetime) -> bool:
+def _lasting(path: Path, now: datetime.datetime) -> x509.Certificate | None:
+    """The certificate in a file, if there is one that need not be renewed yet."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
-        return False  # absent, or cut off while it was written: make it anew
-    return certificate.not_valid_after_utc > now + _RENEW_BEFORE
+        return None  # absent, or cut off while it was written: make it anew
+    return certificate if certificate.not_valid_after_utc > now + _RENEW_BEFORE else None
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether this very authority signed it; one that has run out is followed by another of the same name."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def _authority(key: ec.EllipticCurvePrivateKey, now: datetime.datetime) -> x509.Certificate:
@@ -75,8 +115,9 @@ def _authority(key: ec.EllipticCurvePrivateKey, now: datetime.datetime) -> x509.
     )
 
 
-def _server(
+def _certificate(
     key: ec.EllipticCurvePrivateKey,
+    usages: Sequence[x509.ObjectIdentifier],
     authority: x509.Certificate,
     authority_key: ec.EllipticCurvePrivateKey,
     now: datetime.datetime,
@@ -84,10 +125,10 @@ def _server(
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
     return (
-        _builder(name, authority.subject, key.public_key(), now, _SERVER_LIFETIME)
+        _builder(name, authority.subject, key.public_key(), now, _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), *addresses]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())

@@ -155,8 +155,8 @@ class EtcdProcess:
 
     def _command(self, binary: Path, port: int) -> list[str]:
         scheme = "http" if self.tls is None else "https"
-        # A lone member talks to no peer, so any free port does.
-        peer = f"http://{_HOST}:0"
+        # A lone member talks to no peer, so any free port does. Whoever reached it could still write by it.
+        peer = f"{scheme}://{_HOST}:0"
         command = [
             str(binary),
             f"--data-dir={self.data_dir}",
@@ -173,12 +173,13 @@ class EtcdProcess:
             "--log-outputs=stderr",
         ]
         if self.tls is not None:
-            command += [
-                f"--cert-file={self.tls.cert_file}",
-                f"--key-file={self.tls.key_file}",
-                f"--trusted-ca-file={self.tls.ca_file}",
-                "--client-cert-auth",
-            ]
+            for side in ("", "peer-"):
+                command += [
+                    f"--{side}cert-file={self.tls.cert_file}",
+                    f"--{side}key-file={self.tls.key_file}",
+                    f"--{side}trusted-ca-file={self.tls.ca_file}",
+                    f"--{side}client-cert-auth",
+                ]
         if (3, 5) <= version_of(binary) < CRASH_BUG_FIXED:
             command.append("--experimental-initial-corrupt-check=true")
         if self._unsafe_no_fsync:

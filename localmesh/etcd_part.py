@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from localmesh.etcd import EtcdProcess
+from localmesh.certs import Certificates
+from localmesh.etcd import EtcdProcess, EtcdTls
 from localmesh.process import leashed
 
 __all__ = ["EtcdPart"]
@@ -15,12 +16,13 @@ _ALONE: Final = ("--heartbeat-interval=20", "--election-timeout=200")
 
 
 class EtcdPart(EtcdProcess):
-    """An EtcdProcess that dies with the supervisor, with the face of a Part."""
+    """An EtcdProcess over TLS that dies with the supervisor, with the face of a Part."""
 
     name = "etcd"
 
-    def __init__(self, data_dir: Path, *, port: int, log_file: Path) -> None:
-        super().__init__(data_dir, port=port, log_file=log_file, arguments=_ALONE)
+    def __init__(self, data_dir: Path, *, port: int, log_file: Path, certificates: Certificates) -> None:
+        tls = EtcdTls(ca_file=certificates.ca_file, cert_file=certificates.cert_file, key_file=certificates.key_file)
+        super().__init__(data_dir, port=port, log_file=log_file, tls=tls, arguments=_ALONE)
 
     @property
     def address(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +18,11 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings, read_settings
 from localmesh.addresses import PREFERRED, Addresses, choose_addresses
-from localmesh.certs import development_certificates
+from localmesh.certs import development_certificates, etcd_certificates
 from localmesh.control import ControlServer, Request, take_folder
 from localmesh.errors import LocalMeshError
 from localmesh.etcd_part import EtcdPart
-from localmesh.parts import SERVICES, Surroundings, auth_parts, service_parts
+from localmesh.parts import ETCD_FILES, SERVICES, Surroundings, auth_parts, service_parts, told
 from localmesh.supervision import Happening, Supervised, Supervisor
 
 __all__ = ["LocalMesh", "Options", "Stopped"]
@@ -64,6 +65,7 @@ class LocalMesh:
         self.moved: tuple[tuple[str, int, int], ...] = ()
         self.profile: Mapping[str, Any] = {}
         self._any_ports = options.any_ports
+        self._tls = self.folder / "tls"
         self._lock: IO[str] | None = None
         self._control: ControlServer | None = None
 
@@ -82,8 +84,14 @@ class LocalMesh:
         around = self._surroundings()
         self._control = ControlServer(self.folder, self.inbox)
         if self.embedded_etcd:
-            port = around.addresses.ports["etcd"]
-            self.supervisor.start(EtcdPart(self.folder / "etcd", port=port, log_file=around.logs / "etcd.log"))
+            self.supervisor.start(
+                EtcdPart(
+                    self.folder / "etcd",
+                    port=around.addresses.ports["etcd"],
+                    log_file=around.logs / "etcd.log",
+                    certificates=etcd_certificates(self._tls).server,
+                )
+            )
         self._check_continuity(around)
         # They take a moment to load, and the accounts are made meanwhile.
         for part in auth_parts(around):
@@ -144,7 +152,7 @@ class LocalMesh:
         return Surroundings(
             etcd=self._etcd_settings(addresses),
             addresses=addresses,
-            certificates=development_certificates(self.folder / "tls"),
+            certificates=development_certificates(self._tls),
             kek_file=secrets / "kek",
             secrets=secrets,
             memory=memory,
@@ -153,7 +161,14 @@ class LocalMesh:
 
     def _etcd_settings(self, addresses: Addresses) -> EtcdSettings:
         if self.embedded_etcd:
-            return EtcdSettings(endpoints=(addresses.of("etcd"),))
+            # Everything that a mesh knows and trusts is in etcd: who uses this machine too must not get at it.
+            client = etcd_certificates(self._tls).client
+            return EtcdSettings(
+                endpoints=(addresses.of("etcd"),),
+                ca_file=client.ca_file,
+                cert_file=client.cert_file,
+                key_file=client.key_file,
+            )
         settings = read_settings(EtcdSettings)
         if os.environ.get("CREDMESH_ETCD_PREFIX", "").strip():
             return settings
@@ -198,21 +213,29 @@ class LocalMesh:
                 raise LocalMeshError(f"{', '.join(late)} did not get ready within {_UP_WITHIN:g} s; see {logs}")
 
     def _write_profile(self, around: Surroundings) -> None:
+        variables = told(around)
         self.profile = {
             "auth": around.auth,
             "ca_file": str(around.certificates.ca_file),
             "client_id": "operator",
             "client_secret_file": str(around.secrets / "operator"),
             "issuer": around.issuer,
-            "etcd": ",".join(around.etcd.endpoints),
+            "etcd": variables["ETCD_ENDPOINTS"],
             "etcd_prefix": around.etcd.prefix,
+            **{name.lower(): variables[name] for name in ETCD_FILES if name in variables},
             "kek_file": str(around.kek_file),
             "services": {name: around.addresses.of(name) for name in SERVICES},
             "replicas": around.auth.split(","),
         }
-        temporary = self.folder / "profile.json.new"
-        temporary.write_text(json.dumps(self.profile, indent=2) + "\n")
-        temporary.replace(self.folder / "profile.json")
+        self._write("profile.json", json.dumps(self.profile, indent=2) + "\n")
+        # For a shell, so that one more service, or the command in another folder, finds its way to this mesh.
+        variables["CREDMESH_PROFILE"] = str(self.folder / "profile.json")
+        self._write("env", "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.folder / f"{name}.new"
+        temporary.write_text(text)
+        temporary.replace(self.folder / name)
 
     def _turn(self) -> None:
         """One turn of the loop: what came in, then a look at every part."""

@@ -18,10 +18,11 @@ from localmesh.addresses import HOST, Addresses
 from localmesh.certs import Certificates
 from localmesh.process import Process
 
-__all__ = ["AUTH_REPLICAS", "SERVICES", "GrpcPart", "Surroundings", "auth_parts", "service_parts"]
+__all__ = ["AUTH_REPLICAS", "ETCD_FILES", "SERVICES", "GrpcPart", "Surroundings", "auth_parts", "service_parts", "told"]
 
 AUTH_REPLICAS: Final = ("auth-1", "auth-2")
 SERVICES: Final = ("storefront", "orders", "inventory")
+ETCD_FILES: Final = ("ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE")
 
 _DRAIN: Final = "3"
 _ANSWER_WITHIN: Final = 2.0
@@ -120,6 +121,22 @@ class GrpcPart:
         return self._process.wait(timeout)
 
 
+def told(around: Surroundings) -> dict[str, str]:
+    """The environment variables that any service of this mesh needs, but for its name and where it listens."""
+    etcd = around.etcd
+    files = zip(ETCD_FILES, (etcd.ca_file, etcd.cert_file, etcd.key_file), strict=True)
+    return {
+        "ETCD_ENDPOINTS": ",".join(etcd.endpoints),
+        **{variable: str(path.absolute()) for variable, path in files if path is not None},
+        "CREDMESH_ETCD_PREFIX": etcd.prefix,
+        "CREDMESH_ISSUER": around.issuer,
+        "CREDMESH_AUTH": around.auth,
+        "CREDMESH_CA_FILE": str(around.certificates.ca_file),
+        "CREDMESH_TLS_CERT_FILE": str(around.certificates.cert_file),
+        "CREDMESH_TLS_KEY_FILE": str(around.certificates.key_file),
+    }
+
+
 def auth_parts(around: Surroundings) -> list[GrpcPart]:
     """The replicas of the auth service."""
     return [
@@ -148,7 +165,6 @@ def service_parts(around: Surroundings) -> list[GrpcPart]:
             {
                 "CREDMESH_SERVICE": name,
                 "CREDMESH_METRICS": around.addresses.of(f"{name} metrics"),
-                "CREDMESH_AUTH": around.auth,
                 "CREDMESH_CLIENT_ID": "services",
                 "CREDMESH_CLIENT_SECRET_FILE": str(around.secrets / "services"),
                 "ORDERS_TARGET": around.addresses.of("orders"),
@@ -165,13 +181,9 @@ def _part(around: Surroundings, name: str, module: str, environment: Mapping[str
         [sys.executable, "-m", module],
         environment={
             **_inherited(),
-            **_etcd(around.etcd),
-            "CREDMESH_ISSUER": around.issuer,
+            **told(around),
             "CREDMESH_ADDRESS": address,
             "CREDMESH_LISTEN": address,
-            "CREDMESH_TLS_CERT_FILE": str(around.certificates.cert_file),
-            "CREDMESH_TLS_KEY_FILE": str(around.certificates.key_file),
-            "CREDMESH_CA_FILE": str(around.certificates.ca_file),
             "CREDMESH_DRAIN": _DRAIN,
             **environment,
         },
@@ -185,16 +197,3 @@ def _inherited() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name in _PASSED_ON}
     # Everything is on this machine: a proxy that is set for the world outside has no part in it.
     return kept | {"no_grpc_proxy": HOST, "PYTHONUNBUFFERED": "1"}
-
-
-def _etcd(settings: EtcdSettings) -> dict[str, str]:
-    files = {
-        "ETCD_CA_FILE": settings.ca_file,
-        "ETCD_CERT_FILE": settings.cert_file,
-        "ETCD_KEY_FILE": settings.key_file,
-    }
-    return {
-        "ETCD_ENDPOINTS": ",".join(settings.endpoints),
-        "CREDMESH_ETCD_PREFIX": settings.prefix,
-        **{variable: str(path.absolute()) for variable, path in files.items() if path is not None},
-    }

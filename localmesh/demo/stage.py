@@ -19,6 +19,7 @@ from interceptors.etcd.client import Delete, EtcdClient
 from interceptors.settings import EtcdSettings, read_settings
 from localmesh.control import ask, is_up
 from localmesh.errors import LocalMeshError
+from localmesh.parts import ETCD_FILES
 from localmesh.process import Process, last_lines
 
 __all__ = ["Stage", "set_stage"]
@@ -50,8 +51,9 @@ class Stage:
 
     def etcd_settings(self) -> EtcdSettings:
         """How to reach the mesh's etcd."""
-        known = {"ETCD_ENDPOINTS": self.profile["etcd"], _PREFIX: self.profile["etcd_prefix"]}
-        return read_settings(EtcdSettings, {**os.environ, **known})
+        known = {name: self.profile[name.lower()] for name in ETCD_FILES if name.lower() in self.profile}
+        known |= {"ETCD_ENDPOINTS": self.profile["etcd"], _PREFIX: self.profile["etcd_prefix"]}
+        return read_settings(EtcdSettings, known)
 
     async def take_down(self, part: str, *, kill: bool, seconds: float) -> None:
         """Kills or stops a part; it is started again after `seconds`, or by `bring_back`."""

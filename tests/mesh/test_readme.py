@@ -16,6 +16,7 @@ from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from docs import configuration
 from interceptors.errors import Reason
 from localmesh.addresses import PREFERRED
+from localmesh.parts import ETCD_FILES
 from localmesh.process import Process
 from tests.mesh.running import REPOSITORY, RunningMesh, environment
 from tests.support import wait_until
@@ -43,6 +44,7 @@ def server(mesh: RunningMesh, folder: Path, **changes: str) -> Process:
     script.write_text(block("server"))
     settings = {
         "ETCD_ENDPOINTS": profile["etcd"],
+        **{name: profile[name.lower()] for name in ETCD_FILES},
         "CREDMESH_ETCD_PREFIX": profile["etcd_prefix"],
         "CREDMESH_ISSUER": profile["issuer"],
         "CREDMESH_SERVICE": "inventory",

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable
+from interceptors.settings import EtcdSettings
 from localmesh.control import ask
 from localmesh.errors import LocalMeshError
 from localmesh.etcd import EtcdProcess
@@ -42,11 +49,82 @@ def test_it_comes_up_in_seconds_and_says_what_there_is(mesh: RunningMesh) -> Non
 
 def test_secrets_are_for_their_owner_only(mesh: RunningMesh) -> None:
     secrets = [mesh.folder / "secrets" / name for name in ("kek", "operator", "services")]
-    for path in [*secrets, mesh.folder / "tls" / "ca.key", mesh.folder / "tls" / "server.key"]:
+    for path in [*secrets, *(mesh.folder / "tls").glob("*.key")]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     printed = mesh.output + "".join(path.read_text() for path in (mesh.folder / "logs").glob("*.log"))
     for path in secrets:
         assert path.read_text().strip() not in printed
+
+
+def test_its_etcd_talks_to_its_own_parts_only(mesh: RunningMesh) -> None:
+    """Whoever could write there could revoke, make himself an operator, or have his own key trusted."""
+    profile = mesh.profile
+    ours = EtcdSettings(
+        endpoints=(profile["etcd"],),
+        ca_file=Path(profile["etcd_ca_file"]),
+        cert_file=Path(profile["etcd_cert_file"]),
+        key_file=Path(profile["etcd_key_file"]),
+        timeout=1,
+    )
+    with EtcdClient(ours) as etcd:
+        assert etcd.count("/credmesh/")
+    services = {"cert_file": mesh.folder / "tls" / "server.pem", "key_file": mesh.folder / "tls" / "server.key"}
+    nothing: dict[str, Any] = {"cert_file": None, "key_file": None}
+    for strangers in (services, nothing, {**nothing, "ca_file": None}):
+        with EtcdClient(replace(ours, **strangers)) as etcd, pytest.raises(EtcdUnavailable):
+            etcd.count("/credmesh/")
+
+
+def test_no_port_of_its_etcd_answers_without_a_certificate(mesh: RunningMesh) -> None:
+    """By the port that is for other members, whoever knows how writes to the log itself."""
+    (etcd,) = [one for one in mesh.processes() if one.name() == "etcd"]
+    ports = {one.laddr.port for one in etcd.net_connections() if one.status == psutil.CONN_LISTEN}
+    assert len(ports) == 2
+    for port in ports:
+        assert b"etcdserver" not in version(port, tls=None), "it speaks TLS only"
+        with pytest.raises(OSError):
+            version(port, tls=ssl.create_default_context(cafile=mesh.profile["ca_file"]))
+
+
+def version(port: int, *, tls: ssl.SSLContext | None) -> bytes:
+    """What an etcd says of its version to somebody without a certificate. OSError if it hangs up."""
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        if tls is not None:
+            connection = stack.enter_context(tls.wrap_socket(connection, server_hostname="localhost"))
+        connection.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+        # Under TLS 1.3 a server looks at what its client lacks only after the handshake.
+        return connection.recv(4096)
+
+
+def test_a_mesh_that_was_made_before_its_etcd_spoke_tls_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / ".mesh"
+    with RunningMesh(folder) as mesh:
+        port = int(mesh.profile["etcd"].rpartition(":")[2])
+        refresh_token = mesh.sign_in("alice").refresh_token
+    for path in (folder / "tls").glob("etcd*"):
+        path.unlink()
+    # What such a mesh remembers of its etcd are plaintext addresses.
+    with EtcdProcess(folder / "etcd", port=port):
+        pass
+    with RunningMesh(folder) as mesh:
+        assert refresh(mesh, refresh_token)
+
+
+def test_a_shell_learns_how_to_reach_the_mesh(mesh: RunningMesh, tmp_path: Path) -> None:
+    command = f". {shlex.quote(str(mesh.folder / 'env'))} && credmesh bootstrap operator --client-id from-a-shell"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command],  # noqa: S607
+        cwd=tmp_path,
+        env=environment(PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Made client from-a-shell" in done.stderr
 
 
 def test_a_second_mesh_does_not_take_the_same_folder(mesh: RunningMesh) -> None:
