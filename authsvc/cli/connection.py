@@ -18,7 +18,7 @@ from authsvc.cli.profile import Profile, require_auth
 from authsvc.cli.saved import current_token, read_login, renewed_token
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client import ClientSecret, channel
-from interceptors.errors import DOMAIN, reason_of
+from interceptors.errors import DOMAIN, Reason, reason_of
 
 __all__ = ["DEADLINE_EXCEEDED", "Connection"]
 
@@ -101,13 +101,33 @@ class Connection:
     def stream(self, method: StreamMethod[Q, A], request: Q, *, timeout: float | None = None) -> Iterator[A]:
         """Makes a call whose answers come one after the other, and gives them. Raises Failure, DEADLINE_EXCEEDED too.
 
+        A stream ends with the credential that opened it: with a new one it is made again, and begins from its
+        beginning. So for as long as it takes; for a credential that was revoked once, since somebody may mean it.
+
         timeout: seconds that all of it may take; None for as long as the caller listens.
         """
-        entry = (("authorization", f"Bearer {self._credential}"),) if self._credential else None
-        try:
-            yield from method(request, timeout=timeout, metadata=entry)
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        renewed = revoked = False
+        while True:
+            credential, answered = self._credential, False
+            entry = (("authorization", f"Bearer {credential}"),) if credential else None
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            try:
+                for answer in method(request, timeout=left, metadata=entry):
+                    answered = True
+                    yield answer
+            except grpc.RpcError as error:
+                reason = _trouble(error).reason
+                if self._renew is None or reason is None or not reason.renewable:
+                    raise self._failure(error) from None
+                # A new one that is refused at once will be so again.
+                if (renewed and not answered) or (revoked and reason is Reason.CREDENTIAL_REVOKED):
+                    raise self._failure(error) from None
+            else:
+                return
+            renewed, revoked = True, revoked or reason is Reason.CREDENTIAL_REVOKED
+            if self._credential == credential:  # a call that was made meanwhile may have renewed it
+                self._credential = self._renew(credential)
 
     def every_page(self, method: Method[Q, A], request: Q, *, page_size: int = PAGE_SIZE) -> A:
         """Makes a list call until its last page; the answers in one. Raises Failure."""

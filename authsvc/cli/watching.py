@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,7 +128,12 @@ def _follow(
 ) -> None:
     stub = keys_pb2_grpc.KeyServiceStub(auth.channel)
     begun: float | None = None
+    acknowledged, last = _Acknowledged(), None
     for answer in auth.stream(stub.WatchKeys, keys_pb2.WatchKeysRequest(), timeout=timeout):
+        acknowledged.complete(answer.keys)
+        if answer == last:
+            continue  # the watch was begun anew, and nothing had happened meanwhile
+        last = answer
         lines = list(story.feed(list(answer.keys), time.time()))
         if begun is None:
             # Asked for only now: the first answer says that whatever happens will be seen.
@@ -140,3 +146,20 @@ def _follow(
             invocation.output.line(f"{time.monotonic() - begun:7.3f} s  {line.text}", line.style)
         if story.done:
             return
+
+
+class _Acknowledged:
+    """Who has acknowledged which key, over several watches: each of them knows only of its own time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, keys_pb2.KeyAcknowledgement]] = {}
+
+    def complete(self, keys: Iterable[keys_pb2.Key]) -> None:
+        """Writes into the keys what earlier watches have told."""
+        for key in keys:
+            known = self._known.setdefault(key.kid, {})
+            for one in key.acknowledged:
+                if one.HasField("after") or one.node_id not in known:
+                    known[one.node_id] = copy.copy(one)
+            del key.acknowledged[:]
+            key.acknowledged.extend(known[node_id] for node_id in sorted(known.keys() - set(key.waiting_for)))
