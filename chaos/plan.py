@@ -62,8 +62,10 @@ class Plan:
 def draw_plan(seed: int, seconds: float, names: Names, *, without: Collection[str] = ()) -> Plan:
     """Draws a plan: storms, each followed by a calm in which everything must recover.
 
+    seconds: to the millisecond, so that whoever reads them from a line of text draws the same
     without: kinds of faults that are not drawn
     """
+    seconds = round(seconds, 3)
     rng = random.Random(seed)  # noqa: S311 - to be repeated
     storms = max(1, round(seconds / (_LONGEST_STORM + SETTLE + CALM)))
     each = max(seconds / storms, SETTLE + CALM + 5.0)

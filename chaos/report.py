@@ -52,13 +52,17 @@ class Figures:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came out of one run."""
+    """What came out of one run.
+
+    again  the command that draws its plan anew
+    """
 
     seed: int
     seconds: float
     folder: Path
     verdicts: Mapping[str, Verdict]
     figures: Figures
+    again: str
 
     @property
     def kept(self) -> bool:
@@ -128,9 +132,12 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         if verdict.violated > _SHOWN_VIOLATIONS:
             console.print(f"[bold red]{name}[/] and {verdict.violated - _SHOWN_VIOLATIONS} more: see report.json")
     if not outcome.kept:
-        minutes = outcome.seconds / 60
-        console.print(f"\nto play it again: [bold]make chaos SEED={outcome.seed} MINUTES={minutes:.2g}[/]")
-        console.print(f"history, faults and logs: {outcome.folder}")
+        for what, said in (
+            ("to draw the same plan", outcome.again),
+            ("to play this one", f"python -m chaos --replay {outcome.folder / 'plan.json'}"),
+            ("history, faults and logs", str(outcome.folder)),
+        ):
+            console.print(f"{what}: {said}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_total(console: Console, outcomes: Sequence[Outcome], failed: Sequence[int]) -> Figures:
@@ -160,6 +167,7 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
                 "seed": outcome.seed,
                 "seconds": outcome.seconds,
                 "kept": outcome.kept,
+                "again": outcome.again,
                 "figures": outcome.figures.plain(),
                 "verdicts": {name: _plain(verdict) for name, verdict in outcome.verdicts.items()},
             },
