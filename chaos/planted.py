@@ -13,6 +13,7 @@ from typing import Any, Final
 __all__ = ["BUGS", "plant"]
 
 _BUSY: Final = 0.15
+_VERY_BUSY: Final = 1.5
 
 
 def epoch_ignored() -> None:
@@ -65,13 +66,14 @@ def refresh_without_compare() -> None:
 
 
 def freshness_after_the_read() -> None:
-    """The node takes the time of a proof when the answer is there, and not when it asked."""
+    """The node takes the time of a proof when it comes to write it down, and not when it asked: busy as it is."""
     from interceptors import clock
     from interceptors.bundle import TrustBundle
 
     right: Any = TrustBundle.prove
 
     def late(self: Any, revision: int, _sent_at: float, *others: Any) -> None:
+        time.sleep(_VERY_BUSY)
         right(self, revision, clock.ticks(), *others)
 
     _replace(TrustBundle, "prove", late)

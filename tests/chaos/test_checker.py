@@ -158,6 +158,15 @@ class TestIssuingAcrossARevocation:
         told.records[-3]["epoch"] = told.revision
         assert told.verdict("I3").violated == 1
 
+    def test_a_node_that_accepts_what_says_to_be_older_breaks_another_promise(self, told: Told) -> None:
+        """It was issued rightly: it is the node that ignores the revocation."""
+        alice = told.issued()
+        renewed = told.refreshed(alice["refresh"], lasts=0.1)
+        told.now -= 0.05
+        told.revoked()
+        told.after(5).called(renewed["cred"], node="n2")
+        assert told.verdict("I1").violated == 1
+
     def test_a_login_after_it_begins_another_session(self, told: Told) -> None:
         told.issued()
         told.revoked()
@@ -285,6 +294,13 @@ class TestForging:
     def test_a_process_that_ends_by_itself_is_wrong(self, told: Told) -> None:
         told.tell("exit", who="node-1", code=-11, log=[])
         assert told.verdict("I6").violated == 1
+
+    def test_but_for_a_member_of_etcd_which_is_not_ours(self, told: Told) -> None:
+        """It is said all the same: a run in which etcd crashed shows less."""
+        told.tell("exit", who="etcd-1", code=2, log=[])
+        verdict = told.verdict("I6")
+        assert verdict.kept
+        assert verdict.undecided == {"a member of etcd ended by itself": 1}
 
 
 class TestRecovering:

@@ -52,7 +52,9 @@ def test_each_bug_of_a_good_day_is_found_and_nothing_else(tmp_path: Path) -> Non
     assert any("had not acknowledged" in one.what for one in violations(seen, "I2"))
     assert any("traded for two" in one.what for one in violations(seen, "I4"))
     # A checker that finds fault with everything would find these bugs too.
-    assert all(seen.verdicts[name].kept for name in ("I3", "I6", "I7")), told(seen)
+    assert all(seen.verdicts[name].kept for name in ("I6", "I7")), told(seen)
+    # What is stored without a compare may cross a revocation, too: if it happens to, that is found as what it is.
+    assert all("a session that was begun before" in one.what for one in violations(seen, "I3")), told(seen)
 
 
 def test_each_bug_of_a_bad_day_is_found_and_nothing_else(tmp_path: Path) -> None:
