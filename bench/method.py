@@ -3,6 +3,9 @@
 A machine is never quiet and never equally fast: what is measured in the morning cannot be compared with the afternoon.
 So everything that is compared takes turns, in short rounds, forwards and backwards; each round gives one ratio, of
 figures that were taken within a second or two of each other; and the row's ratio is the median of those.
+
+How far single rounds lie apart says how noisy the machine is, and does not change with more rounds. How well the median
+is known does: so it is the median's confidence interval that decides whether a target is met.
 """
 
 from __future__ import annotations
@@ -13,12 +16,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-__all__ = ["Row", "absent", "alone", "compare", "interleave", "percentile"]
+__all__ = [
+    "FEWEST_TO_DECIDE",
+    "Row",
+    "absent",
+    "alone",
+    "by_block",
+    "compare",
+    "interleave",
+    "median_interval",
+    "percentile",
+    "total",
+]
 
 S = TypeVar("S")
 
 _WIDE: Final = 0.25
+_BLOCKS: Final = 8
 _FEWEST_FOR_QUARTILES: Final = 3
+_CONFIDENCE: Final = 0.95
+
+FEWEST_TO_DECIDE: Final = 6
+"""Rounds: of fewer there is no interval that has the median in it with the confidence that is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +48,8 @@ class Row:
     ratio       the median of the rounds' own ratios, ours ÷ peer
     higher      whether more is better
     target      what the ratio should reach or, where there is no peer, our own figure; None if nobody set one
-    met         None if there is no target, nothing to hold against it, or the rounds disagree about it
+    met         None if there is no target, nothing to hold against it, or too few rounds to know on which side of it
+                the median is
     rounds      how many there were
     spread      the distance between the quartiles of the rounds' ratios (without a peer: of our figures), as a part
                 of the median; None below three rounds
@@ -135,6 +155,50 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ranked[max(0, math.ceil(len(ranked) * percent / 100) - 1)]
 
 
+def total(
+    group: str, name: str, ours: float, *, unit: str, higher: bool, target: float | None = None, note: str = ""
+) -> Row:
+    """The row of what was counted over the whole run, and not sampled: no more rounds could make it another figure."""
+    return Row(
+        group=group,
+        name=name,
+        ours=ours,
+        peer=None,
+        unit=unit,
+        ratio=None,
+        higher=higher,
+        target=target,
+        met=_met(ours, target, higher=higher),
+        rounds=1,
+        spread=None,
+        note=note,
+    )
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where the median of all possible rounds is, with a confidence of 95 % at least.
+
+    None below FEWEST_TO_DECIDE rounds.
+
+    Each round lies below that median or above it, like a coin: so the number of those below is binomial, whatever the
+    distribution of the figures, and the interval goes from the k-th smallest to the k-th largest, for the largest k at
+    which fewer than k rounds on one side, or on the other, have a probability of 5 % together at most.
+    """
+    rounds, k = len(values), 0
+    outside = 2 / 2**rounds
+    while outside <= 1 - _CONFIDENCE:
+        k += 1
+        outside += 2 * math.comb(rounds, k) / 2**rounds
+    ranked = sorted(values)
+    return None if k == 0 else (ranked[k - 1], ranked[-k])
+
+
+def by_block(values: Sequence[float], percent: float) -> list[float]:
+    """A percentile of each of a few blocks of neighbours, so that it too has a spread."""
+    size = max(1, len(values) // _BLOCKS)
+    return [percentile(values[begin : begin + size], percent) for begin in range(0, size * (len(values) // size), size)]
+
+
 def _row(
     group: str,
     name: str,
@@ -149,15 +213,13 @@ def _row(
 ) -> Row:
     decisive = ours if ratios is None else ratios
     middle = statistics.median(decisive)
-    spread, met = None, _met(middle, target, higher=higher)
+    spread = None
     if len(decisive) >= _FEWEST_FOR_QUARTILES:
         low, _, high = statistics.quantiles(decisive, n=4, method="inclusive")
         spread = (high - low) / middle if middle else 0.0
-        if _met(low, target, higher=higher) != _met(high, target, higher=higher):
-            # Half of the rounds say one thing and half the other: the median is no better than a coin.
-            met, note = None, _joined(note, "the rounds disagree: measure on a quieter machine")
-        elif spread > _WIDE:
+        if spread > _WIDE:
             note = _joined(note, "wide spread")
+    met, doubt = _verdict(decisive, target, higher=higher)
     return Row(
         group=group,
         name=name,
@@ -170,8 +232,22 @@ def _row(
         met=met,
         rounds=len(decisive),
         spread=spread,
-        note=note,
+        note=_joined(note, doubt),
     )
+
+
+def _verdict(values: Sequence[float], target: float | None, *, higher: bool) -> tuple[bool | None, str]:
+    """Whether the median reaches the target; None, and why, if these values do not tell."""
+    if target is None:
+        return None, ""
+    interval = median_interval(values)
+    if interval is None:
+        return None, "too few rounds to decide"
+    low, high = interval
+    met = _met(low, target, higher=higher)
+    if met != _met(high, target, higher=higher):
+        return None, f"undecided: the median is between {low:.3g} and {high:.3g}"
+    return met, ""
 
 
 def _met(figure: float, target: float | None, *, higher: bool) -> bool | None:
@@ -181,7 +257,7 @@ def _met(figure: float, target: float | None, *, higher: bool) -> bool | None:
 
 
 def _joined(first: str, second: str) -> str:
-    return f"{first}; {second}" if first else second
+    return "; ".join(filter(None, (first, second)))
 
 
 def _rounded(figure: float | None) -> float | None:

@@ -13,9 +13,10 @@ class Scale:
     """One size of the benchmark. Seconds are those of one round of one variant.
 
     servers        which kinds are measured: False is the sync one, True the aio one
+    rounds         per comparison, and targeted per comparison that has a target to be held against
     tokens         how many different tokens take turns
     nodes          revocation is measured on so many nodes, each number in turn
-    revocations    per number of nodes
+    revocations    per number of nodes, and receipts likewise
     streams        open streams that one revocation ends
     concurrent     calls at once across a refresh
     epochs         live epochs that growth is measured at
@@ -27,10 +28,12 @@ class Scale:
     name: str
     servers: tuple[bool, ...]
     rounds: int
+    targeted: int
     seconds: float
     tokens: int
     nodes: tuple[int, ...]
     revocations: int
+    receipts: int
     streams: int
     rotations: int
     concurrent: int
@@ -46,11 +49,13 @@ class Scale:
 FULL: Final = Scale(
     name="full",
     servers=(False, True),
-    rounds=15,
+    rounds=11,
+    targeted=45,
     seconds=0.5,
     tokens=10_000,
     nodes=(1, 10, 50),
-    revocations=200,
+    revocations=320,
+    receipts=160,
     streams=1000,
     rotations=100,
     concurrent=1000,
@@ -60,17 +65,19 @@ FULL: Final = Scale(
     idle_seconds=15.0,
     starts=7,
     away_seconds=7.0,
-    mesh_starts=5,
+    mesh_starts=7,
 )
 
 QUICK: Final = Scale(
     name="quick",
     servers=(False, True),
     rounds=5,
+    targeted=9,
     seconds=0.15,
     tokens=2_000,
     nodes=(1, 10),
     revocations=40,
+    receipts=24,
     streams=200,
     rotations=5,
     concurrent=1000,
@@ -87,10 +94,12 @@ SMOKE: Final = Scale(
     name="smoke",
     servers=(True,),
     rounds=1,
+    targeted=2,
     seconds=0.02,
     tokens=20,
     nodes=(2,),
     revocations=3,
+    receipts=3,
     streams=5,
     rotations=1,
     concurrent=20,

@@ -9,7 +9,7 @@ from typing import Final
 from bench.authority import PREFIX, Authority
 from bench.calling import Sample
 from bench.machine import LOAD_CORES, SERVING_CORES, cpu_seconds
-from bench.method import Row, alone, compare, interleave
+from bench.method import Row, compare, interleave, total
 from bench.run import Run
 from bench.world import Child, Server, ServerKind
 
@@ -89,7 +89,7 @@ def _refreshing(run: Run, authority: Authority) -> list[Row]:
     name = f"{size:,} calls at once, the last to be answered: token refreshed meanwhile ÷ a fixed token"
     return [
         compare("client", name, ours, peer, unit="ms", higher=False, note=f"{renewed} refreshes in {waves} waves"),
-        alone("client", "of those calls, failed", [failed], unit="calls", higher=False, target=0.0),
+        total("client", "of those calls, failed", failed, unit="calls", higher=False, target=0.0),
     ]
 
 

@@ -13,7 +13,7 @@ from bench.authority import PREFIX, Authority
 from bench.calling import UNARY
 from bench.load import drive, exactly
 from bench.machine import LOAD_CORES
-from bench.method import Row, alone
+from bench.method import Row, alone, total
 from bench.run import Run
 from bench.wire import Answer, CallFailed, Connection
 from bench.world import BenchFailed, Server, ServerKind
@@ -101,10 +101,10 @@ def rotation(run: Run) -> list[Row]:
         raise BenchFailed(f"{count} rotations gave only {len(rotator.kids)} keys that signed")
     note = f"of {calls:,} calls" + "".join(f"; {times} times {what}" for what, times in refused.most_common(3))
     return [
-        alone(
+        total(
             "revocation",
             f"calls refused during {count} rotations under full load",
-            [float(refused.total())],
+            float(refused.total()),
             unit="calls",
             higher=False,
             target=0.0,
