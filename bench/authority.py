@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from authsvc.bootstrap import generate_kek, seed_development
 from bench.world import ISSUER, BenchFailed, World
-from credmesh.admin.v1 import keys_pb2_grpc
+from credmesh.admin.v1 import keys_pb2_grpc, nodes_pb2_grpc, revocation_pb2_grpc
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client import ClientSecret, Credentials, channel
 from interceptors.etcd.client import EtcdClient
@@ -21,6 +21,8 @@ from interceptors.etcd.layout import Layout
 from localmesh.process import leashed
 
 __all__ = ["PREFIX", "Authority"]
+
+_END_WITHIN: Final = 30.0
 
 PREFIX: Final = "/authority/"
 """Its own: its rotation must not find a key among its keys that it did not make."""
@@ -65,6 +67,8 @@ class Authority:
         self._operator = Credentials(ClientSecret("operator", self.secrets["operator"]), self._auth)
         self._administered = channel(self.target, allow_plaintext=True, credentials=self._operator)
         self.keys = keys_pb2_grpc.KeyServiceStub(self._administered)
+        self.nodes = nodes_pb2_grpc.NodeServiceStub(self._administered)
+        self.revocation = revocation_pb2_grpc.RevocationServiceStub(self._administered)
 
     def _start(self, cores: frozenset[int]) -> tuple[int, int]:
         begin = self._log_file.stat().st_size if self._log_file.exists() else 0
@@ -90,12 +94,16 @@ class Authority:
         return self.stub.Login(self.login_request(), wait_for_ready=True, timeout=30).credentials
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends it in its own way: a node that just dies holds up the next replica's rotations until its lease ends."""
         self._administered.close()
         self._operator.close()
         self._auth.close()
-        self._popen.kill()
-        self._popen.wait()
+        self._popen.terminate()
+        try:
+            self._popen.wait(_END_WITHIN)
+        finally:
+            self._popen.kill()
+            self._popen.wait()
 
     def __enter__(self) -> Self:
         return self

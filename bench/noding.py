@@ -28,7 +28,7 @@ _etcdrpc: Any = import_etcdrpc()
 
 
 def main() -> None:
-    """Watches until it is killed."""
+    """Watches until its input ends."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     etcd = EtcdSettings(endpoints=(settings["etcd"],), prefix=settings["prefix"])
@@ -39,10 +39,12 @@ def main() -> None:
     watcher.start()
     watching.wait(60)
     gc.freeze()
-    _say({"ready": True})
+    _say({"ready": True, "node": node.id})
     for line in sys.stdin:
         _hold(node, json.loads(line)["token"])
         _say({"held": True})
+    # Whoever waits for every registered node must not wait for this one until its lease ends.
+    node.stop()
 
 
 def _hold(node: MeshNode, token: str) -> None:

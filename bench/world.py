@@ -172,7 +172,13 @@ class Child:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
             )
         self.pid = self._popen.pid
-        self.said = self.hear() if ready else {}
+        self.said: dict[str, object] = {}
+        if ready:
+            self.listen()
+
+    def listen(self) -> None:
+        """Waits for its first line, where it was started without waiting for that."""
+        self.said = self.hear()
 
     def hear(self) -> dict[str, object]:
         """Its next line. BenchFailed if it has ended instead."""

@@ -8,6 +8,7 @@ from bench.rooms.client import client
 from bench.rooms.growth import growth
 from bench.rooms.hostile import hostile
 from bench.rooms.issuing import issuing
+from bench.rooms.receipts import receipts
 from bench.rooms.revocation import revocation
 from bench.rooms.rotation import rotation
 from bench.rooms.starting import starting
@@ -23,6 +24,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "client": client,
     "issuing": issuing,
     "revocation": revocation,
+    "receipts": receipts,
     "rotation": rotation,
     "growth": growth,
     "hostile": hostile,

@@ -6,12 +6,12 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any, Final
 
 from bench.load import drive, message
 from bench.machine import LOAD_CORES, SERVING_CORES, move
-from bench.method import Row, alone, compare, interleave
+from bench.method import FEWEST_TO_DECIDE, Row, alone, compare, interleave
+from bench.nodes import running
 from bench.run import Run
 from bench.shop import RULE
 from bench.verifying import known_keys, metadata_of, microseconds, verifier_of, verify_new
@@ -82,7 +82,8 @@ def _holding_epochs(run: Run) -> list[Row]:
         prefix = f"/growth-{count}/"
         _fill(run, Layout(prefix), count)
         settings = {"etcd": run.world.etcd.endpoint, "prefix": prefix, "issuer": ISSUER}
-        rounds = run.scale.starts if count < _EPOCHS_OF_TARGET else min(run.scale.starts, 3)
+        # So many take long to be read: no more rounds than decide.
+        rounds = run.scale.starts if count < _EPOCHS_OF_TARGET else min(run.scale.starts, FEWEST_TO_DECIDE)
         tick = run.begin(f"nodes that hold {count:,} epochs", rounds)
         said = [_held(run.world, settings, tick) for _ in range(rounds)]
         name = f"node start among {count:,} epochs"
@@ -143,12 +144,8 @@ def _fill(run: Run, layout: Layout, count: int) -> None:
 def _idle(run: Run) -> list[Row]:
     """What nodes ask of etcd when nothing happens, by etcd's own count; and what very many would."""
     world = run.world
-    settings = {"etcd": world.etcd.endpoint, "prefix": PREFIX, "issuer": ISSUER, "bare": "/nothing"}
-    tick = run.begin("idle nodes", 2)
-    with ExitStack() as stack:
-        for _ in range(_IDLE_NODES):
-            child = Child("bench.noding", settings, cores=LOAD_CORES, log_file=world.folder / "nodes.log")
-            stack.callback(child.stop)
+    with running(run, _IDLE_NODES, cores=LOAD_CORES):
+        tick = run.begin("idle nodes", 2)
         before, begun = _requests(world), time.monotonic()
         # There is nothing to wait for but time itself: idleness is what is measured.
         time.sleep(run.scale.idle_seconds)

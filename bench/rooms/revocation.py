@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from bench.machine import ALL_CORES
-from bench.method import Row, alone, compare, interleave, percentile
+from bench.method import Row, alone, by_block, compare, interleave
+from bench.nodes import BARE, running
 from bench.run import Run
 from bench.shop import WATCH_STOCK, framed, watched
 from bench.wire import Answer, CallFailed, Connection
-from bench.world import ISSUER, PREFIX, BenchFailed, Child, Server, ServerKind
+from bench.world import BenchFailed, Child, Server, ServerKind
 from credmesh.samples.inventory.v1 import inventory_pb2
 from interceptors.etcd.client import Put
 from interceptors.etcd.layout import subject_scope
 
 __all__ = ["revocation"]
 
-_BARE: Final = "/bare-watch"
-_BLOCKS: Final = 5
 _TARGET: Final = 3.0
 _NODES_OF_TARGET: Final = 50
 _UNAUTHENTICATED: Final = 16
@@ -44,21 +41,11 @@ def revocation(run: Run) -> list[Row]:
 
 def _delays(run: Run, count: int) -> list[Row]:
     """Revocations and bare puts in turn, in the same processes: the last node's moment counts."""
-    world, scale = run.world, run.scale
-    settings = {"etcd": world.etcd.endpoint, "prefix": PREFIX, "issuer": ISSUER, "bare": _BARE}
-    log_file = world.folder / "nodes.log"
-    with ExitStack() as stack:
-        nodes: list[Child] = []
-        for _ in range(count):
-            nodes.append(Child("bench.noding", settings, cores=ALL_CORES, log_file=log_file, ready=False))
-            stack.callback(nodes[-1].stop)
-        tick = run.begin(f"starting {count} nodes", count)
-        for node in nodes:
-            node.hear()
-            tick()
-        tick = run.begin(f"revocations on {count} nodes", 2 * scale.revocations)
+    revocations = run.scale.revocations
+    with running(run, count) as nodes:
+        tick = run.begin(f"revocations on {count} nodes", 2 * revocations)
         variants = {"ours": lambda: _revoked(run, nodes), "bare": lambda: _put(run, nodes)}
-        samples = interleave(variants, scale.revocations, tick=tick)
+        samples = interleave(variants, revocations, tick=tick)
     return [
         _row(count, samples, 50, since_sent=True),
         _row(count, samples, 99, since_sent=True),
@@ -68,19 +55,13 @@ def _delays(run: Run, count: int) -> list[Row]:
 
 def _row(count: int, samples: Mapping[str, Sequence[_Delay]], percent: float, *, since_sent: bool) -> Row:
     ours, bare = (
-        _by_block([one.since_sent if since_sent else one.since_answered for one in samples[what]], percent)
+        by_block([one.since_sent if since_sent else one.since_answered for one in samples[what]], percent)
         for what in ("ours", "bare")
     )
     since = "it was sent" if since_sent else "the commit was answered"
     name = f"refused on all of {count} nodes since {since}, p{percent:g} ÷ a bare etcd watch on as many"
     target = None if since_sent or count != _NODES_OF_TARGET else _TARGET
     return compare("revocation", name, ours, bare, unit="ms", higher=False, target=target)
-
-
-def _by_block(values: Sequence[float], percent: float) -> list[float]:
-    """A percentile of each of a few blocks of neighbours, so that it too has a spread."""
-    size = max(1, len(values) // _BLOCKS)
-    return [percentile(values[begin : begin + size], percent) for begin in range(0, size * (len(values) // size), size)]
 
 
 def _revoked(run: Run, nodes: Sequence[Child]) -> _Delay:
@@ -103,7 +84,7 @@ def _revoked(run: Run, nodes: Sequence[Child]) -> _Delay:
 def _put(run: Run, nodes: Sequence[Child]) -> _Delay:
     """A put: until the last bare watch has brought it."""
     sent = time.monotonic_ns()
-    run.world.client.commit([], [Put(_BARE, b"")])
+    run.world.client.commit([], [Put(BARE, b"")])
     answered = time.monotonic_ns()
     return _delay([node.hear() for node in nodes], sent, answered)
 

@@ -47,7 +47,7 @@ def run(out: Path, *groups: str, **environ: str) -> list[dict[str, Any]]:
     "groups",
     [
         ("verification", "calls"),
-        ("streams", "client", "issuing", "revocation", "rotation", "growth", "hostile", "starting"),
+        ("streams", "client", "issuing", "revocation", "receipts", "rotation", "growth", "hostile", "starting"),
     ],
     ids=["calls", "everything-else"],
 )
