@@ -20,6 +20,8 @@ _LIMIT, _WARM, _COLD = "no interceptor", "one warm token", "every token new"
 _BY_HAND, _ASKING = "PyJWT by hand", "introspection per call"
 _ENVOY, _ENVOY_CACHED = "Envoy jwt_authn", "Envoy jwt_authn with its cache"
 
+_TARGETED: Final = (_LIMIT, _WARM, _ENVOY)
+
 _RATE_TARGET: Final = 0.95
 _CPU_TARGET: Final = 0.55
 
@@ -32,19 +34,31 @@ def unary(run: Run) -> list[Row]:
     for aio in run.scale.servers:
         kind = _name(aio)
         with _variants(run, aio=aio) as variants:
-            tick = run.begin(f"unary calls, {kind} server", len(variants) * run.scale.rounds)
-            rows += _unary_rows(kind, run.scale.tokens, interleave(variants, run.scale.rounds, tick=tick))
-    rows += [_against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY) for aio in run.scale.servers]
+            rows += _unary_rows(kind, run.scale.tokens, _measured(run, kind, variants))
+    for aio in run.scale.servers:
+        rows += _against_the_limit(run, aio=aio, tls=True, what="unary over TLS", work=UNARY)
     return rows
 
 
 def streaming(run: Run) -> list[Row]:
     """Streams: the messages of long ones, and what it costs to begin and end short ones."""
     return [
-        _against_the_limit(run, aio=aio, tls=False, what=what, work=work)
+        row
         for what, work in (("messages of long streams", LONG_STREAM), ("streams of one message", SHORT_STREAM))
         for aio in run.scale.servers
+        for row in _against_the_limit(run, aio=aio, tls=False, what=what, work=work)
     ]
+
+
+def _measured(run: Run, kind: str, variants: Mapping[str, Measure]) -> dict[str, list[Sample]]:
+    """Rounds of all variants, and then more of those whose ratios are held against targets."""
+    targeted = {name: variants[name] for name in _TARGETED if name in variants}
+    rounds, more = run.scale.rounds, run.scale.targeted - run.scale.rounds
+    tick = run.begin(f"unary calls, {kind} server", len(variants) * rounds + len(targeted) * more)
+    samples = interleave(variants, rounds, tick=tick)
+    for name, further in interleave(targeted, more, tick=tick).items():
+        samples[name] += further
+    return samples
 
 
 def _unary_rows(kind: str, tokens: int, samples: Mapping[str, Sequence[Sample]]) -> list[Row]:
@@ -58,8 +72,11 @@ def _unary_rows(kind: str, tokens: int, samples: Mapping[str, Sequence[Sample]])
         rate(_WARM, _LIMIT, _RATE_TARGET),
         cost(_WARM, _LIMIT),
         rate(_many(tokens), _LIMIT),
+        cost(_many(tokens), _LIMIT),
         rate(_COLD, _LIMIT),
+        cost(_COLD, _LIMIT),
         rate(_BY_HAND, _LIMIT),
+        cost(_BY_HAND, _LIMIT),
         rate(_WARM, _BY_HAND),
         rate(_COLD, _BY_HAND),
         rate(_WARM, _ASKING),
@@ -75,8 +92,11 @@ def _unary_rows(kind: str, tokens: int, samples: Mapping[str, Sequence[Sample]])
 def _row(
     what: str, ours: str, peer: str, samples: Mapping[str, Sequence[Sample]], *, cpu: bool, target: float | None
 ) -> Row:
+    # Where one of the two has had more rounds than the other, its last ones have no neighbours.
+    rounds = min(len(samples[variant]) for variant in (ours, peer) if variant in samples)
+
     def figures(variant: str) -> list[float]:
-        return [one.cpu_microseconds if cpu else one.per_second for one in samples[variant]]
+        return [one.cpu_microseconds if cpu else one.per_second for one in samples[variant][:rounds]]
 
     name = f"{what}{', CPU per call' if cpu else ''}: {ours} ÷ {peer}"
     unit = "µs CPU" if cpu else "calls/s"
@@ -128,7 +148,7 @@ def _variants(run: Run, *, aio: bool) -> Iterator[dict[str, Measure]]:
         yield variants
 
 
-def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work) -> Row:
+def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work) -> list[Row]:
     """One kind of call with a warm token, against the same without any interceptor."""
     with ExitStack() as stack:
         variants: dict[str, Measure] = {}
@@ -138,10 +158,15 @@ def _against_the_limit(run: Run, *, aio: bool, tls: bool, what: str, work: Work)
             variants[guard] = caller.measure
         tick = run.begin(f"{what}, {_name(aio)} server", 2 * run.scale.rounds)
         samples = interleave(variants, run.scale.rounds, tick=tick)
-    ours, peer = ([one.per_second for one in samples[guard]] for guard in ("credmesh", "none"))
-    unit = "messages/s" if work is LONG_STREAM else "streams/s" if work is SHORT_STREAM else "calls/s"
-    name = f"{_name(aio)} {what}: {_WARM} ÷ {_LIMIT}"
-    return compare("streams" if work is not UNARY else "calls", name, ours, peer, unit=unit, higher=True)
+    rates = ([one.per_second for one in samples[guard]] for guard in ("credmesh", "none"))
+    costs = ([one.cpu_microseconds for one in samples[guard]] for guard in ("credmesh", "none"))
+    counted = "message" if work is LONG_STREAM else "stream" if work is SHORT_STREAM else "call"
+    group, kind = "calls" if work is UNARY else "streams", _name(aio)
+    name = f"{_WARM} ÷ {_LIMIT}"
+    return [
+        compare(group, f"{kind} {what}: {name}", *rates, unit=f"{counted}s/s", higher=True),
+        compare(group, f"{kind} {what}, CPU per {counted}: {name}", *costs, unit="µs CPU", higher=False),
+    ]
 
 
 def _many(tokens: int) -> str:
