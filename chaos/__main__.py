@@ -59,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("stopped; what was played so far:")
     failed = [outcome.seed for outcome in outcomes if not outcome.kept]
     total = print_total(console, outcomes, failed)
-    summary = {"seeds": [outcome.seed for outcome in outcomes], "failed": failed, "total": total.plain()}
+    summary = {
+        "etcd": sorted({outcome.etcd for outcome in outcomes}),
+        "seeds": [outcome.seed for outcome in outcomes],
+        "failed": failed,
+        "total": total.plain(),
+    }
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "total.json").write_text(json.dumps(summary, indent=1) + "\n")
     return 2 if broken_off else 1 if failed else 0
@@ -96,7 +101,7 @@ def _round(console: Console, options: argparse.Namespace, plan: Plan, shape: Sha
         progress = play(plan, shape, folder, tell)
         progress.state = "checking"
         verdicts = check(read_history(folder / "history"))
-    outcome = Outcome(plan.seed, plan.seconds, folder, verdicts, figures_of(progress, verdicts), again)
+    outcome = Outcome(plan.seed, plan.seconds, folder, verdicts, figures_of(progress, verdicts), again, progress.etcd)
     write_outcome(folder / "report.json", outcome)
     return outcome
 

@@ -117,6 +117,10 @@ class Cluster:
                 return name
         raise _NoLeaderError("no member that answers leads")
 
+    def version(self) -> str:
+        """What runs, as the members say themselves: "3.5.17"."""
+        return str(self._any(self._status).version)
+
     def move_leader(self, target: str) -> None:
         """Has the leader hand over to another member."""
         member_id = self._status(target).header.member_id

@@ -55,6 +55,7 @@ class Outcome:
     """What came out of one run.
 
     again  the command that draws its plan anew
+    etcd   the version of etcd that it was played on
     """
 
     seed: int
@@ -63,6 +64,7 @@ class Outcome:
     verdicts: Mapping[str, Verdict]
     figures: Figures
     again: str
+    etcd: str
 
     @property
     def kept(self) -> bool:
@@ -117,7 +119,7 @@ class Shown:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """The verdicts of one run."""
-    table = Table(title=f"seed {outcome.seed}, {outcome.seconds:.0f} s", title_justify="left")
+    table = Table(title=f"seed {outcome.seed}, {outcome.seconds:.0f} s, etcd {outcome.etcd}", title_justify="left")
     for column in ("", "promise", "verdict", "put to the test", "left open"):
         table.add_column(column, overflow="fold")
     for name, verdict in outcome.verdicts.items():
@@ -168,6 +170,7 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
                 "seconds": outcome.seconds,
                 "kept": outcome.kept,
                 "again": outcome.again,
+                "etcd": outcome.etcd,
                 "figures": outcome.figures.plain(),
                 "verdicts": {name: _plain(verdict) for name, verdict in outcome.verdicts.items()},
             },

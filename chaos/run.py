@@ -50,6 +50,7 @@ class Progress:
     active  the faults that last at the moment, as they describe themselves
     faults  how many there were of each kind
     counts  the clients' answers, by operation and answer
+    etcd    the version of etcd that is played on
     """
 
     seconds: float
@@ -58,6 +59,7 @@ class Progress:
     active: dict[int, str] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(default_factory=dict)
+    etcd: str = ""
 
 
 def names_of(shape: Shape) -> Names:
@@ -76,7 +78,8 @@ def play(plan: Plan, shape: Shape, folder: Path, tell: Callable[[Progress], None
         world.after_restore.append(observer.start)
         stack.callback(observer.stop)
         observer.start()
-        world.note("meta", **_meta(shape))
+        progress.etcd = world.cluster.version()
+        world.note("meta", etcd=progress.etcd, **_meta(shape))
         with _Clients(world, plan.seed, progress) as clients:
             _Conductor(world, plan, progress, clients).conduct()
             progress.state = "ending"

@@ -10,6 +10,7 @@ import pytest
 
 from chaos.cluster import Cluster
 from chaos.wires import Wires
+from localmesh.etcd_binary import find_etcd, version_of
 
 
 @pytest.fixture
@@ -30,3 +31,7 @@ def test_a_leader_does_not_move_to_a_member_that_is_away(cluster: Cluster) -> No
     cluster.parts[away].kill()
     with pytest.raises(grpc.RpcError):
         cluster.move_leader(away)
+
+
+def test_the_version_of_etcd_is_what_the_members_run(cluster: Cluster) -> None:
+    assert cluster.version() == ".".join(map(str, version_of(find_etcd())))
