@@ -1,42 +1,24 @@
-"""What is built carries what it needs: a wheel the generated modules, a source distribution the .proto files."""
+"""What is built carries what it needs: a wheel the generated modules, both of them the .proto files."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.mesh.running import REPOSITORY, environment
+from tests.mesh.building import build, copy_tree
+from tests.mesh.running import REPOSITORY
 
 PROTOS = sorted(path.relative_to(REPOSITORY / "protos") for path in (REPOSITORY / "protos").rglob("*.proto"))
-
-
-def build(folder: Path, kind: str) -> Path:
-    """Builds with the backend that pip would call; returns the archive."""
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", kind],
-        cwd=folder,
-        env=environment(),
-        check=True,
-        capture_output=True,
-        timeout=100,
-    )
-    (built,) = (folder / "dist").glob("*.whl" if kind == "wheel" else "*.tar.gz")
-    return built
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source tree as it is committed: nothing generated in it."""
-    folder = tmp_path_factory.mktemp("tree") / "credmesh"
-    ignored = shutil.ignore_patterns("*_pb2*", ".*", "__pycache__", "build", "dist", "tests")
-    shutil.copytree(REPOSITORY, folder, ignore=ignored)
-    return folder
+    return copy_tree(tmp_path_factory.mktemp("tree") / "credmesh")
 
 
 def test_a_source_distribution_has_the_protos_and_nothing_generated_and_builds_the_wheel(
@@ -53,7 +35,8 @@ def test_a_source_distribution_has_the_protos_and_nothing_generated_and_builds_t
         packed = set(wheel.namelist())
     for proto in PROTOS:
         stem = proto.with_suffix("").as_posix()
-        assert {f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packed
+        # Who embeds the package imports policy.proto in files of his own.
+        assert {f"{stem}.proto", f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packed
     assert {"interceptors/py.typed", "authsvc/__main__.py", "services/orders.py", "localmesh/leash.py"} <= packed
 
 

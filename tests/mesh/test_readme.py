@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_tools import protoc
 
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from docs import configuration
@@ -27,7 +29,7 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 def block(name: str) -> str:
     """The code that is marked with `runs in the tests: name`."""
-    match = re.search(rf"<!-- runs in the tests: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    match = re.search(rf"<!-- runs in the tests: {name} -->\n```\w+\n(.*?)```", README, re.DOTALL)
     assert match is not None, f"the README has no code that is marked {name!r}"
     return match[1]
 
@@ -128,12 +130,22 @@ def test_the_client_in_ten_lines_runs(mesh: RunningMesh) -> None:
     assert 'subject: "alice"' in done.stdout
 
 
-def test_the_rule_in_the_readme_is_the_samples_own() -> None:
-    proto = (REPOSITORY / "protos/credmesh/samples/inventory/v1/inventory.proto").read_text()
-    shown = re.search(r"```proto\n(.*?)```", README, re.DOTALL)
-    assert shown is not None
-    for line in shown[1].splitlines():
-        assert line.strip() in proto, f"not in the sample: {line}"
+def test_the_proto_in_the_readme_is_the_samples_own_and_compiles(tmp_path: Path) -> None:
+    sample = (REPOSITORY / "protos/credmesh/samples/inventory/v1/inventory.proto").read_text()
+    for line in block("proto").splitlines():
+        assert line.strip() in sample, f"not in the sample: {line}"
+    (tmp_path / "inventory.proto").write_text(block("proto"))
+    well_known = resources.files("grpc_tools") / "_proto"
+    paths = [f"--proto_path={path}" for path in (tmp_path, REPOSITORY / "protos", well_known)]
+    assert protoc.main(["protoc", *paths, f"--python_out={tmp_path}", "inventory.proto"]) == 0
+
+
+def test_the_readme_and_the_runbook_say_where_the_command_is_before_they_use_it() -> None:
+    for page in ("README.md", "docs/operations.md"):
+        text = (REPOSITORY / page).read_text()
+        used = re.search(r"`credmesh [a-z-]|\$ credmesh ", text)
+        assert used is not None
+        assert -1 < text.find("`.venv/bin/credmesh`") < used.start(), page
 
 
 def test_every_make_target_that_is_spoken_of_exists() -> None:
