@@ -18,6 +18,7 @@ from authsvc.accounts import FIRST_PARTY, Account
 from authsvc.api.errors import FailedPrecondition
 from authsvc.grants import Grant, grant
 from authsvc.keys.ring import KeyMissing, KeyRing
+from authsvc.lifetimes import Lifetime, longest_issued
 from authsvc.records import FORMAT
 from authsvc.refreshing import begin_family
 from authsvc.settings import AuthSettings
@@ -51,6 +52,8 @@ class Issuer:
     """Issues credentials. Thread-safe; every replica may do it.
 
     clock: seconds since 1970; it decides when credentials expire, and nothing else.
+
+    `lifetime` is what they are issued under: whoever issues on a session's standing reads that under it.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Issuer:
         self._ring = ring
         self._settings = settings
         self._clock = clock
+        self.lifetime: Final = Lifetime(etcd, layout, longest_issued(settings))
 
     def login(
         self,
@@ -94,7 +98,7 @@ class Issuer:
             granted = grant(account, scopes=scopes, audiences=audiences)
             now = self._clock()
             standing = read_standing(
-                self._etcd,
+                self.lifetime,
                 self._layout,
                 subject=account.subject,
                 client_id=account.client_id,

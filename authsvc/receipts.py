@@ -24,7 +24,7 @@ from prometheus_client import Histogram
 from authsvc import barriers
 from authsvc.audit import audit
 from authsvc.board import Board, Registered, Waiting
-from authsvc.revocation import SharedLeases
+from authsvc.leases import SharedLeases
 from authsvc.times import duration, stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import receipt_pb2

@@ -1,21 +1,18 @@
 """Revoking: a new epoch for a scope, and the session's end where the scope is a session.
 
-An epoch key must live as long as anything that it can kill, and then go. Its lease is shared with all that were put in
-the same stretch of time: etcd expires leases slowly, so there must be few. How long a lease has still to live is never
-reckoned by wall clocks: it was renewed at most one stretch ago by this process's monotonic clock, and it is longer than
-what is needed by a stretch.
+An epoch key must live as long as anything that it can kill, whichever replica issued that (see authsvc.lifetimes), and
+then go. Its lease is shared with all that were put in the same stretch of time (see authsvc.leases).
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from authsvc.leases import LEEWAY, SharedLeases
+from authsvc.lifetimes import longest_issued, read_in_force
 from authsvc.records import FORMAT
 from authsvc.settings import AuthSettings
 from authsvc.times import stamp
@@ -32,13 +29,8 @@ from interceptors.etcd.client import (
 )
 from interceptors.etcd.layout import Layout
 
-__all__ = ["LEEWAY", "Revocation", "SharedLeases"]
+__all__ = ["Revocation"]
 
-LEEWAY: Final = 360.0
-"""Seconds that an epoch outlives what it kills: the most leeway that a node forgives (300), and clocks that differ."""
-
-_SHORTEST_STRETCH: Final = 60.0
-_STRETCHES: Final = 24
 _TRIES: Final = 3
 _SESSION: Final = "sid/"
 
@@ -52,10 +44,10 @@ class Revocation:
         self._etcd = etcd
         self._layout = layout
         self._clock = clock
-        # A session that was revoked has no record: what is left of it is tokens, and what nodes have cached.
-        tokens = max(settings.token_lifetime, settings.resolve_ttl)
-        self._token_leases = SharedLeases(etcd, layout, tokens + LEEWAY, clock=clock)
-        self._session_leases = SharedLeases(etcd, layout, max(settings.session_lifetime, tokens) + LEEWAY, clock=clock)
+        self._issued = longest_issued(settings)
+        self._session_lifetime = settings.session_lifetime
+        self._lock = threading.Lock()
+        self._leases: dict[float, SharedLeases] = {}
 
     def revoke(
         self,
@@ -93,73 +85,40 @@ class Revocation:
         """Revokes several scopes in one commit, as `revoke` does one. At most 60: etcd takes 128 operations."""
         record = mesh_pb2.Epoch(format=FORMAT, reason=reason, actor=actor, revoked_at=stamp(self._clock()))
         value = record.SerializeToString()
+        in_force = read_in_force(self._etcd, self._layout)
         for tries_left in range(_TRIES, 0, -1):
+            longest = max(in_force.longest, self._issued)
             operations: list[Put | Delete] = []
             for scope in dict.fromkeys(scopes):  # etcd takes no key twice
-                operations.append(Put(self._layout.epoch(scope), value, self._leases(scope).lease()))
+                operations.append(Put(self._layout.epoch(scope), value, self._lease(scope, longest)))
                 if scope.startswith(_SESSION):
                     operations.append(Delete(self._layout.sessions + scope.removeprefix(_SESSION)))
             operations += extra_operations
             if not any(operation.key == self._layout.beacon for operation in extra_operations):
                 operations.append(moved_beacon(self._layout))
             try:
-                return self._etcd.commit(extra_conditions, operations)
+                revision = self._etcd.commit([*extra_conditions, in_force.unchanged], operations)
             except LeaseNotFound:
                 # Somebody revoked a lease by hand, or etcd is another one than before. Nothing was committed.
                 if tries_left == 1:
                     raise
-                self._token_leases.forget()
-                self._session_leases.forget()
-        raise AssertionError("the last try returns or raises")
+                with self._lock:
+                    self._leases.clear()
+                continue
+            if revision is not None:
+                return revision
+            before, in_force = in_force, read_in_force(self._etcd, self._layout)
+            if in_force.unchanged == before.unchanged:
+                return None  # so it was one of the caller's conditions
+        raise EtcdUnavailable(f"nothing was revoked: lifetimes came into force {_TRIES} times meanwhile; try again")
 
-    def _leases(self, scope: str) -> SharedLeases:
-        return self._token_leases if scope.startswith(_SESSION) else self._session_leases
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    id: int
-    bucket: int
-    renewed_at: float  # monotonic seconds, before the renewal was sent
-
-
-class SharedLeases:
-    """Leases for keys that must live `needed` seconds at least: one for all that every replica puts in a stretch.
-
-    The clock only says which stretch it is, so that replicas choose the same lease. If theirs differ, they share less.
-    """
-
-    def __init__(self, etcd: EtcdClient, layout: Layout, needed: float, *, clock: Callable[[], float]) -> None:
-        self._etcd = etcd
-        self._clock = clock
-        self._stretch = max(_SHORTEST_STRETCH, needed / _STRETCHES)
-        self._needed = needed
-        self.ttl: Final = math.ceil(needed + self._stretch)
-        self._name = f"{layout.prefix} {self.ttl}"
-        self._lock = threading.Lock()
-        self._held: _Lease | None = None
-
-    def lease(self) -> int:
-        """A lease that lives `needed` seconds from now at least. May raise EtcdUnavailable."""
+    def _lease(self, scope: str, longest: int) -> int:
+        """A lease for a scope's epoch. longest: seconds that what was issued, by whichever replica, is good for."""
+        # A session that was revoked has no record: what is left of it is tokens, and what nodes have cached.
+        outlived = longest if scope.startswith(_SESSION) else max(self._session_lifetime, longest)
         with self._lock:
-            bucket = int(self._clock() // self._stretch)
-            held = self._held
-            now = time.monotonic()
-            if held is None or held.bucket != bucket or now - held.renewed_at > self._stretch / 2:
-                held = self._held = self._renewed(bucket, now)
-            return held.id
-
-    def forget(self) -> None:
-        """Lets go of the lease, which turned out to be gone: it is granted anew when it is needed."""
-        with self._lock:
-            self._held = None
-
-    def _renewed(self, bucket: int, now: float) -> _Lease:
-        digest = hashlib.sha256(f"{self._name} {bucket}".encode()).digest()
-        lease_id = int.from_bytes(digest[:8]) >> 1 or 1  # etcd's ids are int64, and 0 asks it to choose
-        for _ in range(_TRIES):
-            self._etcd.grant(self.ttl, lease_id)
-            # It may be as old as the stretch, or older by a clock that is off: renewed, it has its whole life again.
-            if self._etcd.keep_alive(lease_id) >= self._needed:
-                return _Lease(lease_id, bucket, now)
-        raise EtcdUnavailable(f"etcd lost lease {lease_id:x} {_TRIES} times right after granting it")
+            leases = self._leases.get(outlived)
+            if leases is None:
+                leases = SharedLeases(self._etcd, self._layout, outlived + LEEWAY, clock=self._clock)
+                self._leases[outlived] = leases
+        return leases.lease()

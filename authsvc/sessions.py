@@ -226,7 +226,7 @@ class Sessions:
 
     def _read_record(self, session_id: str) -> tuple[Record, Standing]:
         try:
-            return read_session(self._etcd, self._layout, session_id)
+            return read_session(self._etcd, self._issuer.lifetime, self._layout, session_id)
         except Ended as ended:
             reason = Reason.CREDENTIAL_REVOKED if ended.revoked else Reason.CREDENTIAL_INVALID
             raise Refusal(reason, str(ended)) from ended

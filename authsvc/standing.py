@@ -1,7 +1,8 @@
 """What a credential stands on, as of one etcd revision: its account, its session, its scopes' epochs, the signing key.
 
 Whatever issues reads all of it in one transaction and commits only if none of it has changed: so nothing is issued
-across a revocation, on an account that is being deleted, or with a key that was just replaced.
+across a revocation, on an account that is being deleted, or with a key that was just replaced. And as of that read the
+lifetime that it issues under is in force, so that whoever revokes knows how long what is issued has to be outlived.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, TypeVar
 
 from authsvc.accounts import FIRST_PARTY
 from authsvc.grants import Holder
+from authsvc.lifetimes import Lifetime
 from authsvc.records import RecordError, parse_record
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.errors import CredmeshError, Reason, Refusal
@@ -76,7 +78,7 @@ def account_key(layout: Layout, subject: str, client_id: str) -> str:
 
 
 def read_standing(
-    etcd: EtcdClient,
+    lifetime: Lifetime,
     layout: Layout,
     *,
     subject: str,
@@ -85,6 +87,8 @@ def read_standing(
     session_id: str | None = None,
 ) -> Standing:
     """Reads what a credential stands on, in one linearizable transaction.
+
+    lifetime: what it is to be issued under; the time from which that counts was taken before.
 
     EtcdUnavailable; Refusal MESH_NOT_READY if a record is of a newer format than this replica knows.
     """
@@ -97,7 +101,7 @@ def read_standing(
     session = "" if session_id is None else layout.session(session_id)
     if session:
         keys.append(session)
-    found = etcd.read(*keys)
+    found = lifetime.read(*keys)
     revisions = {key: found.values[key].mod_revision if key in found.values else 0 for key in keys}
     stored = found.values.get(session)
     return Standing(
@@ -113,7 +117,9 @@ def read_standing(
     )
 
 
-def read_session(etcd: EtcdClient, layout: Layout, session_id: str) -> tuple[auth_pb2.SessionRecord, Standing]:
+def read_session(
+    etcd: EtcdClient, lifetime: Lifetime, layout: Layout, session_id: str
+) -> tuple[auth_pb2.SessionRecord, Standing]:
     """Reads a session's record and what it stands on, all as of one revision. Raises Ended; else as `read_standing`."""
     key, epoch = layout.session(session_id), layout.epoch(session_scope(session_id))
     first = etcd.read(key, epoch)
@@ -121,7 +127,7 @@ def read_session(etcd: EtcdClient, layout: Layout, session_id: str) -> tuple[aut
     while record is not None:
         # What a session stands on follows from its record; should that be another one by now, so may this be.
         standing = read_standing(
-            etcd,
+            lifetime,
             layout,
             subject=record.subject,
             client_id=record.client_id,

@@ -35,6 +35,7 @@ from authsvc.keys.rotation import (
 )
 from authsvc.keys.vault import Vault, VaultError
 from authsvc.leader import Job
+from authsvc.lifetimes import read_in_force
 from interceptors.clock import ticks
 from interceptors.etcd.client import CreatedAt, EtcdClient, KeyValue
 from interceptors.etcd.layout import Layout
@@ -63,7 +64,8 @@ class Rotator:
 
     algorithm          of new keys, unless a request says otherwise
     rotation_interval  seconds from a key's activation to the next scheduled rotation
-    token_lifetime     seconds, of the longest-lived token; leeway: seconds of clock skew that nodes forgive
+    token_lifetime     seconds, of this replica's tokens; if a longer lifetime is in force it is that one which counts
+    leeway             seconds of clock skew that nodes forgive
     margin             seconds that a retired key is kept beyond that, for the clocks of replicas that differ
     warn_after         seconds after which a node that does not acknowledge a key is named in log and audit trail
     proceed_after, proceed_unsigned_after
@@ -98,10 +100,11 @@ class Rotator:
         self._rules = Rules(
             algorithm=algorithms.check(algorithm),
             interval=rotation_interval,
-            retirement=token_lifetime + leeway + margin,
+            retirement=token_lifetime + leeway + margin,  # at least; see _rules_in_force
             proceed_after=proceed_after,
             proceed_unsigned_after=proceed_unsigned_after,
         )
+        self._token_lifetime = token_lifetime
         self._warn_after = warn_after
         self._clock = clock
         self._monotonic = monotonic
@@ -121,7 +124,7 @@ class Rotator:
                 _log.error("rotation stands still, since the key that signs is in doubt: %s", held.trouble)
                 return _LOOK_AGAIN
             now = self._clock()
-            step = decide(self._watched(held.state, fence), self._rules, now)
+            step = decide(self._watched(held.state, fence), self._rules_in_force(), now)
             if isinstance(step, Wait):
                 return self._wait(step, held, now)
             if not self._carry_out(step, held, fence, now):
@@ -131,6 +134,11 @@ class Rotator:
                     _log.info("this replica does not lead any more; another one carries on")
                     return _LOOK_AGAIN
         return 0.0
+
+    def _rules_in_force(self) -> Rules:
+        """The rules, with the longest lifetime under which any replica has issued what can still be good."""
+        longer = max(read_in_force(self._etcd, self._layout).longest - self._token_lifetime, 0.0)
+        return replace(self._rules, retirement=self._rules.retirement + longer)
 
     def _watched(self, state: RotationState, fence: CreatedAt) -> RotationState:
         """The state, with the time for which each key was seen RETIRING in this term."""

@@ -10,7 +10,7 @@
 <prefix>mesh/beacon            put by every transaction that changes one of the above
 <prefix>nodes/<id>             registered nodes                        written by nodes, under their lease
 <prefix>acks/<id>/<node id>    answers to a barrier
-<prefix>auth/…                 vault, sessions, users, clients, leader, check: the auth service's alone
+<prefix>auth/…                 vault, sessions, users, clients, lifetimes, leader, check: the auth service's alone
 
 Everything that a node must know lies below mesh/, so that one watch sees it all in the order of its commits, and so
 that an etcd role for nodes is two ranges: read mesh/, write nodes/ and acks/.
@@ -64,6 +64,7 @@ class Layout:
         self.sessions = prefix + "auth/sessions/"
         self.users = prefix + "auth/users/"
         self.clients = prefix + "auth/clients/"
+        self.lifetimes = prefix + "auth/lifetimes/"
         self.rotation = prefix + "auth/rotation"
         self.leader = prefix + "auth/leader"
         self.check = prefix + "auth/check"

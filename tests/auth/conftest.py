@@ -61,7 +61,10 @@ def replica(etcd_client: EtcdClient, settings: AuthSettings, passwords: Password
 def interrupted(replica: Replica) -> Iterator[tuple[Replica, Interrupted]]:
     """Another replica, and its client of etcd, before whose commits something else can happen."""
     with Interrupted(replica.settings.mesh.etcd) as etcd:
-        yield Replica(etcd, replica.settings, replica.passwords, replica.clock), etcd
+        other = Replica(etcd, replica.settings, replica.passwords, replica.clock)
+        # It has issued before, so that its next commit is that of what a test has it do.
+        other.issuer.lifetime.read(other.layout.signing)
+        yield other, etcd
 
 
 @pytest.fixture

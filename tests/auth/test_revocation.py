@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from authsvc.revocation import LEEWAY, SharedLeases
+from authsvc.leases import LEEWAY, SharedLeases
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import KeyValue, Put, Unchanged
 from interceptors.etcd.layout import EVERYONE, client_scope, session_scope, subject_scope

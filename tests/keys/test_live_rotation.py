@@ -164,4 +164,4 @@ def test_an_idle_leader_asks_etcd_for_next_to_nothing(keys: Keys) -> None:
         rotator.step(fence)
         etcd.asked = 0
         assert rotator.step(fence) == pytest.approx(30.0)
-        assert etcd.asked == 3
+        assert etcd.asked == 4
