@@ -1,12 +1,14 @@
 """What a node holds, in a process of its own: `python -m bench.holding CORES SETTINGS`.
 
 With {"cached": n} it verifies so many tokens; otherwise it starts a node on the given etcd. Either way it says by how
-many bytes it grew, and how long it took.
+many bytes it grew, and how long it took. With tokens it then goes on: it is told {"checks": n} by lines, checks so many
+of them in turn as a server does with every call, and says what one took.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import sys
@@ -16,46 +18,68 @@ from typing import Any
 
 from bench.machine import pin, resident_bytes
 from bench.shop import RULE
-from bench.verifying import known_keys, verifier_of
+from bench.verifying import Metadata, known_keys, metadata_of, microseconds, verifier_of, verify_new
 from bench.world import Tokens
 from interceptors import EtcdSettings, MeshNode, MeshSettings
+from interceptors.verify import Verified
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Does it once, then waits to be killed."""
+    """Does it, and waits to be told more or to be killed."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
-    before, begun = resident_bytes(os.getpid()), time.perf_counter()
-    held: object
     if "cached" in settings:
-        held = _verified(settings["cached"])
-        seconds = time.perf_counter() - begun
+        _hold_tokens(settings["cached"])
     else:
-        held = node = _node(settings)
-        seconds = time.perf_counter() - begun
-        # It is ready a moment before it has let go of what it read; then it watches.
-        while not node.connected:
-            time.sleep(0.01)
-    gc.collect()
-    print(json.dumps({"bytes": resident_bytes(os.getpid()) - before, "seconds": seconds}), flush=True)
-    threading.Event().wait()
-    del held
+        _hold_epochs(settings)
 
 
-def _verified(count: int) -> object:
+def _hold_tokens(count: int) -> None:
     tokens = Tokens()
     verifier = verifier_of(known_keys(tokens), cached=count)
-    for _ in range(count):
-        flow = verifier.flow(RULE, tokens.make(), time.time())
-        try:
-            next(flow)
-        except StopIteration:
-            continue
-        raise AssertionError("the key was unknown")
+    # Whoever calls holds the tokens too: they are here before anything is counted.
+    presented = [metadata_of(tokens.make()) for _ in range(count)]
+    grown = _Growth()
+    for metadata in presented:
+        verify_new(verifier, RULE, metadata)
     assert verifier.cached == count
-    return verifier
+    grown.say(time.perf_counter())
+    gc.freeze()
+
+    def check(metadata: Metadata) -> None:
+        verified = verifier.check(RULE, metadata, time.time())
+        assert verified.__class__ is Verified, "the token was not kept"
+
+    in_turn = itertools.cycle(presented)
+    for line in sys.stdin:
+        some = list(itertools.islice(in_turn, json.loads(line)["checks"]))
+        _say({"microseconds": microseconds(check, some)})
+
+
+def _hold_epochs(settings: dict[str, Any]) -> None:
+    grown = _Growth()
+    node = _node(settings)
+    ready_at = time.perf_counter()
+    # It is ready a moment before it has let go of what it read; then it watches.
+    while not node.connected:
+        time.sleep(0.01)
+    grown.say(ready_at)
+    threading.Event().wait()
+
+
+class _Growth:
+    """By how much this process grows from now on."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._before, self._begun = resident_bytes(os.getpid()), time.perf_counter()
+
+    def say(self, done_at: float) -> None:
+        """Says it, and the seconds until `done_at`."""
+        gc.collect()
+        _say({"bytes": resident_bytes(os.getpid()) - self._before, "seconds": done_at - self._begun})
 
 
 def _node(settings: dict[str, Any]) -> MeshNode:
@@ -63,6 +87,10 @@ def _node(settings: dict[str, Any]) -> MeshNode:
     node = MeshNode(MeshSettings(etcd=etcd, service="inventory", issuer=settings["issuer"]))
     node.start(timeout=300)
     return node
+
+
+def _say(message: object) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

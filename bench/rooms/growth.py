@@ -6,6 +6,7 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from bench.load import drive, message
@@ -27,6 +28,7 @@ __all__ = ["growth"]
 _etcdrpc: Any = import_etcdrpc()
 
 _TOKENS: Final = 200
+_CHECKS: Final = 10_000
 _PUTS: Final = 100
 _AT_ONCE: Final = 8
 _READS_AT_ONCE: Final = 64
@@ -99,13 +101,45 @@ def _holding_epochs(run: Run) -> list[Row]:
 
 
 def _holding_tokens(run: Run) -> list[Row]:
+    """What each of so many cached tokens takes of memory, and how long a check then takes, with all of them in turn."""
     rows: list[Row] = []
-    for count in run.scale.cached[1:]:
-        tick = run.begin(f"{count:,} cached tokens", 1)
-        grown = float(str(_held(run.world, {"cached": count}, tick)["bytes"]))
-        name = f"memory of each of {count:,} cached tokens"
-        rows.append(alone("growth", name, [grown / count], unit="bytes", higher=False))
-    return rows
+    counts = run.scale.cached
+    with ExitStack() as stack:
+        variants: dict[str, Callable[[], float]] = {}
+        tick = run.begin("verifying tokens to be cached", len(counts))
+        for count in counts:
+            child = Child(
+                "bench.holding", {"cached": count}, cores=SERVING_CORES, log_file=run.world.folder / "holding.log"
+            )
+            stack.callback(child.stop)
+            tick()
+            variants[str(count)] = _check_of(child)
+            if count > counts[0]:
+                each = float(str(child.said["bytes"])) / count
+                name = f"memory of each of {count:,} cached tokens"
+                rows.append(alone("growth", name, [each], unit="bytes", higher=False))
+        tick = run.begin("checking cached tokens", len(counts) * run.scale.rounds)
+        samples = interleave(variants, run.scale.rounds, tick=tick)
+    fewest = str(counts[0])
+    return rows + [
+        compare(
+            "growth",
+            f"a token verified before, of {count:,} in turn ÷ the same of {fewest}",
+            samples[str(count)],
+            samples[fewest],
+            unit="µs",
+            higher=False,
+        )
+        for count in counts[1:]
+    ]
+
+
+def _check_of(child: Child) -> Callable[[], float]:
+    def measure() -> float:
+        child.tell({"checks": _CHECKS})
+        return float(str(child.hear()["microseconds"]))
+
+    return measure
 
 
 def _held(world: World, settings: Mapping[str, object], tick: Callable[[], None]) -> dict[str, object]:
