@@ -13,7 +13,7 @@ from typing import Final
 
 from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
-from interceptors.verify import Verified
+from interceptors.verify import KeyRevoked, Verified
 
 __all__ = ["OpenCall", "OpenCalls"]
 
@@ -98,13 +98,18 @@ class OpenCalls:
             self._discard(call)
 
     def revoke(self, scope: str, epoch: int) -> int:
-        """Ends every stream of a scope whose credential is older than `epoch`; returns how many there were."""
+        """Ends every stream of a scope whose credential is older than `epoch`; returns how many there were.
+
+        Where the scope is a key's, every stream of what the key signed, however new the credential claims to be.
+        """
         with self._lock:
-            found = [call for call in self._by_scope.get(scope, ()) if call.verified.caller.epoch < epoch]
+            members = self._by_scope.get(scope, ())
+            of_key = [call for call in members if call.verified.key_scope == scope]
+            found = of_key or [call for call in members if call.verified.caller.epoch < epoch]
             for call in found:
                 self._discard(call)
-        refusal = Refusal(Reason.CREDENTIAL_REVOKED, f"scope {scope} was revoked at revision {epoch}")
-        return self._end(found, refusal)
+        reason = Reason.KEY_UNKNOWN if of_key else Reason.CREDENTIAL_REVOKED
+        return self._end(found, Refusal(reason, f"scope {scope} was revoked at revision {epoch}"))
 
     def end_all(self, refusal: Refusal) -> int:
         """Ends every stream; returns how many there were."""
@@ -129,8 +134,10 @@ class OpenCalls:
                 recheck(call.verified)
             except Refusal as found:
                 # A retired key's tokens have all expired; a stream that follows its session does not need it any more.
+                # Not so where the key was revoked: whoever stole it chose himself when his token was to expire.
                 expired = now >= call.verified.usable_until
-                if not (found.reason is Reason.KEY_UNKNOWN and call.following and expired):
+                retired = found.reason is Reason.KEY_UNKNOWN and not isinstance(found, KeyRevoked)
+                if not (retired and call.following and expired):
                     refusal = found
             if refusal is None and not unbroken and now >= call.verified.usable_until:
                 refusal = Refusal(Reason.CREDENTIAL_EXPIRED, "events were missed, and the token has expired meanwhile")

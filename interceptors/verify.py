@@ -22,13 +22,14 @@ from interceptors.cache import TwoGenerationCache
 from interceptors.caller import Caller
 from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
-from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken, is_opaque
 from interceptors.policy import MethodRule
 from interceptors.tokens import AccessToken, UnknownKey, check_times
 
 __all__ = [
     "Flow",
+    "KeyRevoked",
     "Need",
     "NeedKey",
     "NeedRevision",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _MAX_AUDIENCES: Final = 32
+_ANY_EPOCH: Final = -1
 
 
 class Verified:
@@ -47,13 +49,24 @@ class Verified:
 
     scopes            the revocation scopes that it belongs to
     kid               the key that signed it; None for an opaque session
+    key_scope         that key's scope, one of `scopes`: its epoch kills whatever epoch the credential claims
     usable_until      seconds since 1970: a token's `exp` with the leeway; a session's record is asked for again then
     session_ends_at   seconds since 1970: when the session ends at the latest; 0.0 where there is none
     generation        the bundle's generation in which it was last found good
     era               that of the past in which it was verified
     """
 
-    __slots__ = ("caller", "credential", "era", "generation", "kid", "scopes", "session_ends_at", "usable_until")
+    __slots__ = (
+        "caller",
+        "credential",
+        "era",
+        "generation",
+        "key_scope",
+        "kid",
+        "scopes",
+        "session_ends_at",
+        "usable_until",
+    )
 
     def __init__(
         self,
@@ -68,8 +81,9 @@ class Verified:
     ) -> None:
         self.caller = caller
         self.credential = credential
-        self.scopes = revocation_scopes(caller)
         self.kid = kid
+        self.key_scope = None if kid is None else key_scope(kid)
+        self.scopes = revocation_scopes(caller, kid)
         self.usable_until = usable_until
         self.session_ends_at = session_ends_at
         self.generation = generation
@@ -83,6 +97,19 @@ class Verified:
         if self.kid is None or (follow_session and self.session_ends_at):
             return max(self.session_ends_at, self.usable_until)
         return self.usable_until
+
+
+class KeyRevoked(Refusal):
+    """The key that signed a credential was revoked by force.
+
+    For the caller it is as if the key was not known; but nothing that the credential claims spares it, as what follows
+    its session is spared when a key retires.
+    """
+
+    def __init__(self, verified: Verified) -> None:
+        super().__init__(
+            Reason.KEY_UNKNOWN, f"key {verified.kid!r} was revoked by force", subject=verified.caller.subject
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +137,19 @@ Need = NeedKey | NeedRevision | NeedSession
 Flow = Generator[Need, auth_pb2.ResolveSessionResponse | None, Verified]
 
 
-def revocation_scopes(caller: Caller) -> tuple[str, ...]:
-    """The scopes whose epochs can revoke this caller's credential."""
+def revocation_scopes(caller: Caller, kid: str | None = None) -> tuple[str, ...]:
+    """The scopes whose epochs can revoke this caller's credential. kid: the key that signed it, where it is known."""
     own: tuple[str, ...] = (subject_scope(caller.subject),)
     if caller.session_id is not None:
         own += (session_scope(caller.session_id),)
-    return own + _common_scopes(caller.client_id, caller.audiences)
+    return own + _common_scopes(caller.client_id, caller.audiences, kid)
 
 
 @lru_cache(maxsize=1024)
-def _common_scopes(client_id: str, audiences: frozenset[str]) -> tuple[str, ...]:
+def _common_scopes(client_id: str, audiences: frozenset[str], kid: str | None) -> tuple[str, ...]:
     """The scopes that many credentials have in common, so that they share the texts."""
-    return (EVERYONE, client_scope(client_id), *map(audience_scope, audiences))
+    scopes = (EVERYONE, client_scope(client_id), *map(audience_scope, audiences))
+    return scopes if kid is None else (*scopes, key_scope(kid))
 
 
 def bearer(metadata: Iterable[tuple[str, str | bytes]], max_bytes: int) -> str:
@@ -237,6 +265,9 @@ class Verifier:
                 "etcd has lost a part of its history since it was issued, and everything was revoked",
                 subject=verified.caller.subject,
             )
+        if verified.key_scope is not None and bundle.epochs.revokes((verified.key_scope,), _ANY_EPOCH):
+            self._cache.drop(verified.credential)
+            raise KeyRevoked(verified)
         if verified.kid is not None and verified.kid not in bundle.keys:
             self._cache.drop(verified.credential)
             raise Refusal(Reason.KEY_UNKNOWN, f"key {verified.kid!r} was removed", subject=verified.caller.subject)

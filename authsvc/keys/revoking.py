@@ -1,4 +1,9 @@
-"""Forced revocation of a signing key: it is gone at once, and so is everything that it signed."""
+"""Forced revocation of a signing key: it is gone at once, and so is everything that it signed.
+
+That the key is gone is not enough. A key that retires goes too, and streams that follow their session outlive that, as
+they must; and whoever has the key has chosen how long his tokens live, and of which session and epoch they are. So the
+key's own scope is revoked in the same commit, which tells the nodes that it did not just retire.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,11 @@ from authsvc.audit import audit
 from authsvc.keys.held import BARRIER
 from authsvc.keys.ring import KeyMissing
 from authsvc.records import FORMAT, RecordError, parse_record
+from authsvc.revocation import Revocation
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
-from interceptors.etcd.layout import Layout
+from interceptors.etcd.layout import Layout, key_scope
 
 __all__ = ["KeyRevoker"]
 
@@ -29,9 +35,12 @@ _State = mesh_pb2.VerificationKey
 class KeyRevoker:
     """Revokes signing keys, on any replica: a compromised key must not wait for a leader."""
 
-    def __init__(self, etcd: EtcdClient, layout: Layout, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, etcd: EtcdClient, layout: Layout, revocation: Revocation, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._etcd = etcd
         self._layout = layout
+        self._revocation = revocation
         self._clock = clock
 
     def revoke(self, kid: str, actor: str, reason: str, *, extra_operations: Sequence[Put | Delete] = ()) -> int:
@@ -55,7 +64,7 @@ class KeyRevoker:
         if key not in found and sealed not in found:
             raise KeyMissing(f"there is no key {kid!r}")
         compared = [key, sealed]
-        operations: list[Put | Delete] = [Delete(key), Delete(sealed), Put(layout.beacon, b""), *extra_operations]
+        operations: list[Put | Delete] = [Delete(key), Delete(sealed), *extra_operations]
         record = _record(kid, found.get(key))
         prepared = record is not None and record.state == _State.STATE_PREPARED
         compared.append(layout.signing)
@@ -74,7 +83,9 @@ class KeyRevoker:
             compared.append(layout.rotation)
             operations.append(Put(layout.rotation, request.SerializeToString()))
         conditions = [Unchanged(name, found[name].mod_revision if name in found else 0) for name in compared]
-        revision = self._etcd.commit(conditions, operations)
+        revision = self._revocation.revoke(
+            key_scope(kid), actor=actor, reason=reason, extra_conditions=conditions, extra_operations=operations
+        )
         if revision is not None:
             state = "UNKNOWN" if record is None else _State.State.Name(record.state).removeprefix("STATE_")
             audit("key.revoke", kid=kid, state=state, signing=signs, actor=actor, reason=reason, revision=revision)

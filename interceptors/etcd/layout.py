@@ -4,7 +4,8 @@
 <prefix>mesh/signing           which key signs
 <prefix>mesh/epochs/all        epochs: everyone,
 <prefix>mesh/epochs/sub/<…>    a subject's,
-<prefix>mesh/epochs/sid/<…>    a session's, client/<…> a client's, aud/<…> an audience's
+<prefix>mesh/epochs/sid/<…>    a session's, client/<…> a client's, aud/<…> an audience's,
+<prefix>mesh/epochs/kid/<…>    a signing key's, if it was revoked: it kills whatever the key signed
 <prefix>mesh/barriers/<id>     somebody waits for every node
 <prefix>mesh/history           which history of etcd the mesh rests on
 <prefix>mesh/beacon            put by every transaction that changes one of the above
@@ -18,9 +19,10 @@ that an etcd role for nodes is two ranges: read mesh/, write nodes/ and acks/.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
-__all__ = ["EVERYONE", "Layout", "audience_scope", "client_scope", "session_scope", "subject_scope"]
+__all__ = ["EVERYONE", "Layout", "audience_scope", "client_scope", "key_scope", "session_scope", "subject_scope"]
 
 EVERYONE = "all"
 """The revocation scope that every credential belongs to."""
@@ -44,6 +46,15 @@ def client_scope(client_id: str) -> str:
 def audience_scope(audience: str) -> str:
     """The revocation scope of one audience."""
     return "aud/" + quote(audience, safe="")
+
+
+@lru_cache(maxsize=1024)
+def key_scope(kid: str) -> str:
+    """The revocation scope of all that one key has signed.
+
+    Its epoch kills whatever epoch a credential claims: whoever has the key writes that claim as he likes.
+    """
+    return "kid/" + quote(kid, safe="")
 
 
 class Layout:

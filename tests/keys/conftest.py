@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from authsvc.keys.held import Held, read_held
+from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotation import Key, State
 from authsvc.keys.rotator import Rotator
@@ -17,14 +18,26 @@ from authsvc.keys.signer import Signer
 from authsvc.keys.vault import Vault
 from authsvc.leader import Leader
 from authsvc.records import parse_record
+from authsvc.revocation import Revocation
+from authsvc.settings import AuthSettings
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put
 from interceptors.etcd.layout import Layout
 from interceptors.node import MeshNode
-from interceptors.settings import EtcdSettings, MeshSettings
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from tests.processes import KEK
 from tests.support import wait_until
 
 ISSUER: Final = "https://auth.test"
+
+
+def auth_settings(etcd: EtcdSettings) -> AuthSettings:
+    """The settings of a replica on this etcd."""
+    return AuthSettings(
+        mesh=MeshSettings(etcd=etcd, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
 
 
 class Keys:
@@ -44,6 +57,10 @@ class Keys:
         if "clock" in options:
             defaults["monotonic"] = options["clock"]
         return Rotator(self.etcd, self.layout, self.vault, **{**defaults, **options})
+
+    def revoker(self) -> KeyRevoker:
+        """What revokes keys on a replica."""
+        return KeyRevoker(self.etcd, self.layout, Revocation(self.etcd, self.layout, auth_settings(self.settings)))
 
     def leader(self, name: str = "replica-1", *, ttl: int = 5, **options: Any) -> Leader:
         """A replica that campaigns and rotates. It is stopped when the test ends."""

@@ -20,6 +20,7 @@ class ModelEtcd:
     def __init__(self) -> None:
         self.values: dict[str, KeyValue] = {}
         self.revision = 1
+        self.leases: dict[int, int] = {}
 
     @property
     def client(self) -> EtcdClient:
@@ -55,6 +56,15 @@ class ModelEtcd:
                 for key in gone:
                     del self.values[key]
         return self.revision
+
+    def grant(self, ttl: int, lease_id: int = 0) -> int:
+        """Leases never run out here: no time passes."""
+        lease_id = lease_id or len(self.leases) + 1
+        self.leases[lease_id] = ttl
+        return lease_id
+
+    def keep_alive(self, lease_id: int) -> int:
+        return self.leases.get(lease_id, 0)
 
     def _holds(self, condition: Unchanged | CreatedAt) -> bool:
         entry = self.values.get(condition.key)

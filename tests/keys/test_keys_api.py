@@ -58,7 +58,7 @@ def served(keys: Keys) -> Iterator[Api]:
     board = Board(keys.settings, keys.etcd, keys.layout)
     board.start()
     receipts = Receipts(keys.etcd, keys.layout, board, longest_freshness=2.0)
-    servicer = KeyServicer(etcd=keys.etcd, layout=keys.layout, board=board, receipts=receipts)
+    servicer = KeyServicer(etcd=keys.etcd, layout=keys.layout, board=board, receipts=receipts, revoker=keys.revoker())
     keys_pb2_grpc.add_KeyServiceServicer_to_server(servicer, server)
     nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, board=board, probe_timeout=1.0)
     nodes_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)

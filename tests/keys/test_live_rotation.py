@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from authsvc.keys.requesting import request_rotation
-from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyMissing
 from authsvc.keys.rotation import State
 from authsvc.keys.rotator import Rotator
@@ -127,7 +126,7 @@ def test_after_a_forced_revocation_every_node_refuses_what_the_key_signed_and_ac
     old = keys.token()
     for node in nodes:
         node.verify(old)
-    revision = KeyRevoker(keys.etcd, keys.layout).revoke(first, "operator", "leaked")
+    revision = keys.revoker().revoke(first, "operator", "leaked")
     wait_until(lambda: all(node.bundle.revision >= revision for node in nodes))
     for node in nodes:
         with pytest.raises(Refusal) as refused:

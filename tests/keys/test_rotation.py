@@ -37,9 +37,12 @@ from authsvc.keys.rotation import (
     decide,
 )
 from authsvc.keys.vault import Vault
+from authsvc.revocation import Revocation
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Put
-from interceptors.etcd.layout import Layout
+from interceptors.etcd.layout import Layout, key_scope
+from interceptors.settings import EtcdSettings
+from tests.keys.conftest import auth_settings
 from tests.keys.model import ModelEtcd
 
 RULES = Rules(algorithm="EdDSA", interval=1000.0, retirement=100.0)
@@ -190,6 +193,9 @@ class Mesh(RuleBasedStateMachine):
         self.nodes: dict[str, int] = {}  # what each node has applied; 0 before it has read the mesh
         self.late: list[tuple[Commit, CreatedAt]] = []
         self.signed_until: dict[str, float] = {}
+        settings = auth_settings(EtcdSettings(endpoints=("model:2379",)))
+        revocation = Revocation(self.etcd.client, self.layout, settings, clock=lambda: self.now)
+        self.revoker = KeyRevoker(self.etcd.client, self.layout, revocation, clock=lambda: self.now)
         self.elect()
 
     @rule()
@@ -289,7 +295,8 @@ class Mesh(RuleBasedStateMachine):
     @rule(data=st.data())
     def revoke(self, data: st.DataObject) -> None:
         kid = data.draw(st.sampled_from([key.kid for key in self.held().state.keys]))
-        KeyRevoker(self.etcd.client, self.layout, clock=lambda: self.now).revoke(kid, "somebody", "")
+        self.revoker.revoke(kid, "somebody", "")
+        assert self.layout.epoch(key_scope(kid)) in self.etcd.values
         assert self.layout.key(kid) not in self.etcd.values
         assert self.layout.sealed_key(kid) not in self.etcd.values
         assert self.held().state.signing != kid

@@ -12,13 +12,13 @@ from authsvc.keys import algorithms
 from authsvc.keys.changes import NewKey, change
 from authsvc.keys.held import BARRIER
 from authsvc.keys.requesting import RotationBusy, request_rotation
-from authsvc.keys.revoking import KeyRevoker
 from authsvc.keys.ring import KeyMissing
 from authsvc.keys.rotation import Prepare, Rules, State, Wait, decide
 from authsvc.keys.rotator import new_kid
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Delete, Put
-from tests.keys.conftest import Keys
+from interceptors.etcd.layout import key_scope
+from tests.keys.conftest import Keys, auth_settings
 from tests.support import wait_until
 
 
@@ -320,7 +320,7 @@ class TestRevocation:
         keys.rotator().step(keys.fence())
         kid = keys.signing() or ""
         node = keys.node()
-        revision = KeyRevoker(keys.etcd, keys.layout).revoke(kid, "operator", "lost laptop")
+        revision = keys.revoker().revoke(kid, "operator", "lost laptop")
         wait_until(lambda: node.bundle.revision >= revision, what="the node to apply the revocation")
         assert kid not in node.bundle.keys
         assert keys.signing() is None
@@ -328,13 +328,18 @@ class TestRevocation:
         assert not keys.etcd.read_prefix(keys.layout.vault).values
         beacon = keys.etcd.read(keys.layout.beacon).values[keys.layout.beacon]
         assert beacon.mod_revision == revision
+        # What tells the nodes that it did not just retire. It lives as long as sessions do, which streams may follow.
+        [(name, epoch)] = keys.etcd.read_prefix(keys.layout.epochs).values.items()
+        assert name == keys.layout.epoch(key_scope(kid))
+        assert epoch.mod_revision == revision
+        assert keys.etcd.keep_alive(epoch.lease) >= auth_settings(keys.settings).session_lifetime
 
     def test_the_signing_key_gets_a_successor_that_waits_for_its_barrier(self, keys: Keys) -> None:
         rotator, fence = keys.rotator(), keys.fence()
         rotator.step(fence)
         first = keys.signing() or ""
         silent = keys.silent_node()
-        KeyRevoker(keys.etcd, keys.layout).revoke(first, "operator", "")
+        keys.revoker().revoke(first, "operator", "")
         rotator.step(fence)
         assert keys.signing() is None
         [(successor, state)] = keys.states().items()
@@ -351,7 +356,7 @@ class TestRevocation:
         request_rotation(keys.etcd, keys.layout, "ES256", "operator")
         rotator.step(fence)
         prepared = next(kid for kid, state in keys.states().items() if state is State.PREPARED)
-        KeyRevoker(keys.etcd, keys.layout).revoke(prepared, "operator", "")
+        keys.revoker().revoke(prepared, "operator", "")
         assert not keys.held().state.barrier
         assert keys.signing() == first
         keys.etcd.commit([], [Delete(silent)])
@@ -367,23 +372,23 @@ class TestRevocation:
         request_rotation(keys.etcd, keys.layout, "", "operator")
         rotator.step(fence)
         second = keys.signing()
-        KeyRevoker(keys.etcd, keys.layout).revoke(first, "operator", "")
+        keys.revoker().revoke(first, "operator", "")
         rotator.step(fence)
         assert keys.signing() == second
         assert list(keys.states()) == [second]
 
     def test_a_key_that_cannot_be_read_can_be_revoked(self, keys: Keys) -> None:
         keys.etcd.commit([], [Put(keys.layout.key("odd"), b"\xff\xff")])
-        KeyRevoker(keys.etcd, keys.layout).revoke("odd", "operator", "")
+        keys.revoker().revoke("odd", "operator", "")
         assert not keys.etcd.read_prefix(keys.layout.keys).values
 
     def test_a_key_that_is_not_there_is_not_revoked(self, keys: Keys) -> None:
         with pytest.raises(KeyMissing, match="there is no key 'x'"):
-            KeyRevoker(keys.etcd, keys.layout).revoke("x", "operator", "")
+            keys.revoker().revoke("x", "operator", "")
 
     def test_a_revocation_is_audited_with_who_and_why(self, keys: Keys, audited: Callable[[str], list[Any]]) -> None:
         keys.rotator().step(keys.fence())
         kid = keys.signing() or ""
-        KeyRevoker(keys.etcd, keys.layout).revoke(kid, "ann", "lost laptop")
+        keys.revoker().revoke(kid, "ann", "lost laptop")
         [record] = audited("key.revoke")
         assert (record.kid, record.actor, record.reason, record.state) == (kid, "ann", "lost laptop", "ACTIVE")

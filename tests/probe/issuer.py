@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, Put, moved_beacon
-from interceptors.etcd.layout import Layout
+from interceptors.etcd.layout import Layout, key_scope
 
 __all__ = ["ISSUER", "Issuer", "claims", "key_record"]
 
@@ -76,8 +76,13 @@ class Issuer:
         return self._commit(Put(self.layout.key(self.kid), record.SerializeToString()))
 
     def remove_key(self, kid: str) -> int:
-        """Takes a key out of etcd."""
+        """Takes a key that has retired out of etcd."""
         return self._commit(Delete(self.layout.key(kid)))
+
+    def revoke_key(self, kid: str) -> int:
+        """Takes a key out of etcd by force."""
+        epoch = mesh_pb2.Epoch(format=1).SerializeToString()
+        return self._commit(Delete(self.layout.key(kid)), Put(self.layout.epoch(key_scope(kid)), epoch))
 
     def revoke(self, scope: str) -> int:
         """Revokes a scope; returns its new epoch."""

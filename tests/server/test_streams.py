@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from interceptors import MeshNode, Reason
+from interceptors.etcd.client import Put
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from tests.probe.clients import Client, Stream, bearer, make_client
 from tests.probe.issuer import Issuer
@@ -108,7 +109,7 @@ def test_a_stream_without_a_session_to_follow_is_cut(client: Client, server: Pro
     assert stream.end().reason is Reason.CREDENTIAL_EXPIRED
 
 
-def test_a_stream_ends_when_its_key_is_revoked_and_not_when_it_retires(
+def test_a_stream_that_follows_its_session_does_not_need_its_key_any_more_when_that_retires(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
     """A key that retires has signed nothing that is still valid; a stream that follows its session needs it no more."""
@@ -124,6 +125,30 @@ def test_a_stream_ends_when_its_key_is_revoked_and_not_when_it_retires(
     assert len(node.calls) == 1
     issuer.revoke(subject_scope("alice"))
     assert following.end().reason is Reason.CREDENTIAL_REVOKED
+
+
+def thiefs_token(issuer: Issuer, *, lives: float) -> str:
+    """What somebody makes of a stolen key: of a session that there never was, and newer than any revocation."""
+    now = time.time()
+    return issuer.token(exp=now + lives, session_exp=now + 1e8, sid="made-up", sub="nobody", epoch=1 << 60)
+
+
+def test_every_stream_of_a_key_that_is_revoked_by_force_ends_whatever_its_token_claims(
+    client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
+) -> None:
+    """Whoever stole the key opens a stream that follows a session, with a token that expires before anybody notices."""
+    kid = issuer.kid
+    expires = time.time() + 1
+    thiefs = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1))
+    lasting = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1e8))
+    issuer.rotate()
+    other = open_and_hold(client, server, "Following", issuer.token(epoch=0))
+    wait_until(lambda: time.time() > expires)
+    issuer.revoke_key(kid)
+    for stream in (thiefs, lasting):
+        assert stream.end().reason is Reason.KEY_UNKNOWN
+    assert len(node.calls) == 1
+    other.cancel()
 
 
 @pytest.mark.parametrize("kind", STREAMING)
@@ -199,6 +224,28 @@ def test_a_node_that_missed_a_revocation_ends_the_stream_when_it_reads_the_mesh_
         assert len(node.calls) == 1
         node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
+
+
+def test_a_node_that_missed_the_revocation_of_a_key_ends_its_streams_and_keeps_those_of_the_others(
+    new_node: Callable[..., MeshNode], issuer: Issuer
+) -> None:
+    """Even of a key that is there again: the epoch in the snapshot alone tells."""
+    node = new_node()
+    with ProbeServer(node, "sync") as server, make_client("sync", server.target) as client:
+        thiefs = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1e8))
+        kid, published = issuer.kid, issuer.layout.key(issuer.kid)
+        record = issuer.client.read(published).values[published].value
+        issuer.rotate()
+        wait_until(lambda: issuer.kid in node.bundle.keys)
+        valid = open_and_hold(client, server, "Following", issuer.token())
+        node._mirror.stop()
+        issuer.revoke_key(kid)
+        issuer.client.commit([], [Put(published, record), Put(issuer.layout.beacon, b"")])
+        assert len(node.calls) == 2
+        node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
+        assert thiefs.end().reason is Reason.KEY_UNKNOWN
+        assert len(node.calls) == 1
+        valid.cancel()
 
 
 def test_a_stream_that_rests_on_its_session_alone_ends_when_events_were_missed(

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from interceptors import Caller, Reason, Refusal
 from interceptors.calls import OpenCall, OpenCalls
 from interceptors.clock import ticks
-from interceptors.etcd.layout import subject_scope
-from interceptors.verify import Verified
+from interceptors.etcd.layout import key_scope, subject_scope
+from interceptors.verify import KeyRevoked, Verified
 from tests.support import wait_until
 
 
-def verified(subject: str = "alice", epoch: int = 10) -> Verified:
+def verified(subject: str = "alice", epoch: int = 10, kid: str = "k") -> Verified:
     caller = Caller(subject, "app", f"session of {subject}", frozenset(), frozenset({"probe"}), 0.0, epoch)
-    return Verified(caller, "token", kid="k", usable_until=time.time() + 60, session_ends_at=0.0, generation=1)
+    return Verified(caller, "token", kid=kid, usable_until=time.time() + 60, session_ends_at=0.0, generation=1)
 
 
 class Opened:
@@ -56,6 +56,30 @@ def test_exactly_the_older_calls_of_the_scope_end(opened: list[tuple[str, int]],
     assert len(calls) == len(every) - ended
     assert calls.revoke(subject_scope(subject), epoch) == 0
     calls.stop()
+
+
+def test_what_follows_its_session_outlives_a_key_that_retires_and_none_that_is_revoked(calls: OpenCalls) -> None:
+    who = verified()
+    ends: list[Refusal] = []
+    calls.add(OpenCall("/m", who, time.monotonic() + 60, following=True, end=ends.append))
+
+    def retired(_: Verified) -> None:
+        raise Refusal(Reason.KEY_UNKNOWN, "it was removed")
+
+    def revoked(one: Verified) -> None:
+        raise KeyRevoked(one)
+
+    after = who.usable_until + 1
+    assert calls.recheck(retired, now=after, unbroken=True) == 0
+    assert calls.recheck(revoked, now=after, unbroken=True) == 1
+    assert [type(refusal) for refusal in ends] == [KeyRevoked]
+
+
+def test_a_keys_scope_ends_what_it_signed_however_new_that_claims_to_be(calls: OpenCalls) -> None:
+    one, other = Opened(calls, verified(epoch=1 << 60)), Opened(calls, verified(epoch=0, kid="k2"))
+    assert calls.revoke(key_scope("k"), 11) == 1
+    assert [refusal.reason for refusal in one.refusals] == [Reason.KEY_UNKNOWN]
+    assert not other.refusals
 
 
 def test_calls_end_at_their_deadlines_and_not_before(calls: OpenCalls) -> None:
