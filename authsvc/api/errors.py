@@ -6,6 +6,7 @@
     EtcdFull         UNAVAILABLE: etcd has reached its quota; nothing was changed
     EtcdRefused      INTERNAL: etcd answered, and this replica may not do what it must; nothing was changed
     Refusal          left to the credential interceptor, which sends the reason
+    TooMany          a Refusal too, RATE_LIMITED, whose text the caller gets
     anything else    left to it too: it is logged there, and the caller learns nothing of it
 
 Servicers raise; one interceptor answers, so that no method can forget to.
@@ -20,14 +21,15 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import Counter
 
 from authsvc.validate import InvalidField
-from interceptors.errors import CredmeshError, Refusal
+from interceptors.errors import DOMAIN, CredmeshError, Reason, Refusal
 from interceptors.etcd.client import EtcdFull, EtcdRefused, EtcdUnavailable
 
-__all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound"]
+__all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound", "TooMany"]
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -63,6 +65,22 @@ class FailedPrecondition(ApiError):
     """The state of things does not allow it; the text says what to change first."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class TooMany(Refusal):
+    """A replica does as much of this as it may; RATE_LIMITED. The text is for the caller: what to do instead."""
+
+    def __init__(self, advice: str) -> None:
+        super().__init__(Reason.RATE_LIMITED, advice)
+
+    @property
+    def message(self) -> str:
+        """The text."""
+        return str(self)
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The ErrorInfo. Clients compare its message with the status's."""
+        return _details(self.status, str(self), error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN))
 
 
 class AnswerErrors(grpc.ServerInterceptor):
@@ -166,8 +184,13 @@ def _abort(method: str, context: grpc.ServicerContext, status: grpc.StatusCode, 
 
 def _bad_request(error: InvalidField) -> tuple[tuple[str, bytes], ...]:
     violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+    bad_request = error_details_pb2.BadRequest(field_violations=[violation])
+    return _details(grpc.StatusCode.INVALID_ARGUMENT, str(error), bad_request)
+
+
+def _details(code: grpc.StatusCode, text: str, message: Message) -> tuple[tuple[str, bytes], ...]:
     detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    status = status_pb2.Status(code=code, message=str(error), details=[detail])
+    detail.Pack(message)
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message=text, details=[detail])
     return (("grpc-status-details-bin", status.SerializeToString()),)

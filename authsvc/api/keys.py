@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from authsvc import validate
 from authsvc.api.errors import ApiError, FailedPrecondition, NotFound
 from authsvc.api.key_watch import follow_keys
+from authsvc.api.places import Places
 from authsvc.board import Board
 from authsvc.keys import algorithms
 from authsvc.keys.algorithms import UnknownAlgorithm
@@ -40,6 +42,11 @@ _LONGEST: Final = 300.0
 
 _LOOK_AGAIN: Final = 5.0
 
+_WATCHES: Final = 4
+_WAITS: Final = 4
+"""So many may watch, and so many wait for a rotation: beside the receipts' threads, and those of the passwords that may
+wait, some are left for who refreshes or asks for health. They are apart: whoever may only read holds no writer up."""
+
 _STATES: Final = {
     mesh_pb2.VerificationKey.STATE_PREPARED: keys_pb2.KEY_STATE_PREPARED,
     mesh_pb2.VerificationKey.STATE_ACTIVE: keys_pb2.KEY_STATE_ACTIVE,
@@ -54,7 +61,10 @@ class _NotYet(ApiError):
 
 
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
-    """Serves KeyService on any replica. Errors are raised; authsvc.api.errors answers them."""
+    """Serves KeyService on any replica. Errors are raised; authsvc.api.errors answers them.
+
+    watches, waits: so many callers may watch the keys at once, and so many wait for a rotation. Each holds a thread.
+    """
 
     def __init__(
         self,
@@ -64,11 +74,21 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         board: Board,
         receipts: Receipts,
         revoker: KeyRevoker | None = None,
+        watches: int = _WATCHES,
+        waits: int = _WAITS,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
         self._board = board
         self._receipts = receipts
+        self._watches = Places(
+            watches, "as many watch the keys at this replica as may; ask ListKeys now and then, or try again later"
+        )
+        self._waits = Places(
+            waits,
+            "as many wait for a rotation at this replica as may, and nothing was asked for; ask without wait: ListKeys "
+            "shows when the new key signs",
+        )
         self._revoker = revoker or KeyRevoker(etcd, layout)
 
     def ListKeys(self, request: keys_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keys_pb2.ListKeysResponse:
@@ -85,7 +105,8 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
             algorithm = algorithms.algorithm_of(request.algorithm)
         except UnknownAlgorithm as error:
             raise InvalidField("algorithm", f"is not known here: {error}") from None
-        with _Changes(self._etcd, self._layout, context) as changes:
+        place = self._waits.taken() if request.wait else nullcontext()
+        with place, _Changes(self._etcd, self._layout, context) as changes:
             try:
                 return self._rotate(algorithm, request.wait, _patience(request.wait, context), changes)
             except RecordError as error:
@@ -117,7 +138,8 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         self, request: keys_pb2.WatchKeysRequest, context: grpc.ServicerContext
     ) -> Iterator[keys_pb2.WatchKeysResponse]:
         """The keys, again and again as they change."""
-        return follow_keys(self._etcd, self._layout, self._board, context, _messages)
+        with self._watches.taken():
+            yield from follow_keys(self._etcd, self._layout, self._board, context, _messages)
 
     def _rotate(self, algorithm: str, wait: bool, patience: float, changes: _Changes) -> keys_pb2.RotateKeysResponse:
         deadline = time.monotonic() + patience

@@ -12,6 +12,7 @@ from typing import Final
 import grpc
 
 from authsvc import barriers
+from authsvc.api.places import Places
 from authsvc.board import Answer, Board
 from authsvc.paging import page
 from authsvc.records import FORMAT, RecordError, parse_record
@@ -27,19 +28,30 @@ _log: Final = logging.getLogger("credmesh.auth.nodes")
 
 _PROBE_TIMEOUT: Final = 2.0
 _PROBE_LEASE: Final = 10
+_PROBES: Final = 2
+"""So many may probe, or wait for their turn: each holds a thread, for long if a node is silent."""
 
 
 class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
     """Serves NodeService on any replica. Errors are raised; authsvc.api.errors answers them."""
 
     def __init__(
-        self, *, etcd: EtcdClient, layout: Layout, board: Board, probe_timeout: float = _PROBE_TIMEOUT
+        self,
+        *,
+        etcd: EtcdClient,
+        layout: Layout,
+        board: Board,
+        probe_timeout: float = _PROBE_TIMEOUT,
+        probes: int = _PROBES,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
         self._board = board
         self._probe_timeout = probe_timeout
         self._probing = threading.Lock()
+        self._probes = Places(
+            probes, "as many probe the nodes at this replica as may; ask without probe, or again in a few seconds"
+        )
 
     def ListNodes(
         self, request: nodes_pb2.ListNodesRequest, context: grpc.ServicerContext
@@ -54,7 +66,7 @@ class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
         nodes = [_message(node_id, found[node_id]) for node_id in names]
         if request.probe and nodes:
             # One at a time: each makes all nodes of the mesh write.
-            with self._probing:
+            with self._probes.taken(), self._probing:
                 committed_at, answers = self._probe(names)
             for node in nodes:
                 answer = answers.get(node.node_id)

@@ -132,6 +132,8 @@ def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speake
     elif reason is Reason.AUDIENCE_MISMATCH:
         message = f"the credential of {speaker} is not for the auth service"
         next_step = "Its account, and its sign-in, need the audience credmesh.auth."
+    elif reason is Reason.RATE_LIMITED and trouble.details not in ("", reason.message):
+        message = trouble.details  # it says what there is too much of, and what to do
     elif reason is Reason.RATE_LIMITED:
         message = "too many attempts to sign in"
         next_step = "Wait a minute before the next."

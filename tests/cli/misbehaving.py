@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 
+from authsvc.api.errors import TooMany
 from credmesh.auth.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
 from localmesh.certs import Certificates
 
-__all__ = ["Server", "fails", "hangs", "refuses", "served", "signs_in"]
+__all__ = ["Server", "fails", "hangs", "refuses", "served", "signs_in", "turns_away"]
 
 Answer = Callable[[grpc.ServicerContext], bytes]
 """What a method does: the bytes of its answer, or an abort."""
@@ -30,6 +31,17 @@ def refuses(reason: Reason, **metadata: str) -> Answer:
 
     def answer(context: grpc.ServicerContext) -> bytes:
         refusal = Refusal(reason, metadata=metadata)
+        context.set_trailing_metadata(refusal.trailing_metadata())
+        context.abort(refusal.status, refusal.message)
+
+    return answer
+
+
+def turns_away(advice: str) -> Answer:
+    """A method that does as much of it as it may."""
+
+    def answer(context: grpc.ServicerContext) -> bytes:
+        refusal = TooMany(advice)
         context.set_trailing_metadata(refusal.trailing_metadata())
         context.abort(refusal.status, refusal.message)
 

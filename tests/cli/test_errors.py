@@ -15,7 +15,7 @@ from authsvc.cli.profile import Profile
 from interceptors.errors import Reason
 from localmesh.certs import development_certificates
 from tests.cli.conftest import Command
-from tests.cli.misbehaving import Answer, fails, hangs, refuses, served, signs_in
+from tests.cli.misbehaving import Answer, fails, hangs, refuses, served, signs_in, turns_away
 
 Code = grpc.StatusCode
 
@@ -46,6 +46,7 @@ def at(command: Command, target: str) -> Command:
         (refuses(Reason.MESH_NOT_READY), 3, "cannot answer now", "etcd"),
         (refuses(Reason.MESH_STALE), 3, "cannot answer now", "etcd"),
         (refuses(Reason.RATE_LIMITED), 1, "too many attempts", "Wait a minute"),
+        (turns_away("as many watch as may; ask ListKeys"), 1, "as many watch as may; ask ListKeys", ""),
         (refuses(Reason.METHOD_DENIED), 1, "no rule allows", ""),
         (refuses(Reason.CREDENTIAL_REVOKED), 1, "client c", "secret"),
     ],
