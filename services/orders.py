@@ -104,7 +104,7 @@ def main() -> None:
     """Runs orders until it is told to stop."""
     with service_process("orders"):
         settings = read_settings(OrdersSettings)
-        with joined(settings) as node, channel_to(settings.inventory, settings) as inventory:
+        with joined(settings) as node, channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory:
             orders = Orders(OrderBook(), InventoryServiceStub(inventory))
             serve(
                 lambda server: add_OrdersServiceServicer_to_server(orders, server),

@@ -82,8 +82,8 @@ class Storefront(StorefrontServiceServicer):
 async def _serve(settings: StorefrontSettings) -> None:
     with joined(settings) as node:
         async with (
-            aio_channel_to(settings.orders, settings) as orders,
-            aio_channel_to(settings.inventory, settings) as inventory,
+            aio_channel_to("ORDERS_TARGET", settings.orders, settings) as orders,
+            aio_channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory,
         ):
             storefront = Storefront(OrdersServiceStub(orders), InventoryServiceStub(inventory))
             await serve_aio(
