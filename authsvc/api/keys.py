@@ -73,7 +73,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         layout: Layout,
         board: Board,
         receipts: Receipts,
-        revoker: KeyRevoker | None = None,
+        revoker: KeyRevoker,
         watches: int = _WATCHES,
         waits: int = _WAITS,
     ) -> None:
@@ -89,7 +89,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
             "as many wait for a rotation at this replica as may, and nothing was asked for; ask without wait: ListKeys "
             "shows when the new key signs",
         )
-        self._revoker = revoker or KeyRevoker(etcd, layout)
+        self._revoker = revoker
 
     def ListKeys(self, request: keys_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keys_pb2.ListKeysResponse:
         """A page of the keys, oldest first."""
