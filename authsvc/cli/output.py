@@ -21,7 +21,7 @@ from authsvc.cli.text import columns_of, pad, printable
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["Cell", "Column", "Output", "join"]
+__all__ = ["Cell", "Column", "Output", "as_data", "join"]
 
 _GAP: Final = 2
 _FOLDS_AT: Final = 24
@@ -51,6 +51,14 @@ class Cell:
     style: str = ""
 
 
+def as_data(message: Message) -> dict[str, Any]:
+    """An answer as Output.message prints it."""
+    from google.protobuf.json_format import MessageToDict
+
+    data: dict[str, Any] = MessageToDict(message, always_print_fields_with_no_presence=True)
+    return data
+
+
 def join(names: Iterable[str]) -> str:
     """Names as one cell; "-" for none."""
     return " ".join(names) or "-"
@@ -67,12 +75,10 @@ class Output:
 
         Every field without presence is there, so that a script need not ask whether it is.
         """
-        from google.protobuf.json_format import MessageToDict
+        self.data(as_data(message))
 
-        self.data(MessageToDict(message, always_print_fields_with_no_presence=True))
-
-    def data(self, value: Mapping[str, Any]) -> None:
-        """Prints a JSON object. Its text is ASCII, so it cannot hold a command for a terminal."""
+    def data(self, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        """Prints JSON: an object, or a list of several. It is ASCII, so it cannot hold a command for a terminal."""
         click.echo(json.dumps(value, indent=2))
 
     def line(self, text: str = "", style: str = "") -> None:

@@ -10,7 +10,7 @@ import click
 
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
-from authsvc.cli.output import Cell, Column, join
+from authsvc.cli.output import Cell, Column, as_data, join
 from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
 from authsvc.cli.times import moment
 from authsvc.times import seconds
@@ -74,31 +74,30 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str, wait
     """End sessions by their ids, as `credmesh sessions` lists them.
 
     Every node refuses their credentials, and their open streams end. To end all of a user's: credmesh revoke --subject.
+    Of several sessions --json tells in one list of those that were ended.
     """
-    incomplete = None
+    ended: list[tuple[str, sessions_pb2.KickSessionResponse]] = []
+    missing: list[str] = []
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
-        missing = []
-        for session_id in session_ids:
-            request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
-            ask_to_wait(request, wait=wait, at_most=at_most)
-            try:
-                answer = auth.call(stub.KickSession, request, timeout=invocation.patience if request.wait else None)
-            except Failure as failure:
-                if failure.exit_code != ExitCode.NOTHING:
-                    raise
-                missing.append(session_id)
-                continue
+        try:
+            for session_id in session_ids:
+                request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
+                ask_to_wait(request, wait=wait, at_most=at_most)
+                try:
+                    answer = auth.call(stub.KickSession, request, timeout=invocation.patience if request.wait else None)
+                except Failure as failure:
+                    if failure.exit_code != ExitCode.NOTHING:
+                        raise
+                    missing.append(session_id)
+                    continue
+                ended.append((session_id, answer))
+                if not invocation.as_json:
+                    _tell(invocation, session_id, answer)
+        finally:
+            # Whatever came in between: what was ended has been ended, and a script has to know.
             if invocation.as_json:
-                invocation.output.message(answer)
-            else:
-                invocation.output.line(
-                    f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it."
-                )
-                if answer.HasField("receipt"):
-                    show_receipt(invocation.output, answer.receipt)
-            if answer.HasField("receipt") and not answer.receipt.complete:
-                incomplete = answer.receipt
+                _write(invocation, ended, several=len(session_ids) > 1)
     if missing:
         raise Failure(
             f"no such session: {' '.join(missing)}",
@@ -106,8 +105,23 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str, wait
             code=ExitCode.NOTHING,
             reason="NOT_FOUND",
         )
-    if incomplete is not None:
-        exit_by(incomplete)
+    for _, answer in ended:
+        if answer.HasField("receipt"):
+            exit_by(answer.receipt)
+
+
+def _tell(invocation: Invocation, session_id: str, answer: sessions_pb2.KickSessionResponse) -> None:
+    invocation.output.line(f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it.")
+    if answer.HasField("receipt"):
+        show_receipt(invocation.output, answer.receipt)
+
+
+def _write(invocation: Invocation, ended: list[tuple[str, sessions_pb2.KickSessionResponse]], *, several: bool) -> None:
+    answers = [{"sessionId": session_id, **as_data(answer)} for session_id, answer in ended]
+    if several:
+        invocation.output.data(answers)
+    elif answers:
+        invocation.output.data(answers[0])
 
 
 def _row(session: sessions_pb2.Session, now: float) -> list[Cell | str]:

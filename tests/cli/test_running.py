@@ -89,6 +89,34 @@ def test_kick_ends_sessions_and_names_those_that_are_not_there(command: Command,
     assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
 
 
+def test_what_becomes_of_several_sessions_is_one_json_document(command: Command, user: str) -> None:
+    ids = [session_of(command, user), session_of(command.with_profile("other"), user)]
+    answers = command.json("kick", *ids)
+    assert [answer["sessionId"] for answer in answers] == ids
+    assert all(int(answer["revision"]) > 0 for answer in answers)
+
+
+def test_json_of_one_session_is_an_object_and_of_several_a_list_however_many_were_there(
+    command: Command, user: str
+) -> None:
+    one = session_of(command, user)
+    assert command.json("kick", one)["sessionId"] == one
+    left = session_of(command.with_profile("other"), user)
+    result = command.run("kick", "nosuchsession", left, "--json")
+    assert result.exit_code == ExitCode.NOTHING
+    assert [answer["sessionId"] for answer in json.loads(result.stdout)] == [left]
+    assert "nosuchsession" in json.loads(result.stderr)["error"]["message"]
+    result = command.run("kick", "nosuchsession", "noranother", "--json")
+    assert json.loads(result.stdout) == []
+
+
+def test_what_was_ended_before_a_failure_is_told_to_scripts_too(command: Command, user: str) -> None:
+    one = session_of(command, user)
+    result = command.run("kick", one, "no\nname", "--json")
+    assert result.exit_code == ExitCode.USAGE
+    assert [answer["sessionId"] for answer in json.loads(result.stdout)] == [one]
+
+
 def test_an_id_that_looks_like_an_option_is_an_id(command: Command) -> None:
     """Session ids are random: one in 64 begins with a dash, and some of those with `-h`."""
     ids = ["-h3456789012345678901_", "--345678901234567890-_"]
