@@ -5,9 +5,12 @@ ones. Neither can be brought back. So nothing that was issued before may count a
 session ends, everyone's epoch is put, and another history begins, all in one commit. Nodes read everything anew when
 they see it, and forget whatever they had accepted. Everybody signs in again, by the accounts as of the backup.
 
-Every replica looks, and answers a loss itself. When nodes ask for it (see interceptors.past) the leader vouches for the
-history, or whoever is there if nobody leads: it writes a mark, makes sure that nothing is missing, and vouches only if
-the mark is still there. An etcd that was restored in between does not have it.
+Every replica looks, and answers a loss itself. It goes by what it remembers, which has to be there still, also when
+etcd has gone on since and all its numbers are higher. Whoever makes a receipt has it remembered first.
+
+When nodes ask for it (see interceptors.past) the leader vouches for the history, or whoever is there if nobody leads:
+it writes a mark, makes sure that nothing is missing, and vouches only if the mark is still there. An etcd that was
+restored in between does not have it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from authsvc.revocation import Revocation
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import (
+    Compacted,
     CreatedAt,
     Delete,
     EtcdClient,
@@ -42,7 +46,7 @@ from interceptors.etcd.client import (
     moved_beacon,
 )
 from interceptors.etcd.layout import EVERYONE, Layout
-from interceptors.history import NOTHING, Continuity, Sight, further, judge, read_history
+from interceptors.history import NOTHING, Beacon, Continuity, Sight, further, judge, read_history
 from interceptors.past import Past
 
 __all__ = ["HistoryGuard"]
@@ -107,6 +111,7 @@ class HistoryGuard:
         self._woken = threading.Event()
         self._stopping = False
         self._away = False
+        self._compacted = 0
         self._vouched_at = 0.0
         self._wanted_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="credmesh-history", daemon=True)
@@ -125,31 +130,47 @@ class HistoryGuard:
         if self._thread.ident is not None:
             self._thread.join(timeout=10)
 
+    def note(self, beacon: Beacon) -> None:
+        """Remembers a commit that somebody is about to rely on, by the beacon that it has put.
+
+        It is on disk when this returns, which never waits for etcd.
+        """
+        known, seen = self._memory.sight.history, self._past.history
+        if seen is not None and (known is None or known.history_id in seen.ancestors):
+            # The node is quicker than the looks to learn of a history, and what is noted is of that.
+            self._memory.begin(Sight(seen.cluster_id, history=seen), self._memory.noted)
+        self._memory.note(beacon)
+
     def look(self, nodes: Snapshot | None = None) -> _Found | None:
         """Compares what is there with what was seen, and does what follows. None unless nothing is missing.
 
         nodes: the registrations, if they were just read; by default what the board has of them. Raises EtcdUnavailable.
         """
         with self._lock:
-            since = further(self._memory.sight, self._past.sight)
+            noted = self._memory.noted
+            remembered, seen = self._memory.sight, self._past.sight
+            since = further(remembered, seen)
             found = self._read()
-            continuity, why = judge(since, found.sight)
+            continuity, why = self._judge([remembered, seen], since, found.sight)
             there = found.sight.history
             if there is None and since.history is None:
                 self._begin(found)
                 return None
             if continuity is Continuity.ANOTHER:
                 _log.warning("%s", why)
-                self._memory.remember(found.sight)
+                self._memory.begin(found.sight, noted)
                 return None
             noticed_by = self._node_id
             if continuity is Continuity.UNBROKEN and there is not None:
                 claim = self._claim(there.history_id, nodes)
                 if claim is None:
-                    self._memory.remember(further(since, found.sight))
+                    if _same(remembered, found.sight):
+                        self._memory.remember(found.sight)
+                    else:
+                        self._memory.begin(found.sight, noted)
                     return found
                 why, noticed_by = claim
-            self._answer(found, since, why, noticed_by)
+            self._answer(found, since, why, noticed_by, noted)
             return None
 
     def _run(self) -> None:
@@ -159,11 +180,12 @@ class HistoryGuard:
             self._woken.clear()
             if self._stopping:
                 return
-            if woken or time.monotonic() >= looked_at + _LOOK_EVERY:
+            # What the node has seen is remembered once it was looked at: it may have followed an etcd that lacks what
+            # is remembered here.
+            behind = self._past.sight.beacon > self._memory.sight.beacon
+            if woken or behind or time.monotonic() >= looked_at + _LOOK_EVERY:
                 looked_at = time.monotonic()
                 self._look_or_wait()
-            else:
-                self._remember()
 
     def _look_or_wait(self) -> None:
         try:
@@ -178,18 +200,41 @@ class HistoryGuard:
         except Exception:  # noqa: BLE001 -- it is logged, and somebody has to look
             _log.exception("looking at etcd's history failed unexpectedly; trying again")
 
-    def _remember(self) -> None:
-        """Writes down what the watch has brought since the last look."""
-        with self._lock:
-            known, seen = self._memory.sight, self._past.sight
-            same = known.history is not None and seen.history is not None
-            if same and known.history.history_id == seen.history.history_id:  # type: ignore[union-attr]
-                self._memory.remember(further(known, seen))
+    def _judge(self, known: Sequence[Sight], since: Sight, now: Sight) -> tuple[Continuity, str]:
+        """Compares what is there with each thing that is known of its history, for neither vouches for the other."""
+        for one in known:
+            if not _same(one, since):
+                continue  # it was followed by another, which the other one has seen
+            continuity, why = judge(one, now)
+            if continuity is Continuity.UNBROKEN and 0 < one.beacon < now.beacon:
+                continuity, why = judge(one, now, self._then(one.beacon))
+            if continuity is not Continuity.UNBROKEN:
+                return continuity, why
+        return Continuity.UNBROKEN, ""
+
+    def _then(self, revision: int) -> Beacon | None:
+        """The beacon as of a revision; None where that cannot be told any more."""
+        try:
+            entry = self._etcd.read_at(self._layout.beacon, revision).values.get(self._layout.beacon)
+        except Compacted as error:
+            if "compacted" not in str(error):
+                raise EtcdUnavailable(f"etcd went back while it was looked at: {error}") from error
+            if self._compacted != revision:
+                self._compacted = revision
+                _log.warning(
+                    "revision %d, which is the last that was seen here, is compacted: that nothing is missing rests on "
+                    "etcd's revision being higher, and an etcd that was restored may have got there by itself",
+                    revision,
+                )
+            return None
+        return Beacon(0) if entry is None else Beacon(entry.mod_revision, entry.value)
 
     def _read(self) -> _Found:
         found = self._etcd.read(self._layout.history, self._layout.beacon)
         beacon = found.values.get(self._layout.beacon)
-        sight = Sight(found.cluster_id, found.revision, 0 if beacon is None else beacon.mod_revision)
+        sight = Sight(found.cluster_id, found.revision)
+        if beacon is not None:
+            sight = replace(sight, beacon=beacon.mod_revision, beacon_value=beacon.value)
         entry = found.values.get(self._layout.history)
         if entry is None:
             return _Found(sight, mesh_pb2.History(), 0)
@@ -228,7 +273,7 @@ class HistoryGuard:
         if revision is not None:
             audit("history.begin", history_id=record.history_id, revision=revision)
 
-    def _answer(self, found: _Found, since: Sight, why: str, noticed_by: str) -> None:
+    def _answer(self, found: _Found, since: Sight, why: str, noticed_by: str, noted: int) -> None:
         """Ends everything that was issued, and begins another history. Whoever is first does it for all."""
         layout = self._layout
         _log.critical(
@@ -270,7 +315,7 @@ class HistoryGuard:
             etcd_revision=found.sight.revision,
             revision=revision,
         )
-        self._memory.remember(replace(NOTHING, history=read_history(record.SerializeToString(), revision)))
+        self._memory.begin(replace(NOTHING, history=read_history(record.SerializeToString(), revision)), noted)
 
     def _lost(self, found: _Found, since: Sight, why: str, noticed_by: str, highest: int) -> list[mesh_pb2.LostHistory]:
         """Every history that has ended, the one that ends now last."""
@@ -338,6 +383,13 @@ class HistoryGuard:
         )
         self._vouched_at = time.monotonic()
         return pause
+
+
+def _same(one: Sight, other: Sight) -> bool:
+    """Whether both are of one history, as far as they know."""
+    if one.history is None or other.history is None:
+        return True
+    return one.history.history_id == other.history.history_id
 
 
 def _wanted(nodes: Mapping[str, KeyValue], vouched_at: int) -> bool:

@@ -19,7 +19,7 @@ from interceptors.epochs import Epochs
 from interceptors.etcd.client import Snapshot
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, ReadAnew
-from interceptors.history import Continuity, History, Sight, read_history
+from interceptors.history import Beacon, Continuity, History, Sight, read_history
 from interceptors.keys import RecordError, VerificationKey, read_key
 from interceptors.past import OUT_OF_TOUCH, Past
 from interceptors.tokens import TokenReader
@@ -142,7 +142,7 @@ class TrustBundle:
                 elif event.key.startswith(self._layout.barriers) and event.value is not None:
                     changes.barriers.append((event.key.removeprefix(self._layout.barriers), event.mod_revision))
                 elif event.key == self._layout.beacon:
-                    self.past.saw(revision, beacon=event.mod_revision)
+                    self.past.saw(revision, beacon=Beacon(event.mod_revision, event.value))
             if keys is not None:
                 self._set_keys(keys)
             self._advance(revision, changed=bool(changes.keys or changes.revoked))
@@ -192,7 +192,8 @@ class TrustBundle:
         beacon = snapshot.values.get(self._layout.beacon)
         entry = snapshot.values.get(self._layout.history)
         history = None if entry is None else self._read_history(entry.value, entry.mod_revision)
-        return Sight(snapshot.cluster_id, snapshot.revision, 0 if beacon is None else beacon.mod_revision, history)
+        moved_at, value = (0, None) if beacon is None else (beacon.mod_revision, beacon.value)
+        return Sight(snapshot.cluster_id, snapshot.revision, moved_at, history, value)
 
     def _follow_history(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -6,6 +6,9 @@ that were issued after the backup claim revisions that it has yet to reach. etcd
 has seen more of the past than is there knows: by a revision that was reached and now is not, by a beacon that was moved
 and now was not, by the id of the cluster, or by the id of the history, which the auth service draws anew whenever it
 has answered such a loss (mesh/history).
+
+Numbers tell only until the restored etcd has outgrown what was lost. From then on it is told by what the beacon holds,
+which is random: whoever has seen it at some revision can ask what it holds as of that revision now (`Beacon`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from google.protobuf.message import DecodeError
 from credmesh.store.v1 import mesh_pb2
 from interceptors.keys import RecordError
 
-__all__ = ["NOTHING", "Continuity", "History", "Sight", "further", "judge", "read_history"]
+__all__ = ["NOTHING", "Beacon", "Continuity", "History", "Sight", "further", "judge", "read_history"]
 
 _FORMAT: Final = 1
 
@@ -40,17 +43,27 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Beacon:
+    """mesh/beacon as it is, or was: when it was put, 0 if it was not there, and what it holds; None if nobody knows."""
+
+    revision: int
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sight:
     """How far somebody has seen. Everything is 0 or None for who has seen nothing.
 
-    revision  the highest revision that is known to exist
-    beacon    the highest revision at which mesh/beacon is known to have been put
+    revision      the highest revision that is known to exist
+    beacon        the highest revision at which mesh/beacon is known to have been put
+    beacon_value  what was put then
     """
 
     cluster_id: int = 0
     revision: int = 0
     beacon: int = 0
     history: History | None = None
+    beacon_value: bytes | None = None
 
 
 NOTHING: Final = Sight()
@@ -64,10 +77,13 @@ class Continuity(enum.Enum):
     ANOTHER = "it is another history, all of which has to be read anew"
 
 
-def judge(known: Sight, now: Sight) -> tuple[Continuity, str]:
+def judge(known: Sight, now: Sight, beacon_then: Beacon | None = None) -> tuple[Continuity, str]:
     """Whether `now` goes on from what is known, and what speaks against it, for people.
 
     `now` must have been read linearizably, after `known` was put together.
+
+    beacon_then: the beacon as of the revision `known.beacon`, as etcd has it now. Without it, an etcd that has lost
+    something and has outgrown that is not told from one that has lost nothing.
     """
     there, then = now.history, known.history
     if there is not None and then is not None and there.history_id != then.history_id:
@@ -76,7 +92,7 @@ def judge(known: Sight, now: Sight) -> tuple[Continuity, str]:
         return Continuity.ANOTHER, f"history {there.history_id} has followed {then.history_id}"
     if there is not None and there.cluster_id != now.cluster_id:
         return Continuity.LOST, f"its history is of cluster {there.cluster_id:x}, and it is {now.cluster_id:x}"
-    why = _missing(known, now)
+    why = _missing(known, now, beacon_then)
     if then is None:
         # Nobody has begun a history here, so nobody would answer: all that can be done is to read anew.
         return (Continuity.ANOTHER, why) if why else (Continuity.UNBROKEN, "")
@@ -85,13 +101,20 @@ def judge(known: Sight, now: Sight) -> tuple[Continuity, str]:
     return (Continuity.LOST, why) if why else (Continuity.UNBROKEN, "")
 
 
-def _missing(known: Sight, now: Sight) -> str:
+def _missing(known: Sight, now: Sight, then: Beacon | None) -> str:
     if known.cluster_id and now.cluster_id != known.cluster_id:
         return f"it is cluster {now.cluster_id:x}, and was {known.cluster_id:x}"
     if now.revision < known.revision:
         return f"it is at revision {now.revision}, and was at {known.revision}"
     if now.beacon < known.beacon:
         return f"the beacon was put at revision {now.beacon} last, and had been at {known.beacon}"
+    if now.beacon == known.beacon:
+        then = Beacon(now.beacon, now.beacon_value)
+    if then is not None:
+        if then.revision != known.beacon:
+            return f"no beacon was put at revision {known.beacon}, and one had been"
+        if known.beacon_value is not None and then.value not in (None, known.beacon_value):
+            return f"the beacon of revision {known.beacon} is not the one that was put there"
     return ""
 
 
@@ -103,11 +126,14 @@ def further(one: Sight, other: Sight) -> Sight:
         return one if other.history.history_id in one.history.ancestors else other
     else:
         newest = max(one.history, other.history, key=lambda history: history.vouched_at)
+    # Of two that saw the same beacon one may know what it held.
+    moved = max(one, other, key=lambda sight: (sight.beacon, sight.beacon_value is not None))
     return Sight(
         cluster_id=other.cluster_id or one.cluster_id,
         revision=max(one.revision, other.revision),
-        beacon=max(one.beacon, other.beacon),
+        beacon=moved.beacon,
         history=newest,
+        beacon_value=moved.beacon_value,
     )
 
 

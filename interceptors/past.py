@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from interceptors.history import NOTHING, Continuity, History, Sight, further, judge
+from interceptors.history import NOTHING, Beacon, Continuity, History, Sight, further, judge
 
 __all__ = ["OUT_OF_TOUCH", "Past"]
 
@@ -101,16 +101,13 @@ class Past:
             # Revisions of the history before say nothing in this one, and beginning it was as good as vouching for it.
             self._vouch_wanted_at = 0
 
-    def saw(self, revision: int, *, beacon: int = 0, history: History | None = None) -> None:
+    def saw(self, revision: int, *, beacon: Beacon | None = None, history: History | None = None) -> None:
         """The watch has brought this revision."""
         with self._lock:
             sight = self.sight
-            self.sight = replace(
-                sight,
-                revision=max(sight.revision, revision),
-                beacon=max(sight.beacon, beacon),
-                history=history or sight.history,
-            )
+            if beacon is not None and beacon.revision > sight.beacon:
+                sight = replace(sight, beacon=beacon.revision, beacon_value=beacon.value)
+            self.sight = replace(sight, revision=max(sight.revision, revision), history=history or sight.history)
 
     def doubt(self, epoch: int) -> None:
         """A credential of ours, rightly signed, claims a revision that this node has not heard of."""

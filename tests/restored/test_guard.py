@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +16,9 @@ from authsvc.board import Board
 from authsvc.memory import Memory
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import SettingsError
-from interceptors.etcd.client import EtcdClient, Put
+from interceptors.etcd.client import EtcdClient, Put, Snapshot, moved_beacon
 from interceptors.etcd.layout import EVERYONE, Layout
-from interceptors.history import NOTHING, History, Sight
+from interceptors.history import NOTHING, Beacon, History, Sight
 from interceptors.settings import EtcdSettings
 from tests.restored.guards import Make, fence, history, register
 from tests.support import wait_until
@@ -185,14 +188,120 @@ def test_what_a_replica_has_seen_outlives_it(tmp_path: Path, replica: Make, etcd
     assert again.history.history_id == seen.history.history_id
 
 
-def test_what_the_watch_brings_is_remembered_between_two_looks(tmp_path: Path, replica: Make) -> None:
+def test_what_the_watch_brings_is_looked_at_and_remembered_soon(
+    tmp_path: Path, replica: Make, etcd_client: EtcdClient, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authsvc.history._LOOK_EVERY", 3600.0)
     path = tmp_path / "memory.json"
     guard = replica(path)
+    guard.look()
     guard.start()
-    wait_until(lambda: json.loads(path.read_text())["revision"])
-    guard.past.meet(NOTHING, guard.memory.sight)
-    guard.past.saw(1 << 40)
-    wait_until(lambda: json.loads(path.read_text())["revision"] == 1 << 40)
+    beacon = moved_beacon(layout)
+    revision = etcd_client.commit([], [beacon])
+    assert revision is not None
+    guard.past.saw(revision, beacon=Beacon(revision, beacon.value))
+    wait_until(lambda: json.loads(path.read_text())["beacon"] == revision)
+    assert json.loads(path.read_text())["beacon_value"] == beacon.value.hex()
+
+
+class Waiting(EtcdClient):
+    """Reads only when it is let."""
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        super().__init__(settings)
+        self.reading, self.let = threading.Event(), threading.Event()
+
+    def read(self, *keys: str, timeout: float | None = None) -> Snapshot:
+        self.reading.set()
+        assert self.let.wait(20)
+        return super().read(*keys, timeout=timeout)
+
+
+def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
+    tmp_path: Path, replica: Make, etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    path = tmp_path / "memory.json"
+    replica().look()
+    with Waiting(etcd_settings) as etcd:
+        etcd.let.set()
+        guard = replica(path, etcd=etcd)
+        assert guard.look() is not None
+        etcd.let.clear()
+        etcd.reading.clear()
+        looking = threading.Thread(target=guard.look)
+        looking.start()
+        assert etcd.reading.wait(20)
+        beacon = moved_beacon(layout)
+        revision = etcd_client.commit([], [beacon])
+        assert revision is not None
+        guard.note(Beacon(revision, beacon.value))
+        again = Memory(path, layout.prefix).sight
+        assert looking.is_alive()
+        etcd.let.set()
+        looking.join(20)
+        assert (again.revision, again.beacon, again.beacon_value) == (revision, revision, beacon.value)
+        # And the look, whose read was of before or after, takes nothing of it away.
+        assert guard.memory.sight.beacon >= revision
+        assert guard.look() is not None
+
+
+def test_several_who_note_at_once_wait_for_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(tmp_path / "memory.json", "/p/")
+    writes: list[object] = []
+    hold = threading.Event()
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        writes.append(descriptor)
+        assert hold.wait(20)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    threads = [threading.Thread(target=memory.note, args=(Beacon(n, b"%d" % n),)) for n in range(1, 21)]
+    threads[0].start()
+    wait_until(lambda: writes)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: memory.noted == len(threads))
+    assert all(thread.is_alive() for thread in threads)
+    hold.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(writes) == 4  # the file's and its folder's, for the first one and for all others
+    assert Memory(tmp_path / "memory.json", "/p/").sight.beacon == 20
+
+
+def test_what_is_noted_while_another_history_is_learned_of_is_not_forgotten() -> None:
+    """It may be of the one or of the other: whoever looks once more knows."""
+    memory = Memory(None, "/p/")
+    memory.remember(Sight(1, 100, 90, History("first", 1)))
+    noted = memory.noted
+    memory.note(Beacon(130, b"x"))
+    other = Sight(1, 120, 120, History("second", 1, frozenset({"first"})))
+    memory.begin(other, noted)
+    assert memory.sight.beacon == 130
+    memory.begin(other, memory.noted)
+    assert memory.sight == other
+
+
+def test_what_is_noted_of_a_history_that_only_the_node_knows_is_noted_as_of_that(replica: Make) -> None:
+    guard = replica()
+    first, second = History("first", 1), History("second", 1, frozenset({"first"}))
+    guard.past.begin(Sight(1, 50, 40, first, b"a"))
+    guard.note(Beacon(60, b"b"))
+    assert guard.memory.sight == Sight(1, 60, 60, first, b"b")
+    guard.past.begin(Sight(1, 30, 30, second, b"c"))
+    guard.note(Beacon(31, b"d"))
+    assert guard.memory.sight == Sight(1, 31, 31, second, b"d")
+
+
+def test_a_memory_of_before_the_beacon_held_anything_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "memory.json"
+    memory = Memory(path, "/p/")
+    memory.remember(Sight(1, 100, 90, History("first", 1), b"x"))
+    entries = json.loads(path.read_text())
+    del entries["beacon_value"]
+    path.write_text(json.dumps(entries))
+    assert Memory(path, "/p/").sight == Sight(1, 100, 90, History("first", 1))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An etcd that is restored while a guard of its history is at work."""
+"""An etcd that is restored while a guard of its history is at work, or while it is not."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put, Unchanged
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put, Unchanged, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.etcd import EtcdProcess
 from tests.restored import backups
-from tests.restored.guards import Make, fence, history, register
+from tests.restored.guards import Make, Replica, fence, history, register
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_another_replicas_mark_at_the_same_revision_is_not_taken_for_ones_own(
     lead = fence(etcd_client, layout)
     register(etcd_client, layout)
     backup = backups.save(own_etcd, tmp_path / "backup")
-    marks = []
+    marks: list[int | None] = []
 
     def restored() -> None:
         marks.append(etcd_client.read(layout.check).values[layout.check].mod_revision)
@@ -70,3 +70,80 @@ def test_another_replicas_mark_at_the_same_revision_is_not_taken_for_ones_own(
     assert slow.meanwhile is None
     assert marks[0] == marks[1]
     assert not history(etcd_client, layout).HasField("vouched_at")
+
+
+def move(etcd: EtcdClient, layout: Layout, times: int) -> None:
+    """Moves the beacon, as whatever is committed below mesh/ does."""
+    for _ in range(times):
+        etcd.commit([], [moved_beacon(layout)])
+
+
+class TestOutgrown:
+    """Everything was stopped; the restored etcd has gone on before the one who remembers looks at it."""
+
+    @pytest.fixture
+    def outgrown(
+        self, tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
+    ) -> Callable[[], Replica]:
+        """Makes a guard that remembers what was lost."""
+        path = tmp_path / "memory.json"
+        before = replica(path)
+        before.look()
+        before.look()
+        backup = backups.save(own_etcd, tmp_path / "backup")
+        move(etcd_client, layout, 3)
+        assert before.look() is not None
+        backups.restore(own_etcd, backup, new_cluster=False)
+        # One that remembers nothing is first, and finds nothing missing.
+        assert replica().look() is not None
+        move(etcd_client, layout, 10)
+        return lambda: replica(path)
+
+    def test_it_is_found_by_what_the_beacon_held(
+        self, outgrown: Callable[[], Replica], etcd_client: EtcdClient, layout: Layout
+    ) -> None:
+        guard = outgrown()
+        assert guard.look() is None
+        (lost,) = history(etcd_client, layout).lost
+        assert "is not the one that was put there" in lost.reason
+        assert guard.look() is not None
+
+    def test_it_is_found_although_the_replicas_own_node_has_followed_it_already(
+        self, outgrown: Callable[[], Replica], etcd_client: EtcdClient, layout: Layout
+    ) -> None:
+        """What the node sees goes on from nothing, and must not take the place of what is remembered."""
+        other = outgrown()
+        found = other._read()
+        guard = outgrown()
+        guard.past.meet(guard.past.sight, found.sight)
+        assert guard.past.sight.beacon > guard.memory.sight.beacon
+        assert guard.look() is None
+        assert history(etcd_client, layout).lost
+
+    def test_where_that_is_compacted_it_says_what_it_rests_on(
+        self,
+        outgrown: Callable[[], Replica],
+        etcd_client: EtcdClient,
+        own_etcd: EtcdProcess,
+        layout: Layout,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        revision = etcd_client.read(layout.beacon).revision
+        backups.tool("etcdctl", f"--endpoints={own_etcd.endpoint}", "compact", str(revision))
+        assert outgrown().look() is not None
+        assert "is compacted" in caplog.text
+
+
+def test_an_etcd_that_has_only_gone_on_is_not_taken_for_another(
+    tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    path = tmp_path / "memory.json"
+    guard = replica(path)
+    guard.look()
+    guard.look()
+    move(etcd_client, layout, 10)
+    own_etcd.kill()
+    own_etcd.start()
+    assert replica(path).look() is not None
+    move(etcd_client, layout, 1)
+    assert guard.look() is not None

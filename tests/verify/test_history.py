@@ -13,7 +13,7 @@ from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.mirror import Event, ReadAnew
-from interceptors.history import NOTHING, Continuity, History, Sight, further, judge, read_history
+from interceptors.history import NOTHING, Beacon, Continuity, History, Sight, further, judge, read_history
 from interceptors.keys import RecordError
 from interceptors.past import Past
 from tests.probe.issuer import ISSUER
@@ -81,6 +81,46 @@ def test_whoever_saw_a_commit_that_is_missing_notices_however_far_etcd_has_moved
     assert continuity is (LOST if seen > backed_up else UNBROKEN)
 
 
+@given(revisions, revisions, st.integers(0, 60), st.data())
+def test_whoever_knows_what_the_beacon_held_notices_however_far_the_beacon_itself_has_moved_on_since(
+    backed_up: int, seen: int, written: int, data: st.DataObject
+) -> None:
+    """Here some of what is written after the restore moves the beacon, each time to a value of its own."""
+    before = {revision: b"before %d" % revision for revision in range(1, max(backed_up, seen) + 1)}
+    there = {revision: value for revision, value in before.items() if revision <= backed_up}
+    moved = data.draw(st.sets(st.integers(backed_up + 1, backed_up + 1 + written)))
+    there |= {revision: b"after %d" % revision for revision in moved}
+    newest = max(there)
+    now = Sight(CLUSTER, max(newest, backed_up + written), newest, FIRST, there[newest])
+    then = max((revision for revision in there if revision <= seen), default=0)
+    known = Sight(CLUSTER, seen, seen, FIRST, before[seen])
+    continuity, why = judge(known, now, Beacon(then, there.get(then)))
+    assert continuity is (LOST if seen > backed_up else UNBROKEN), why
+
+
+def test_the_same_beacon_that_holds_something_else_is_another_one() -> None:
+    known = replace(SEEN, beacon_value=b"a")
+    assert judge(known, replace(SEEN, beacon_value=b"b"))[0] is LOST
+    assert judge(known, replace(SEEN, beacon_value=b"a"))[0] is UNBROKEN
+    # Who has not seen what it held has nothing to compare.
+    assert judge(SEEN, replace(SEEN, beacon_value=b"b"))[0] is UNBROKEN
+    assert judge(known, SEEN)[0] is UNBROKEN
+
+
+def test_a_beacon_that_was_not_put_when_it_was_seen_is_a_loss_whatever_it_held() -> None:
+    later = replace(SEEN, revision=200, beacon=150)
+    assert judge(SEEN, later, Beacon(90))[0] is UNBROKEN
+    assert judge(SEEN, later, Beacon(80))[0] is LOST
+    assert judge(SEEN, later, Beacon(0))[0] is LOST
+
+
+def test_of_two_that_know_the_beacon_the_one_counts_that_knows_what_it_held() -> None:
+    known = replace(SEEN, beacon_value=b"a")
+    assert further(SEEN, known) == further(known, SEEN) == known
+    later = replace(SEEN, beacon=95)
+    assert further(known, later).beacon_value is None
+
+
 @given(st.lists(st.tuples(revisions, revisions), min_size=1))
 def test_what_several_know_is_the_most_that_any_of_them_knows(sights: list[tuple[int, int]]) -> None:
     together = NOTHING
@@ -114,7 +154,7 @@ class TestPast:
         past = Past()
         past.meet(NOTHING, SEEN)
         before = past.sight
-        past.saw(200, beacon=200)
+        past.saw(200, beacon=Beacon(200, b"moved"))
         assert past.meet(before, replace(SEEN, revision=150)) is UNBROKEN
         assert past.sight.revision == 200
 
