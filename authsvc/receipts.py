@@ -29,8 +29,9 @@ from authsvc.times import duration, stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import receipt_pb2
 from interceptors.errors import Reason, Refusal
-from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put
+from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, moved_beacon
 from interceptors.etcd.layout import Layout
+from interceptors.history import Beacon
 from interceptors.settings import LONGEST_FRESHNESS
 
 __all__ = ["Commit", "Receipts", "patience_of", "strict_after"]
@@ -44,7 +45,8 @@ _seconds: Final = Histogram(
 )
 
 Commit = Callable[[Sequence[Put | Delete]], int]
-"""Commits a revocation together with these operations; its revision. Raises if there is nothing to revoke."""
+"""Commits a revocation together with these operations, the beacon among them; its revision. Raises if there is nothing
+to revoke."""
 
 _DRIFT: Final = 0.002
 """By how much two monotonic clocks may run at different rates: NTP steers each by 0.0005 at the most."""
@@ -97,6 +99,8 @@ class Receipts:
 
     longest_freshness  seconds: the mesh's CREDMESH_LONGEST_FRESHNESS. A registered node that says more counts for more
     at_once            so many may be waited for: each holds a thread, and one silent node makes all of them wait
+    remember           is told of each revocation before its receipt is given out: what the receipt promises has to hold
+                       in an etcd that is restored from a backup too, and so somebody must know that it is missing there
     clock              seconds since 1970, for people to read
     """
 
@@ -108,12 +112,14 @@ class Receipts:
         *,
         longest_freshness: float,
         at_once: int = 48,
+        remember: Callable[[Beacon], None] = lambda _beacon: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
         self._board = board
         self._longest_freshness = longest_freshness
+        self._remember = remember
         self._clock = clock
         self._slots = threading.BoundedSemaphore(at_once)
         # Should this replica die, its barriers go by themselves.
@@ -142,8 +148,10 @@ class Receipts:
         with self._board.waiting(barrier_id) as waiting:
             if context is not None and not context.add_callback(waiting.cancel):
                 waiting.cancel()  # the call is over; what was asked for is done all the same
-            revision = self._commit(commit, barrier_id)
+            committed = self._commit(commit, barrier_id)
+            revision = committed.revision
             known_at, committed_at = time.monotonic(), self._clock()
+            self._remember(committed)
             nodes, all_are_listed = self._wait(waiting, revision, known_at, patience)
             receipt = self._write(waiting, nodes, revision, known_at, committed_at)
             # A list that could not be read may lack somebody.
@@ -161,11 +169,13 @@ class Receipts:
         )
         return receipt
 
-    def _commit(self, commit: Commit, barrier_id: str) -> int:
+    def _commit(self, commit: Commit, barrier_id: str) -> Beacon:
+        """Commits the revocation; the beacon that tells it from every other commit."""
+        beacon = moved_beacon(self._layout)
         for last_try in (False, True):
-            lease = self._leases.lease()
+            raised = barriers.raised(self._layout, barrier_id, "receipt", lease=self._leases.lease())
             try:
-                return commit([barriers.raised(self._layout, barrier_id, "receipt", lease=lease)])
+                return Beacon(commit([raised, beacon]), beacon.value)
             except LeaseNotFound:
                 self._leases.forget()
                 if last_try:

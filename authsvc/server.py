@@ -120,7 +120,7 @@ def run(settings: AuthSettings) -> None:
         directory.start()
         _lead(stack, settings, etcd, layout, vault, node, directory, revocation, guard)
         serve(
-            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, board),
+            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, board, guard),
             node=node,
             settings=settings.server,
             services=_SERVICES,
@@ -174,8 +174,9 @@ def _servicers(
     node: MeshNode,
     directory: SessionDirectory,
     board: Board,
+    guard: HistoryGuard,
 ) -> Callable[[grpc.Server], None]:
-    receipts = Receipts(etcd, layout, board, longest_freshness=settings.mesh.longest_freshness)
+    receipts = Receipts(etcd, layout, board, longest_freshness=settings.mesh.longest_freshness, remember=guard.note)
     accounts = Accounts(etcd, layout, passwords, revocation)
     throttle = LoginThrottle(
         per_account=settings.login_failures_per_account, per_address=settings.login_failures_per_address

@@ -31,6 +31,9 @@ from tests.support import wait_until
 
 schema.load()
 
+ENVIRON = {"CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_LEADER_LEASE": "2", "CREDMESH_NODE_LEASE": "3"}
+"""Short, so that nobody waits long for those who died."""
+
 
 @dataclass
 class Mesh:
@@ -46,11 +49,8 @@ class Mesh:
     backups: int = 0
 
     def __post_init__(self) -> None:
-        # Short, so that nobody waits long for those who died.
-        environ = {"CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_LEADER_LEASE": "2", "CREDMESH_NODE_LEASE": "3"}
-        if self.memory:
-            environ["CREDMESH_MEMORY_FILE"] = str(self.memory_file)
-        self.auth = AuthProcess(self.settings, environ=environ)
+        environ = {"CREDMESH_MEMORY_FILE": str(self.memory_file)} if self.memory else {}
+        self.auth = AuthProcess(self.settings, environ=ENVIRON | environ)
 
     @property
     def memory_file(self) -> Path:
@@ -61,10 +61,17 @@ class Mesh:
         """Starts the replica."""
         self.auth.start()
 
-    def probe(self, kind: str = "sync", *, settings: EtcdSettings | None = None) -> ProbeProcess:
-        """Starts a probe, which also takes opaque sessions."""
+    def without_memory(self) -> AuthProcess:
+        """Another replica, which remembers nothing."""
+        return AuthProcess(self.settings, environ=ENVIRON)
+
+    def probe(
+        self, kind: str = "sync", *, settings: EtcdSettings | None = None, auth: AuthProcess | None = None
+    ) -> ProbeProcess:
+        """Starts a probe, which also takes opaque sessions. auth: the replica that it asks about them."""
         environ = {"PROBE_SECRET": self.secrets["services"], "CREDMESH_NODE_LEASE": "3"}
-        one = ProbeProcess(settings or self.settings, kind, auth=self.auth.target, environ=environ).start()
+        target = (auth or self.auth).target
+        one = ProbeProcess(settings or self.settings, kind, auth=target, environ=environ).start()
         self.probes.append(one)
         return one
 

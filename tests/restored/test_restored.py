@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from interceptors.etcd.layout import Layout
 from tests.etcd.proxy import Proxy
 from tests.probe.clients import bearer, make_client
 from tests.probe.process import ProbeProcess
+from tests.receipts.world import People
 from tests.restored import backups
 from tests.restored.conftest import Caller, Mesh
 from tests.support import wait_until
@@ -252,6 +254,38 @@ def test_an_etcd_that_has_outgrown_what_was_seen_is_found_all_the_same(mesh: Mes
     assert "beacon" in told.lost[0].reason
     probe = mesh.probe()
     assert reason(probe, "Unary", alice.access_token) in GONE
+
+
+def test_the_maker_of_a_receipt_has_written_down_what_it_promises_before_it_is_out(mesh: Mesh) -> None:
+    """Whatever comes right after it, and be it that the power fails and a backup is restored."""
+    with mesh.people() as people:
+        for _ in range(10):
+            receipt = people.revoke(subject="nobody").receipt
+            assert json.loads(mesh.memory_file.read_text())["beacon"] >= receipt.revision
+
+
+def test_an_etcd_that_another_replica_has_vouched_for_and_moved_on_is_found_all_the_same(mesh: Mesh) -> None:
+    """The other one has no memory and is first: registrations, vouches, keys and revocations of its own."""
+    with mesh.people() as people:
+        alice = people.sign_in("alice")
+        backup = mesh.back_up()
+        receipt = people.revoke(subject="alice").receipt
+    mesh.kill_everything()
+    backups.restore(mesh.etcd, backup, new_cluster=False)
+    other = mesh.without_memory()
+    with other, other.channel() as channel, EtcdClient(mesh.settings) as etcd:
+        layout = Layout(mesh.settings.prefix)
+        people = People(channel, mesh.secrets)
+        # This is what it comes to without a memory: nothing seems to be missing, so the loss is vouched for.
+        probe = mesh.probe(auth=other)
+        wait_until(lambda: serves(probe, "Fresh", alice.access_token), timeout=20)
+        while etcd.read(layout.beacon).values[layout.beacon].mod_revision < receipt.revision + 5:
+            people.revoke(subject="nobody", wait=False)
+        mesh.start()
+        told = mesh.wait_until_answered()
+        assert "beacon" in told.lost[0].reason
+        for method in ("Unary", "Fresh"):
+            wait_until(lambda method=method: reason(probe, method, alice.access_token) in GONE)  # type: ignore[misc]
 
 
 def test_a_second_loss_is_answered_as_the_first_was(mesh: Mesh) -> None:
