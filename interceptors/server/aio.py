@@ -129,6 +129,8 @@ def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviou
             with _held(gate, verified, context) as handler:
                 async with aclosing(behaviour(request, handler.context)) as responses:
                     async for response in responses:
+                        if handler.over is not None:
+                            await handler.end_if_over()
                         if handler.begun:
                             yield response
                         else:

@@ -22,11 +22,13 @@ class RunningHandler:
     beginning  whether the first response is on its way. grpc sends the initial metadata with it, and fails if a status
                that would do the same comes in between
     begun      whether the first response is sent
+    over       by what the call is about to be ended. Set at once, in the thread that ends it: no response that the
+               handler has not handed over by then is sent, however late the event loop gets to ending the call
 
-    All of it is read and written in the handler's event loop only.
+    All the rest is read and written in the handler's event loop only.
     """
 
-    __slots__ = ("_call", "_due", "_loop", "_task", "beginning", "begun", "context", "inside")
+    __slots__ = ("_call", "_due", "_loop", "_task", "beginning", "begun", "context", "inside", "over")
 
     def __init__(self, context: Any) -> None:
         self._call = context
@@ -34,12 +36,14 @@ class RunningHandler:
         self._loop = asyncio.get_running_loop()
         self._due: Refusal | None = None
         self.context = _Context(context, self)
+        self.over: Refusal | None = None
         self.inside = False
         self.beginning = False
         self.begun = False
 
     def end_soon(self, refusal: Refusal) -> None:
         """Ends the call. May be called from any thread, and returns at once."""
+        self.over = refusal
         self._loop.call_soon_threadsafe(self._end, refusal)
 
     async def has_begun(self) -> None:
@@ -48,6 +52,16 @@ class RunningHandler:
         self.begun = True
         if self._due is not None:
             await self._abort(self._due)
+
+    async def end_if_over(self) -> None:
+        """Ends the call here, by raising, if it is over: what comes next must not be sent any more."""
+        if self.over is None:
+            return
+        try:
+            await self._abort(self.over)
+        except grpc.aio.UsageError:
+            # It is being ended from outside in this very moment, which cancels this handler when it is done.
+            await asyncio.Event().wait()
 
     def _end(self, refusal: Refusal) -> None:
         if self.beginning:
@@ -89,6 +103,9 @@ class _Context:
         await self._begin(self._context.write(message))
 
     async def _begin(self, sending: Any) -> None:
+        if self._handler.over is not None:
+            sending.close()
+            await self._handler.end_if_over()
         if self._handler.begun:
             await sending
             return
