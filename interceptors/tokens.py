@@ -125,8 +125,13 @@ def _header(text: str) -> dict[str, Any]:
         raise Refusal(Reason.CREDENTIAL_INVALID, "the header lacks alg, kid or typ, or one is not a string")
     if header["typ"].lower() not in _TYPES:
         raise Refusal(Reason.CREDENTIAL_INVALID, "typ is not at+jwt (RFC 9068 section 4)")
-    if not 0 < len(header["kid"]) <= _MAX_KID_CHARACTERS:
+    kid = header["kid"]
+    if not 0 < len(kid) <= _MAX_KID_CHARACTERS:
         raise Refusal(Reason.CREDENTIAL_INVALID, f"the kid is empty or longer than {_MAX_KID_CHARACTERS} characters")
+    if not (kid.isascii() and kid.isprintable()):
+        # A kid that is not held is asked for, so it becomes a part of an etcd key, before any signature is checked; and
+        # JSON can write what is no text at all: half of a surrogate pair.
+        raise Refusal(Reason.CREDENTIAL_INVALID, "the kid has characters that ours never has")
     return header
 
 

@@ -332,7 +332,11 @@ class Verifier:
         check_times(token, now, self._leeway)
         if len(token.caller.audiences) > _MAX_AUDIENCES:
             raise Refusal(Reason.CREDENTIAL_INVALID, f"more than {_MAX_AUDIENCES} audiences")
-        return _verified_token(token, credential, self._leeway, generation)
+        try:
+            return _verified_token(token, credential, self._leeway, generation)
+        except UnicodeEncodeError:
+            # Half of a surrogate pair, which JSON can write, in a name that its scope is made of. We never sign one.
+            raise Refusal(Reason.CREDENTIAL_INVALID, "a claim is no text that can be encoded") from None
 
     def _session(self, credential: str, now: float, generation: int) -> Flow:
         try:
