@@ -37,7 +37,7 @@ __all__ = ["MeshNode"]
 _log: Final = logging.getLogger("credmesh.node")
 
 _CALLS_WAIT: Final = 1.0
-"""Seconds that a call to a strict method waits for etcd, which a node that is well asks every second anyway."""
+"""Seconds that a call waits for etcd, which a node that is well asks every second anyway."""
 
 
 class MeshNode:
@@ -189,17 +189,26 @@ class MeshNode:
         return caller
 
     def _fetch_key(self, kid: str) -> None:
-        """Reads one key from etcd into the bundle, if it is there: a token may be quicker than the watch."""
+        """Reads one key from etcd into the bundle, if it is there: a token may be quicker than the watch.
+
+        Refusal KEY_UNKNOWN if nobody can say whether it is there.
+        """
         name = self._layout.key(kid)
         since = self.bundle.past.sight
         try:
-            found = self._client.read(name, self._layout.beacon, self._layout.history)
+            found = self._client.read(name, self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
         except EtcdUnavailable as error:
+            # Not "there is no such key": whoever comes next asks again, and is served as soon as etcd answers.
             _log.warning("key %r is unknown, and etcd could not be asked for it: %s", kid, error)
-            return
+            raise Refusal(Reason.KEY_UNKNOWN, f"etcd could not be asked for key {kid!r}: {error}") from error
         entry = found.values.get(name)
-        if self.bundle.meet(found, since) is not Continuity.UNBROKEN or entry is None:
-            return  # a key that is back since etcd was restored may have been revoked
+        if self.bundle.meet(found, since) is not Continuity.UNBROKEN:
+            # A key that is back since etcd was restored may have been revoked, and one that is missing may come back.
+            raise Refusal(
+                Reason.KEY_UNKNOWN, f"key {kid!r} cannot be told from one that was revoked: etcd was restored"
+            )
+        if entry is None:
+            return
         try:
             self.bundle.add_key(read_key(entry.value), found.revision)
         except RecordError as error:

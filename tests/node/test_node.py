@@ -232,6 +232,34 @@ def test_the_figures_are_exported(etcd_settings: EtcdSettings, issuer: Issuer) -
     assert "credmesh_ready 1.0" in text
 
 
+def test_a_key_that_etcd_could_not_be_asked_for_is_not_taken_for_absent(
+    own_etcd: EtcdProcess, own_node: MeshNode, own_issuer: Issuer
+) -> None:
+    wait_until(lambda: own_node.connected)
+    own_issuer.rotate(publish=False)
+    token = own_issuer.token()
+    own_etcd.kill()
+    for _ in range(2):
+        begun = time.monotonic()
+        with pytest.raises(Refusal, match="etcd could not be asked") as refused:
+            own_node.verify(token)
+        assert refused.value.reason is Reason.KEY_UNKNOWN
+        assert time.monotonic() - begun < 3  # a caller is not kept waiting for long
+    own_etcd.start()
+    with pytest.raises(Refusal, match="is not held"):
+        wait_until(lambda: _is_asked(own_node, token))
+
+
+def _is_asked(node: MeshNode, token: str) -> bool:
+    """Whether etcd could be asked for a token's key; Refusal if it says that there is none."""
+    try:
+        node.verify(token)
+    except Refusal as refusal:
+        if "could not be asked" not in str(refusal):
+            raise
+    return False
+
+
 def test_inventing_kids_does_not_make_a_node_hammer_etcd(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
     with MeshNode(settings(etcd_settings)) as node:
         asked: list[str] = []
