@@ -21,13 +21,14 @@ from prometheus_client import Gauge
 
 from authsvc.records import FORMAT
 from credmesh.store.v1 import auth_pb2
+from interceptors.errors import CredmeshError
 from interceptors.etcd.client import CreatedAt, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Snapshot, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
 from interceptors.etcd.mirror import Event, Mirror
 from interceptors.settings import EtcdSettings
 
-__all__ = ["Job", "Leader"]
+__all__ = ["Job", "Leader", "StandBack"]
 
 _log: Final = logging.getLogger("credmesh.auth.leader")
 _leading: Final = Gauge("credmesh_auth_leading", "1 while this replica leads, else 0.")
@@ -36,6 +37,17 @@ _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 5.0
 _LONGEST_WAIT: Final = 3600.0
 _STOP_TIMEOUT: Final = 10.0
+
+
+class StandBack(CredmeshError):
+    """A job raises this where this replica cannot do what leading asks for, and another one may be able to.
+
+    It gives the lead up, and does not campaign for so many `seconds`: time enough for whoever else there is.
+    """
+
+    def __init__(self, why: str, *, seconds: float) -> None:
+        super().__init__(why)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +104,11 @@ class Leader:
         self._term: _Term | None = None
         self._unsure = True  # whether the leader's key has to be read before anything is believed
         self._away = False
+        self._stands_back_until = float("-inf")  # seconds of time.monotonic()
         self._thread = threading.Thread(target=self._run, name="credmesh-leader", daemon=True)
-        self._runners = [_Runner(job if isinstance(job, Job) else Job(job), self._leads) for job in jobs]
+        self._runners = [
+            _Runner(job if isinstance(job, Job) else Job(job), self._leads, self._stand_back) for job in jobs
+        ]
         self._mirrors = [_doorbell(etcd_settings, self._key, self._look, "leader")]
         for runner in self._runners:
             self._mirrors += [
@@ -139,12 +154,16 @@ class Leader:
         self._unsure = True
         self._changed.set()
 
+    def _stand_back(self, seconds: float) -> None:
+        self._stands_back_until = time.monotonic() + seconds
+        self._changed.set()
+
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF
         while not self._stopping:
             self._changed.clear()
             try:
-                pause = self._campaign() if self._lease is None else self._keep(self._lease)
+                pause = self._next()
                 backoff = _FIRST_BACKOFF
                 self._tell_back()
             except EtcdUnavailable as error:
@@ -157,6 +176,16 @@ class Leader:
                 self._end_term("its lease could not be kept")
             self._changed.wait(pause)
         self._give_up()
+
+    def _next(self) -> float:
+        """Does what keeps or gets the lead, or stands back. Returns the seconds to wait."""
+        left = self._stands_back_until - time.monotonic()
+        if left > 0:
+            if self._lease is not None:
+                self._end_term("it stands back for others")
+                self._step_down(self._lease)
+            return left
+        return self._campaign() if self._lease is None else self._keep(self._lease)
 
     def _campaign(self) -> float:
         """Takes the lead if nobody has it. Returns the seconds to wait."""
@@ -238,9 +267,10 @@ class Leader:
 class _Runner:
     """The thread of one job: calls it when it is due, or woken, as long as this replica leads."""
 
-    def __init__(self, job: Job, fence: Callable[[], CreatedAt | None]) -> None:
+    def __init__(self, job: Job, fence: Callable[[], CreatedAt | None], stand_back: Callable[[float], None]) -> None:
         self.job: Final = job
         self._fence = fence
+        self._stand_back = stand_back
         self._woken = threading.Event()
         self._stopping = False
         self._away = False
@@ -275,6 +305,9 @@ class _Runner:
                 pause = self.job(fence)
                 backoff = _FIRST_BACKOFF
                 self._away = False
+            except StandBack as asked:
+                self._stand_back(asked.seconds)
+                pause = _LONGEST_WAIT  # the next term begins with a wake
             except EtcdUnavailable as error:
                 if not self._away:
                     self._away = True

@@ -33,8 +33,8 @@ from authsvc.keys.rotation import (
     Wait,
     decide,
 )
-from authsvc.keys.vault import Vault, VaultError
-from authsvc.leader import Job
+from authsvc.keys.vault import KekMissing, Vault, VaultError
+from authsvc.leader import Job, StandBack
 from authsvc.lifetimes import read_in_force
 from interceptors.clock import ticks
 from interceptors.etcd.client import CreatedAt, EtcdClient, KeyValue
@@ -70,11 +70,14 @@ class Rotator:
     warn_after         seconds after which a node that does not acknowledge a key is named in log and audit trail
     proceed_after, proceed_unsigned_after
                        seconds until a rotation goes on without such a node (see `rotation.Rules`)
+    stand_back         seconds for which a replica does not lead that lacks a key-encryption key
     clock              seconds since 1970
     monotonic          seconds on a clock that nobody sets
 
     `step` is the leader's job: called with the leader's fence it does what is due and returns in how many seconds it
     wants to be called again. It raises EtcdUnavailable; a commit that then happened all the same is found next time.
+    StandBack where a key that signs or is to sign is sealed under a key-encryption key that this replica does not have:
+    to the others it may be as good as ever, so this one changes nothing.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Rotator:
         warn_after: float = 5.0,
         proceed_after: float = math.inf,
         proceed_unsigned_after: float = 10.0,
+        stand_back: float = 10.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = ticks,
     ) -> None:
@@ -106,6 +110,7 @@ class Rotator:
         )
         self._token_lifetime = token_lifetime
         self._warn_after = warn_after
+        self._stand_back = stand_back
         self._clock = clock
         self._monotonic = monotonic
         self._retiring: tuple[CreatedAt | None, dict[tuple[str, int], float]] = (None, {})
@@ -118,7 +123,12 @@ class Rotator:
     def _step(self, fence: CreatedAt) -> float:
         lost = 0
         while lost < _LOST:
-            held = read_held(self._etcd, self._layout, usable=self._usable)
+            try:
+                held = read_held(self._etcd, self._layout, usable=self._usable)
+            except KekMissing as error:
+                _waited_for.set(0)
+                _log.critical("this replica cannot sign, and leaves the rotation to others: %s", error)
+                raise StandBack(str(error), seconds=self._stand_back) from error
             if held.trouble is not None:
                 # A newer replica may have written it. Whatever an older one did to it would be a guess.
                 _log.error("rotation stands still, since the key that signs is in doubt: %s", held.trouble)
@@ -176,7 +186,10 @@ class Rotator:
         return fence.value is None or leader.value == fence.value
 
     def _usable(self, kid: str, record: KeyValue, sealed: KeyValue | None) -> bool:
-        """Whether the key can sign. Opening is not repeated for records that have not changed."""
+        """Whether the key can sign. KekMissing if that is not for this replica to say.
+
+        Opening is not repeated for records that have not changed.
+        """
         if sealed is None:
             _log.error("key %r has no private key in the vault; another key takes its place", kid)
             return False
@@ -186,6 +199,8 @@ class Rotator:
         try:
             open_signer(self._vault, kid, record.value, sealed.value)
             usable = True
+        except KekMissing:
+            raise
         except (RecordError, VaultError) as error:
             _log.error("%s; another key takes its place", error)
             usable = False

@@ -5,7 +5,8 @@ moved to another kid, or to another use, does not open. One KEK seals a few keys
 nonces allow.
 
 Replacing the KEK: give every replica the new one in second place, then in first place, rotate the signing key, and drop
-the old one when no key is left that it sealed. The first seals; all of them open.
+the old one when no key is left that it sealed. The first seals; all of them open. A replica that lacks one of them does
+not sign what that one sealed, and leaves the rotation to those that can.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from authsvc.records import FORMAT, RecordError, parse_record
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import CredmeshError, SettingsError
 
-__all__ = ["KEK_BYTES", "Vault", "VaultError", "read_keks"]
+__all__ = ["KEK_BYTES", "KekMissing", "Vault", "VaultError", "read_keks"]
 
 KEK_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -34,6 +35,10 @@ _PURPOSE: Final = b"credmesh signing key"
 
 class VaultError(CredmeshError):
     """A sealed key does not open. The text says why and what to do; it holds nothing secret."""
+
+
+class KekMissing(VaultError):
+    """It does not open here; another replica may have the key-encryption key, and then nothing is wrong with it."""
 
 
 class Vault:
@@ -60,16 +65,17 @@ class Vault:
         return auth_pb2.SealedKey(format=FORMAT, kek_id=self.kek_id, nonce=nonce, ciphertext=ciphertext)
 
     def open(self, kid: str, sealed: bytes, algorithm: str) -> PrivateKey:
-        """Opens a `vault/<kid>` record. VaultError if it is foreign, altered, of another kid, or under another KEK."""
+        """Opens a `vault/<kid>` record. VaultError if it is foreign, altered or of another kid; KekMissing."""
         try:
             record = parse_record(auth_pb2.SealedKey, sealed)
         except RecordError as error:
             raise VaultError(f"the sealed key {kid!r} cannot be read: {error}") from None
         cipher = self._ciphers.get(record.kek_id)
         if cipher is None:
-            raise VaultError(
+            raise KekMissing(
                 f"key {kid!r} is sealed under the key-encryption key {record.kek_id!r}, and this replica has only "
-                f"{', '.join(self._ciphers)}; give it that one too, or rotate the signing key"
+                f"{', '.join(self._ciphers)}; give it that one too and restart it, or, if nobody has that one any "
+                f"more: credmesh revoke-key {kid}"
             )
         try:
             der = cipher.decrypt(record.nonce, record.ciphertext, _associated_data(kid))

@@ -123,7 +123,7 @@ class TestKeyRing:
     def test_a_key_under_another_key_encryption_key_is_missing_and_the_text_says_what_to_do(self) -> None:
         etcd = ModelEtcd()
         self.put(etcd, "k1")
-        with pytest.raises(KeyMissing, match="give it that one too, or rotate"):
+        with pytest.raises(KeyMissing, match="give it that one too and restart it"):
             KeyRing(etcd.client, self.layout, Vault(b"x" * 32)).signer("k1")
 
 
