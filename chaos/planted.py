@@ -147,6 +147,38 @@ def revoked_in_memory() -> None:
     _replace(Revocation, "revoke", forgetful)
 
 
+def receipt_forgets_a_node() -> None:
+    """A receipt leaves out one of the nodes that it waited for."""
+    from authsvc.receipts import Receipts
+
+    right: Any = Receipts._wait
+
+    def forgetful(self: Any, *arguments: Any) -> Any:
+        nodes, listed = right(self, *arguments)
+        return dict(sorted(nodes.items())[1:]), listed
+
+    _replace(Receipts, "_wait", forgetful)
+
+
+def removed_key_still_accepted() -> None:
+    """The node takes new keys in, and lets go of none."""
+    from interceptors.bundle import TrustBundle
+
+    right_key: Any = TrustBundle._apply_key
+    right_epoch: Any = TrustBundle._apply_epoch
+
+    def keeps(self: Any, event: Any, keys: Any) -> None:
+        if event.value is not None:
+            right_key(self, event, keys)
+
+    def spares(self: Any, event: Any, changes: Any) -> None:
+        if not event.key.startswith(f"{self._layout.epochs}kid/"):
+            right_epoch(self, event, changes)
+
+    _replace(TrustBundle, "_apply_key", keeps)
+    _replace(TrustBundle, "_apply_epoch", spares)
+
+
 BUGS: Final[dict[str, Callable[[], None]]] = {
     bug.__name__.replace("_", "-"): bug
     for bug in (
@@ -154,7 +186,9 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
         epoch_ignored,
         expired_is_fine,
         freshness_after_the_read,
+        receipt_forgets_a_node,
         refresh_without_compare,
+        removed_key_still_accepted,
         reuse_is_forgiven,
         revoked_in_memory,
         signing_before_the_barrier,

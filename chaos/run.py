@@ -1,8 +1,9 @@
 """One run: a world, its clients, and a plan carried out; what is left is the history.
 
 The world's own records in the history: "meta" (how clocks are set, what the parts are called), "clock" (a process's
-wall clock was set: who, ahead, before), "calm" (everything was to work: t to u), "exit" (a process ended by itself:
-who, code), "restore" (an operator restored a backup: t to u, life). Which faults there were is not among them.
+wall clock was set: who, ahead, before), "calm" (everything was to work: t to u; and until `quiet` no fault begins),
+"exit" (a process ended by itself: who, code), "restore" (an operator restored a backup: t to u, life). Which faults
+there were is not among them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import grpc
 from chaos.cluster import MEMBERS
 from chaos.faults import KINDS, Names, filling
 from chaos.observer import Observer
-from chaos.plan import Plan, Planned
+from chaos.plan import Calm, Plan, Planned
 from chaos.service import FRESHNESS
 from chaos.world import PREFIX, Shape, World
 from localmesh.errors import LocalMeshError
@@ -118,7 +119,7 @@ class _Conductor:
             self._at(fault.at, lambda number=number, fault=fault: self._begin(number, fault))  # type: ignore[misc]
         for calm in self._plan.calms:
             self._at(calm.begins, self._heal)
-            self._at(calm.ends, lambda calm=calm: self._calmed(calm.ends - calm.settled))  # type: ignore[misc]
+            self._at(calm.ends, lambda calm=calm: self._calmed(calm))  # type: ignore[misc]
         self._at(self._plan.seconds, lambda: None)
         self._progress.state = "running"
         began = time.monotonic()
@@ -178,9 +179,11 @@ class _Conductor:
         except grpc.RpcError:
             self._at(self._progress.elapsed + _TRY_AGAIN, self._make_room)
 
-    def _calmed(self, lasted: float) -> None:
+    def _calmed(self, calm: Calm) -> None:
         now = time.monotonic()
-        self._world.history.write("calm", by="world", asked=now - lasted, answered=now)
+        next_at = min((one.at for one in self._plan.faults if one.at >= calm.ends), default=self._plan.seconds)
+        began, quiet = now - (calm.ends - calm.settled), now + (next_at - self._progress.elapsed)
+        self._world.history.write("calm", by="world", asked=began, answered=now, quiet=quiet)
         self._progress.state = "running"
 
     def _write(self, fault: Planned, what: str, said: str) -> None:

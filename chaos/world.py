@@ -54,6 +54,8 @@ class Shape:
                     seconds
     hasty           so many of the ten who revoke do not wait for receipts
     rotates         whether keys are rotated all the time
+    forced          the part of these that remove the key that signs instead
+    thieves         how often refresh tokens that were used long ago are shown, as a weight (see chaos.clients.holders)
     plant           bugs to put in, by part (see chaos.planted)
     """
 
@@ -70,6 +72,8 @@ class Shape:
     etcd_timeout: float = 4.0
     hasty: int = 2
     rotates: bool = True
+    forced: float = 0.03
+    thieves: int = 1
     plant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -152,6 +156,8 @@ class World:
             "pace": self.shape.pace,
             "hasty": self.shape.hasty,
             "rotates": self.shape.rotates,
+            "forced": self.shape.forced,
+            "thieves": self.shape.thieves,
         }
 
     def links_of(self, name: str) -> list[Pair]:

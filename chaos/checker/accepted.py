@@ -1,12 +1,14 @@
 """I1: after a receipt, no node accepts the revoked credential on a strict method. Ever.
 
 Also what receipts say of single nodes: one that has applied a revocation refuses on every method, and its streams have
-ended. And the bound that holds without a receipt: once a freshness has passed since the commit, no node accepts it on
-a strict method. What was revoked stays so, whatever is restored.
+ended; the rest of what they say is for `receipts`. And the bound that holds without a receipt: once a freshness has
+passed since the commit, no node accepts it on a strict method. A key that was removed by force is a revocation of what
+it signed. What was revoked stays so, whatever is restored.
 """
 
 from __future__ import annotations
 
+from chaos.checker import receipts
 from chaos.checker.deaths import Deaths
 from chaos.checker.facts import Facts, Issue
 from chaos.checker.verdict import Verdict
@@ -21,6 +23,8 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
     for scope in facts.revocations.values():
         verdict.count("revocations", len(scope))
         verdict.count("receipts", sum(one.receipt is not None for one in scope))
+    for removals in facts.removed.values():
+        verdict.count("keys removed by force", len(removals))
     for call in facts.by_op["call"]:
         issue = facts.issues.get(call["cred"])
         if issue is None:
@@ -42,6 +46,7 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
                     issue.record,
                     told[1].record,
                 )
+    receipts.check(facts, verdict)
     return verdict
 
 

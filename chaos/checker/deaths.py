@@ -63,6 +63,9 @@ class Deaths:
             for revocation in self._facts.revocations.get(scope, ()):
                 if kills(revocation, issue):
                     self._note(death, revocation)
+        # Whatever it says of itself: whoever has the key writes that.
+        for revocation in self._facts.removed.get(issue.kid or "", ()):
+            self._note(death, revocation)
         return death
 
     def _note(self, death: Death, revocation: Revocation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections import defaultdict
@@ -114,20 +115,28 @@ class Activation:
 
 @dataclass(slots=True)
 class Facts:
-    """See the module. Times are monotonic seconds."""
+    """See the module. Times are monotonic seconds.
+
+    revocations  by scope
+    removed      by kid: of keys that were removed by force, which is a revocation of what they signed
+    unled        what only a leader writes, and was written while nobody led: keys, and which of them signs
+    """
 
     history: Sequence[Record]
     meta: Record = field(init=False)
     by_op: dict[str, list[Record]] = field(init=False)
     issues: dict[str, Issue] = field(init=False)
     revocations: dict[str, list[Revocation]] = field(init=False)
+    removed: dict[str, list[Revocation]] = field(init=False)
     restores: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
     signing: dict[str, Activation] = field(init=False)
+    unled: list[Record] = field(init=False)
     _answered: list[float] = field(init=False)
     _wrong: dict[str, list[tuple[float, float]]] = field(init=False)
     _turned: dict[str, list[tuple[float, float]]] = field(init=False)
     _members: list[_Membership] = field(init=False)
+    _later: dict[int, tuple[list[float], list[int]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_op = defaultdict(list)
@@ -146,6 +155,9 @@ class Facts:
         self._read_members()
         self._read_signing()
         self._read_revocations()
+        self._read_removed()
+        self._read_terms()
+        self._read_later()
 
     def life(self, since: float, until: float) -> int | None:
         """The life of etcd in which something happened between two moments; None if a restore touched that time."""
@@ -155,9 +167,10 @@ class Facts:
             return None
         return life
 
-    def restored(self, before: float) -> bool:
-        """Whether a restore had begun by then."""
-        return bool(self.restores) and self.restores[0][0] <= before
+    def unsettled(self, since: float, until: float) -> bool:
+        """Whether there was a restore by then, and no calm between: in a calm, every node knows where it is."""
+        calms = [one["t"] for one in self.by_op["calm"]]
+        return any(t <= until and not any(u <= calm <= since for calm in calms) for t, u in self.restores)
 
     def crossed(self, issue: Issue, until: float) -> bool:
         """Whether a restore ended a credential: one that had begun by then, and was not answered when it was issued.
@@ -182,6 +195,17 @@ class Facts:
     def member_at(self, name: str, life: int, revision: int) -> bool:
         """Whether a process of this part was registered at a revision."""
         return any(one.name == name and one.life == life and one.since < revision < one.until for one in self._members)
+
+    def members_between(self, life: int, revision: int, moment: float) -> Iterator[str]:
+        """The ids of nodes that were certainly registered all the time from a revision until a moment.
+
+        What was asked for after the moment, and the observer saw committed, was committed after it too.
+        """
+        asked, revisions = self._later.get(life, ([], []))
+        after = bisect_right(asked, moment)
+        if after < len(revisions):
+            ids = (one for one in self._members if one.life == life)
+            yield from (one.id for one in ids if one.since < revision and revisions[after] < one.until)
 
     def revoked_keys(self, kid: str | None, before: float) -> bool:
         """Whether anybody had tried to remove this key by then."""
@@ -274,6 +298,45 @@ class Facts:
             self.revocations[revocation.scope].append(revocation)
         for revocations in self.revocations.values():
             revocations.sort(key=lambda one: one.known)
+
+    def _read_removed(self) -> None:
+        self.removed = defaultdict(list)
+        for one in self.by_op["revoke-key"]:
+            if one["answer"] == "ok":
+                self.removed[one["kid"]].append(
+                    Revocation(
+                        f"key {one['kid']}",
+                        self.life(one["t"], one["u"]),
+                        one["revision"],
+                        known=one["u"],
+                        asked=one["t"],
+                        answered=one["u"],
+                        receipt=one.get("receipt"),
+                        record=one,
+                    )
+                )
+
+    def _read_terms(self) -> None:
+        """In etcd's own order. What there was before the observer knew who led tells nothing."""
+        self.unled = []
+        leads: dict[int, bool] = {}
+        for one in self.by_op["etcd"]:
+            if one["what"] == "leader":
+                leads[one["life"]] = not one["gone"]
+            elif one["what"] in ("key", "signing") and not one["gone"] and not leads.get(one["life"], True):
+                self.unled.append(one)
+
+    def _read_later(self) -> None:
+        """By life: when revocations were asked for, and the least revision of those from then on."""
+        self._later = {}
+        found: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        for revocation in (one for scope in self.revocations.values() for one in scope):
+            if revocation.seen and revocation.asked < math.inf and revocation.life is not None:
+                found[revocation.life].append((revocation.asked, revocation.revision))
+        for life, pairs in found.items():
+            pairs.sort()
+            least = list(itertools.accumulate((revision for _, revision in reversed(pairs)), min))
+            self._later[life] = ([asked for asked, _ in pairs], least[::-1])
 
     def unseen_by_observer(self, moment: float) -> bool:
         """Whether the observer may have missed what was committed just then, since a restore came."""

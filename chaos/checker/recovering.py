@@ -30,8 +30,12 @@ def _check_plain(facts: Facts, verdict: Verdict) -> None:
         if issue is None or call["method"] != "Plain" or issue.record["kind"] != "token":
             continue
         verdict.count("plain calls")
-        # After a restore a node may well refuse everybody until it knows which history it is in.
-        if call["answer"] == "refused" and call["reason"] == "MESH_STALE" and not facts.restored(call["u"]):
+        if call["answer"] != "refused" or call["reason"] != "MESH_STALE":
+            continue
+        if facts.unsettled(call["t"], call["u"]):
+            # A node may well refuse everybody until it knows which history it is in.
+            verdict.leave_open("etcd was restored, and there was no calm since")
+        else:
             verdict.violate(f"{call['at']} refused a plain call for being stale", call)
     for call in facts.by_op["call"]:
         if call["answer"] == "refused" and call["reason"] == "MESH_STALE":

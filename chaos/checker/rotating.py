@@ -19,6 +19,7 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
     """See the module."""
     verdict = Verdict()
     _check_barriers(facts, verdict)
+    _check_terms(facts, verdict)
     for call in [*facts.by_op["call"], *facts.by_op["stream"]]:
         issue = facts.issues.get(call["cred"])
         if issue is None or not _valid(facts, deaths, issue, call["u"]):
@@ -51,6 +52,15 @@ def _check_barriers(facts: Facts, verdict: Verdict) -> None:
         elif began.without:
             nodes = ", ".join(began.without)
             verdict.violate(f"key {kid} began to sign, and {nodes} had not acknowledged it", began.record)
+
+
+def _check_terms(facts: Facts, verdict: Verdict) -> None:
+    """Only who leads writes keys: one that was deposed writes nothing, whatever it believes."""
+    for written in facts.unled:
+        if facts.gaps:
+            verdict.leave_open("the observer may have missed who led")
+        else:
+            verdict.violate(f"key {written['kid']} was written while nobody led rotation", written)
 
 
 def _valid(facts: Facts, deaths: Deaths, issue: Issue, until: float) -> bool:

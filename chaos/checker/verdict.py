@@ -7,7 +7,7 @@ from typing import Any, Final
 
 __all__ = ["Verdict", "Violation"]
 
-_MOST_KEPT: Final = 50
+_MOST_KEPT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)

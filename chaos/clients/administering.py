@@ -81,10 +81,11 @@ class Administering:
         """Removes a key at once."""
         request = keys_pb2.RevokeKeyRequest(kid=kid, reason="chaos", wait=True)
         revoke = self._keys[at].RevokeKey
-        async with self._asking.noted("revoke-key", by, at, kid=kid) as note:
+        async with self._asking.noted("revoke-key", by, at, kid=kid, wait=True) as note:
             answer = await note(lambda: revoke(request, timeout=patience, metadata=bearer(admin.token)))
             if answer is not None:
                 note.fields.update(revision=answer.revision, receipt=receipt_of(answer))
+                note.outcome.details.update(note.fields)
         return note.outcome
 
     async def _revoking(

@@ -53,9 +53,11 @@ def receipt_of(response: Any) -> dict[str, Any] | None:
     by_state: dict[int, list[str]] = {}
     for node in receipt.nodes:
         by_state.setdefault(node.state, []).append(node.node_id)
+    lagging = receipt_pb2.NodeReceipt.STATE_LAGGING
     return {
         "complete": receipt.complete,
         "strict_in": receipt.strict_in.ToNanoseconds() / 1e9,
         "applied": by_state.get(receipt_pb2.NodeReceipt.STATE_APPLIED, []),
-        "lagging": by_state.get(receipt_pb2.NodeReceipt.STATE_LAGGING, []),
+        "lagging": by_state.get(lagging, []),
+        "left": [node.node_id for node in receipt.nodes if node.lease_ended and node.state == lagging],
     }

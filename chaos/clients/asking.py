@@ -7,9 +7,10 @@ Operations that the history gets from here, besides "t" (asked), "u" (answered) 
     call             at, method, cred, answer; and if it is "ok": node, mono, wall (see chaos.service)
     stream           at, cred, answer; messages, and of the last one node, mono and seen (when it was received)
     revoke           at, how (revoke, kick or logout), scope, wait, answer; revision, and receipt: complete, strict_in,
-                     applied and lagging (ids of nodes)
+                     applied and lagging (ids of nodes), and left: the lagging ones whose registration is said to
+                     have ended
     rotate           at, answer, kid
-    revoke-key       at, kid, answer, revision, and receipt
+    revoke-key       at, kid, wait, answer, revision, and receipt
     forged           at, kind, answer
 
 "answer" is "ok", "refused" (credmesh said why: reason), "error" (another status that tells that nothing was done: code)

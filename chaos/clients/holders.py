@@ -65,7 +65,7 @@ class _Session:
         """Does this and that until the session is over."""
         habits = {self._call: 60, self._stream: 6}
         if self._held.refresh_token is not None:
-            habits |= {self._refresh: 8, self._refresh_twice: 3, self._retry: 3, self._reuse: 1}
+            habits |= {self._refresh: 8, self._refresh_twice: 3, self._retry: 3, self._reuse: self._town.thieves}
         habits[self._logout] = 1
         rng = self._me.rng
         while not self._over:
@@ -132,7 +132,7 @@ class _Session:
         used = self._held.refresh_token
         assert used is not None  # noqa: S101
         await self._refresh()
-        await asyncio.sleep(self._town.grace + self._me.rng.uniform(1, 2))
+        await asyncio.sleep(self._town.grace + self._me.rng.uniform(0.5, 2))
         found = await self._ask(used)
         if isinstance(found, Outcome) and found.reason in _RENEWABLE:
             # The session should be over now, for its rightful holder too.

@@ -19,7 +19,6 @@ __all__ = ["Desk", "gravedigger", "revoker", "rotator"]
 
 _PATIENCE: Final = 9.0
 _WIDE: Final = 0.004
-_FORCED: Final = 0.02
 _ALGORITHMS: Final = (
     (keys_pb2.KEY_ALGORITHM_EDDSA, 90),
     (keys_pb2.KEY_ALGORITHM_ES256, 8),
@@ -74,23 +73,21 @@ async def revoker(town: Town, desk: Desk, number: int, *, wait: bool) -> None:
             outcome = await town.admin.revoke(me.name, at, scope, admin, wait=wait, patience=_PATIENCE)
         desk.refused(admin, outcome)
         if outcome.answer == "ok":
-            dead = [held for held in town.in_scope(scope, asked) if fresh(held)]
-            town.dead.extend(dead)
-            if dead:
-                await _look(town, me, me.rng.choice(dead))
-            _look_later(town, me, dead, outcome)
+            await _bury(town, me, [held for held in town.in_scope(scope, asked) if fresh(held)], outcome)
         await town.pause(me.rng, 0.35)
 
 
 async def rotator(town: Town, desk: Desk) -> None:
-    """Rotates the keys as often as it can, and now and then removes the key that signs."""
+    """Rotates the keys as often as it can, and now and then removes the key that signs, and what it signed."""
     me = town.uses("rotator")
     kid = ""
     while True:
         admin = await desk.credential()
         at = me.rng.choice(town.auths)
-        if kid and me.rng.random() < _FORCED:
+        if kid and me.rng.random() < town.forced:
             outcome = await town.admin.revoke_key(me.name, at, kid, admin, _PATIENCE)
+            if outcome.answer == "ok":
+                await _bury(town, me, [held for held in town.signed_by(kid) if fresh(held)], outcome)
         else:
             algorithm = me.rng.choices([a for a, _ in _ALGORITHMS], [w for _, w in _ALGORITHMS])[0]
             outcome = await town.admin.rotate(me.name, at, algorithm, admin, _PATIENCE)
@@ -125,6 +122,14 @@ def _scope(me: Uses, victim: Credential) -> str:
     if victim.client == victim.subject and me.rng.random() < 0.3:
         return client_scope(victim.client)
     return subject_scope(victim.subject)
+
+
+async def _bury(town: Town, me: Uses, dead: list[Credential], outcome: Outcome) -> None:
+    """What was just revoked is tried now, and when its bound begins to hold, and again and again."""
+    town.dead.extend(dead)
+    if dead:
+        await _look(town, me, me.rng.choice(dead))
+    _look_later(town, me, dead, outcome)
 
 
 async def _look(town: Town, me: Uses, held: Credential) -> None:

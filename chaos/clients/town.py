@@ -34,10 +34,12 @@ class Uses:
 class Town:
     """The shared state of one event loop.
 
-    live   credentials in use, by their holder's name
-    dead   credentials that were revoked, to be tried again and again
-    old    credentials that are about to expire, or have
-    spared who is never revoked alone, so that some credentials live as long as they may
+    live     credentials in use, by their holder's name
+    dead     credentials that were revoked, to be tried again and again
+    old      credentials that are about to expire, or have
+    spared   who is never revoked alone, so that some credentials live as long as they may
+    forced   the part of all rotations that remove the key that signs instead
+    thieves  how often a refresh token that was used long ago is shown, compared to what holders do besides
     """
 
     def __init__(self, asking: Asking, settings: dict[str, Any], seed: int) -> None:
@@ -48,6 +50,8 @@ class Town:
         self.secrets: dict[str, str] = settings["secrets"]
         self.grace: float = settings["refresh_grace"]
         self.lifetime: float = settings["token_lifetime"]
+        self.forced: float = settings["forced"]
+        self.thieves: int = settings["thieves"]
         self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))
         self.live: dict[str, Credential] = {}
         self.dead: deque[Credential] = deque(maxlen=_MOST_DEAD)
@@ -73,6 +77,10 @@ class Town:
         for held in (*self.live.values(), *self.old):
             if held.belongs_to(scope) and held.answered < before:
                 yield held
+
+    def signed_by(self, kid: str) -> Iterator[Credential]:
+        """The known credentials that a key has signed."""
+        return (held for held in (*self.live.values(), *self.old) if held.kid == kid)
 
     def aside(self, work: Any) -> None:
         """Runs a coroutine beside everything else, until it or the town ends."""

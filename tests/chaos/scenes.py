@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.checker import Verdict, check
-from chaos.history import read_history
+from chaos.history import Record, read_history
 from chaos.plan import Calm, Plan, Planned
 from chaos.run import Progress, play
 from chaos.world import Shape
 
-__all__ = ["CARELESS", "LATE", "SOUND", "Scene", "Seen"]
+__all__ = ["CARELESS", "FORGETFUL", "LATE", "SOUND", "Scene", "Seen"]
 
 _MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
 
@@ -22,6 +22,7 @@ class Seen:
     """What came of a scene."""
 
     progress: Progress
+    history: Sequence[Record]
     verdicts: Mapping[str, Verdict]
 
 
@@ -35,7 +36,8 @@ class Scene:
     def play(self, folder: Path) -> Seen:
         """Plays it, and has the checker decide."""
         progress = play(self.plan, self.shape, folder)
-        return Seen(progress, check(read_history(folder / "history")))
+        history = read_history(folder / "history")
+        return Seen(progress, history, check(history))
 
 
 def _cut(at: float, until: float, links: Sequence[tuple[str, str]], manner: str) -> Planned:
@@ -78,12 +80,30 @@ CARELESS = Scene(
             "node-1": ("epoch-ignored",),
             "node-2": ("ack-before-applying",),
             "auth-1": ("signing-before-the-barrier", "refresh-without-compare"),
-            "auth-2": ("signing-before-the-barrier", "refresh-without-compare"),
+            "auth-2": ("signing-before-the-barrier", "token-across-a-revocation"),
         },
     ),
     Plan(seed=2, seconds=8.0, faults=(), calms=()),
 )
 """Bugs that show on a day when nothing goes wrong."""
+
+FORGETFUL = Scene(
+    Shape(
+        nodes=("aio", "sync"),
+        users=16,
+        programs=8,
+        refresh_grace=0.5,
+        forced=0.4,
+        thieves=20,
+        plant={
+            "node-1": ("removed-key-still-accepted",),
+            "auth-1": ("reuse-is-forgiven", "receipt-forgets-a-node"),
+            "auth-2": ("reuse-is-forgiven", "revoked-in-memory"),
+        },
+    ),
+    Plan(seed=4, seconds=10.0, faults=(), calms=()),
+)
+"""Bugs of those who forget: a node, a key, a use, a revocation."""
 
 LATE = Scene(
     Shape(

@@ -108,6 +108,13 @@ class Told:
         self.now -= 0.0015
         return self.tell("revoke", **{**known, "revision": revision, "receipt": said, **fields})
 
+    def removed(self, kid: str, **fields: Any) -> Record:
+        """A key was removed by force, and every node has applied it."""
+        revision = self.etcd("key", kid=kid, state=0, gone=True)
+        receipt = {"complete": True, "strict_in": 2.4, "applied": ["n1"], "lagging": []}
+        known = {"at": "auth-1", "answer": "ok", "kid": kid, "wait": True, "revision": revision, "receipt": receipt}
+        return self.tell("revoke-key", **{**known, **fields})
+
     def verdict(self, invariant: str) -> Verdict:
         """What the checker says of one invariant; of the others, that they were kept."""
         verdicts = check(sorted(self.records, key=lambda record: record["t"]))

@@ -85,6 +85,92 @@ class TestAcceptingWhatWasRevoked:
         told.tell("stream", **stream, node="n1", mono=told.now, seen=told.now, messages=4)
         assert told.verdict("I1").violated == 1
 
+    def test_what_a_removed_key_has_signed_is_revoked_too(self, told: Told) -> None:
+        alice, bob = told.issued(kid="k1"), told.issued(kid="k2", sid="s2")
+        told.removed("k1")
+        told.after(3).called(bob["cred"])
+        told.called(alice["cred"], node="n2", method="Plain")
+        assert told.verdict("I1").kept
+        told.called(alice["cred"], node="n2")
+        told.called(alice["cred"], node="n1", method="Plain")
+        assert told.verdict("I1").violated == 2
+
+    def test_a_key_that_nobody_knows_to_be_removed_revokes_nothing(self, told: Told) -> None:
+        """The answer was lost, and so may the question have been."""
+        alice = told.issued(kid="k1")
+        told.removed("k1", answer="none", receipt=None)
+        told.after(3).called(alice["cred"])
+        assert told.verdict("I1").kept
+
+
+class TestReceipts:
+    @pytest.fixture(autouse=True)
+    def two_nodes(self, told: Told) -> None:
+        told.etcd("node", id="n2", name="node-1", gone=False)
+
+    def revoked(self, told: Told, **receipt: Any) -> None:
+        """And somebody else afterwards: so much is certain of who was still registered."""
+        known = {"complete": True, "strict_in": 2.4, "applied": ["n1", "n2"], "lagging": [], "left": []}
+        told.revoked(receipt=True)["receipt"] = {**known, **receipt}
+        told.revoked("sub/bob")
+
+    def test_a_receipt_that_lists_everybody_is_fine(self, told: Told) -> None:
+        self.revoked(told)
+        verdict = told.verdict("I1")
+        assert verdict.kept
+        assert verdict.checked["nodes to be listed"] == 2
+
+    def test_a_receipt_that_forgets_a_node_is_wrong(self, told: Told) -> None:
+        self.revoked(told, applied=["n1"])
+        assert told.verdict("I1").violated == 1
+
+    def test_unless_it_says_that_it_is_not_complete(self, told: Told) -> None:
+        """Its list could not be read."""
+        self.revoked(told, applied=["n1"], complete=False)
+        verdict = told.verdict("I1")
+        assert verdict.kept
+        assert verdict.undecided == {"a receipt that is not complete lacks a node": 1}
+
+    def test_a_node_that_may_have_left_before_the_receipt_need_not_be_listed(self, told: Told) -> None:
+        told.revoked()
+        told.etcd("node", id="n2", name="", gone=True)
+        told.revoked("sub/bob")
+        assert told.verdict("I1").kept
+
+    def test_a_node_that_came_after_the_revocation_need_not_be_listed(self, told: Told) -> None:
+        told.revoked(receipt=False)
+        told.etcd("node", id="n3", name="node-1", gone=False)
+        told.records[-2]["receipt"] = {"complete": True, "strict_in": 2.4, "applied": ["n1", "n2"], "lagging": []}
+        told.revoked("sub/bob")
+        assert told.verdict("I1").kept
+
+    def test_complete_means_that_nobody_lags_who_is_registered(self, told: Told) -> None:
+        self.revoked(told, applied=["n1"], lagging=["n2"])
+        assert told.verdict("I1").violated == 1
+
+    def test_whoever_is_said_to_have_left_must_have(self, told: Told) -> None:
+        self.revoked(told, applied=["n1"], lagging=["n2"], left=["n2"])
+        assert told.verdict("I1").violated == 1
+
+    def test_across_a_restore_nobody_knows_who_was_registered(self, told: Told) -> None:
+        told.tell("restore", lasts=1.0, life=1)
+        told.records[-1]["t"] = 200.0
+        told.records[-1]["u"] = 201.0
+        told.now = 199.9
+        told.revoked(lasts=2.0)
+        assert told.verdict("I1").kept
+
+    @pytest.mark.parametrize("answer", ["ok", "none"])
+    @pytest.mark.parametrize(("seconds", "quiet", "violated"), [(4.4, 6.0, 0), (4.6, 6.0, 1), (9.0, 4.0, 0)])
+    def test_in_a_calm_a_receipt_comes_within_its_bound(
+        self, told: Told, answer: str, seconds: float, quiet: float, violated: int
+    ) -> None:
+        """But what happens after the calm may hold it up."""
+        calm = told.tell("calm", lasts=0.0, quiet=told.now + quiet)
+        told.revoked(lasts=seconds, answer=answer)["receipt"]["applied"] = ["n1", "n2"]
+        calm["u"] = calm["t"] + 4.0
+        assert told.verdict("I1").violated == violated
+
 
 class TestRotating:
     def test_a_registered_node_that_does_not_know_a_key_is_wrong(self, told: Told) -> None:
@@ -123,6 +209,22 @@ class TestRotating:
         told.etcd("ack", id="n1", applied=told.revision)
         told.etcd("node", id="n2", name="node-1", gone=False)
         told.etcd("signing", kid="k2", gone=False)
+        assert told.verdict("I2").kept
+
+    @pytest.mark.parametrize("what", [{"what": "key", "state": 1}, {"what": "signing"}])
+    def test_who_was_deposed_writes_nothing(self, told: Told, what: dict[str, Any]) -> None:
+        told.etcd("leader", id="auth-1", gone=False)
+        told.etcd(**what, kid="k1", gone=False)
+        told.etcd("leader", id="", gone=True)
+        told.etcd(**what, kid="k1", gone=True)
+        assert told.verdict("I2").kept
+        told.etcd(**what, kid="k1", gone=False)
+        assert told.verdict("I2").violated == 1
+
+    def test_what_was_there_before_it_was_known_who_leads_is_nobodys_fault(self, told: Told) -> None:
+        told.tell("restore", lasts=1.0, life=1)
+        told.etcd("key", kid="k0", state=1, gone=False)
+        told.etcd("leader", id="auth-1", gone=False)
         assert told.verdict("I2").kept
 
     def test_where_no_key_signed_one_silent_node_does_not_count(self, told: Told) -> None:
@@ -308,6 +410,15 @@ class TestRecovering:
         alice = told.issued()
         told.called(alice["cred"], "MESH_STALE")
         assert told.verdict("I7").kept
+        told.called(alice["cred"], "MESH_STALE", method="Plain")
+        assert told.verdict("I7").violated == 1
+
+    def test_after_a_restore_it_may_until_the_next_calm(self, told: Told) -> None:
+        told.tell("restore", lasts=1.0, life=1)
+        alice = told.issued()
+        told.after(30).called(alice["cred"], "MESH_STALE", method="Plain")
+        assert told.verdict("I7").kept
+        told.tell("calm", lasts=4.0)
         told.called(alice["cred"], "MESH_STALE", method="Plain")
         assert told.verdict("I7").violated == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chaos.checker.verdict import Violation
-from tests.chaos.scenes import CARELESS, LATE, SOUND, Seen
+from tests.chaos.scenes import CARELESS, FORGETFUL, LATE, SOUND, Seen
 
 
 def violations(seen: Seen, invariant: str) -> list[Violation]:
@@ -45,7 +45,10 @@ def test_on_a_bad_day_every_promise_is_kept(tmp_path: Path) -> None:
 
 
 def test_each_bug_of_a_good_day_is_found_and_nothing_else(tmp_path: Path) -> None:
-    """An epoch ignored on one node, an ack before applying, signing before the barrier, a refresh without compare."""
+    """An epoch ignored on one node, an ack before applying, signing before the barrier, a refresh without compare.
+
+    And, at one replica, tokens that claim a revision at which their session was revoked already.
+    """
     seen = CARELESS.play(tmp_path)
     for node in ("node-1", "node-2"):
         assert any("applied the revocation" in one.what for one in at(violations(seen, "I1"), node)), node
@@ -53,8 +56,24 @@ def test_each_bug_of_a_good_day_is_found_and_nothing_else(tmp_path: Path) -> Non
     assert any("traded for two" in one.what for one in violations(seen, "I4"))
     # A checker that finds fault with everything would find these bugs too.
     assert all(seen.verdicts[name].kept for name in ("I6", "I7")), told(seen)
-    # What is stored without a compare may cross a revocation, too: if it happens to, that is found as what it is.
+    assert any("later revision" in one.what for one in at(violations(seen, "I3"), "auth-2"))
+    # What the other one stores without a compare may cross a revocation, too, and is then found as what it is.
     assert all("a session that was begun before" in one.what for one in violations(seen, "I3")), told(seen)
+
+
+def test_each_thing_that_is_forgotten_is_found_and_nothing_else(tmp_path: Path) -> None:
+    """A node that a receipt lacks, a key that a node keeps, the use of a refresh token, a revocation before it is
+    committed."""
+    seen = FORGETFUL.play(tmp_path)
+    removed = {record.get("kid") for record in seen.history if record["op"] == "revoke-key"}
+    assert any("lacks" in one.what for one in at(violations(seen, "I1"), "auth-1"))
+    kept = [one for one in at(violations(seen, "I1"), "node-1") if one.records[1].get("kid") in removed]
+    assert any("applied the revocation" in one.what for one in kept)
+    assert any("accepted again" in one.what for one in violations(seen, "I4"))
+    lost = [one for one in violations(seen, "I5") if "is not in etcd" in one.what]
+    assert lost
+    assert at(lost, "auth-2") == lost
+    assert all(seen.verdicts[name].kept for name in ("I2", "I6", "I7")), told(seen)
 
 
 def test_each_bug_of_a_bad_day_is_found_and_nothing_else(tmp_path: Path) -> None:
