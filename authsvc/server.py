@@ -196,7 +196,13 @@ def _servicers(
         )
         accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
         keys_pb2_grpc.add_KeyServiceServicer_to_server(
-            KeyServicer(etcd=etcd, layout=layout, board=board, receipts=receipts, revoker=KeyRevoker(etcd, layout)),
+            KeyServicer(
+                etcd=etcd,
+                layout=layout,
+                board=board,
+                receipts=receipts,
+                revoker=KeyRevoker(etcd, layout, revocation),
+            ),
             server,
         )
         nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout, board=board), server)
