@@ -19,6 +19,9 @@ T = TypeVar("T")
 LONGEST_FRESHNESS: Final = 3600.0
 """The most that CREDMESH_LONGEST_FRESHNESS may be, in seconds."""
 
+_LONGEST_TIMEOUT: Final = 300.0
+_LONGEST_DRAIN: Final = 86_400.0
+
 
 def setting(variable: str, example: str, *, default: Any = MISSING, help: str = "") -> Any:
     """A field that comes from an environment variable. `example` is shown when it is absent or wrong."""
@@ -94,8 +97,11 @@ class EtcdSettings:
             )
         if self.cert_file is not None and self.ca_file is None:
             raise ValueError("ETCD_CERT_FILE needs ETCD_CA_FILE; for example: ETCD_CA_FILE=/etc/credmesh/etcd-ca.pem")
-        if self.timeout <= 0:
-            raise ValueError("CREDMESH_ETCD_TIMEOUT must be above 0; for example: 5")
+        # Written so that what is no number at all fails it, too.
+        if not 0 < self.timeout <= _LONGEST_TIMEOUT:
+            raise ValueError(
+                f"CREDMESH_ETCD_TIMEOUT must be above 0 and at most {_LONGEST_TIMEOUT:g} seconds; for example: 5"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +173,5 @@ class ServerSettings:
                 "CREDMESH_TLS_CERT_FILE is not set, and credentials do not travel in the clear; for example: "
                 "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or, in so many words, CREDMESH_PLAINTEXT=true)"
             )
+        if not 0 <= self.drain <= _LONGEST_DRAIN:
+            raise ValueError(f"CREDMESH_DRAIN must be from 0 to {_LONGEST_DRAIN:g} seconds; for example: 20")

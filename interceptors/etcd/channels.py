@@ -16,6 +16,7 @@ import grpc
 
 from interceptors.errors import SettingsError
 from interceptors.etcd.compat import import_etcdrpc
+from interceptors.pem import read_certificates, read_pair
 from interceptors.settings import EtcdSettings
 
 __all__ = ["METADATA", "Endpoint", "certificates_stamp", "open_endpoints"]
@@ -61,7 +62,7 @@ class Endpoint:
 def open_endpoints(settings: EtcdSettings) -> tuple[Endpoint, ...]:
     """Opens a channel to each endpoint; gRPC connects when the first request is made.
 
-    Raises SettingsError for an endpoint that is no host:port, and for a TLS file that cannot be read.
+    Raises SettingsError for an endpoint that is no host:port, and for TLS files that are not what they should be.
     """
     targets = {_name(text, settings): _target(_name(text, settings)) for text in settings.endpoints}
     credentials = _credentials(settings)
@@ -123,17 +124,14 @@ def _target(name: str) -> str:
 def _credentials(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
     if settings.ca_file is None:
         return None
-    return grpc.ssl_channel_credentials(
-        root_certificates=_read("ETCD_CA_FILE", settings.ca_file),
-        private_key=_read("ETCD_KEY_FILE", settings.key_file),
-        certificate_chain=_read("ETCD_CERT_FILE", settings.cert_file),
+    roots = read_certificates("ETCD_CA_FILE", settings.ca_file, example="/etc/credmesh/etcd-ca.pem")
+    if settings.cert_file is None or settings.key_file is None:
+        return grpc.ssl_channel_credentials(roots)
+    chain, key = read_pair(
+        "ETCD_CERT_FILE",
+        settings.cert_file,
+        "ETCD_KEY_FILE",
+        settings.key_file,
+        examples=("/etc/credmesh/etcd.pem", "/etc/credmesh/etcd.key"),
     )
-
-
-def _read(variable: str, path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{variable}={path} cannot be read: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(roots, private_key=key, certificate_chain=chain)

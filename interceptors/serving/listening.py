@@ -12,6 +12,7 @@ from typing import Final, Protocol, cast
 import grpc
 
 from interceptors.errors import CredmeshError, SettingsError
+from interceptors.pem import read_pair
 from interceptors.settings import ServerSettings
 
 __all__ = ["SERVER_OPTIONS", "ListenError", "listen", "split_address"]
@@ -85,37 +86,42 @@ class _Certificate:
         self._key_file = key_file
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
-        try:
-            self._stamp = self._stamp_now()
-            self.configuration = self._read()
-        except OSError as error:
-            raise SettingsError(
-                f"CREDMESH_TLS_CERT_FILE={cert_file} and CREDMESH_TLS_KEY_FILE={key_file}: {error}"
-            ) from None
+        # Before they are read: what changes meanwhile is read again.
+        self._stamp = self._stamp_now()
+        self.configuration = self._read()
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """The new certificate, or None if it is the one in use. Called for every handshake."""
         with self._lock:
+            stamp = self._stamp_now()
+            if stamp == self._stamp:
+                return None
             try:
-                stamp = self._stamp_now()
-                if stamp == self._stamp:
-                    return None
                 configuration = self._read()
-            except OSError as error:
+            except SettingsError as error:
                 # Half-way through a renewal, or deleted: the one in use goes on being used.
-                _log.warning("the TLS certificate changed but cannot be read: %s", error)
+                _log.warning("the TLS certificate changed, and the one before goes on being used: %s", error)
                 return None
             self._stamp = stamp
             self.configuration = configuration
             _log.info("the TLS certificate was renewed")
             return configuration
 
-    def _stamp_now(self) -> tuple[int, int]:
-        return self._cert_file.stat().st_mtime_ns, self._key_file.stat().st_mtime_ns
+    def _stamp_now(self) -> tuple[int, int] | None:
+        try:
+            return self._cert_file.stat().st_mtime_ns, self._key_file.stat().st_mtime_ns
+        except OSError:
+            return None  # reading them says what is wrong
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self._key_file.read_bytes(), self._cert_file.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair])
+        chain, key = read_pair(
+            "CREDMESH_TLS_CERT_FILE",
+            self._cert_file,
+            "CREDMESH_TLS_KEY_FILE",
+            self._key_file,
+            examples=("/etc/credmesh/tls.crt", "/etc/credmesh/tls.key"),
+        )
+        return grpc.ssl_server_certificate_configuration([(key, chain)])
 
 
 def _credentials(certificate: _Certificate) -> grpc.ServerCredentials:

@@ -140,6 +140,21 @@ def test_a_wrong_setting_is_named_with_an_example(kind: str, launch: Launch) -> 
     assert server.said("CREDMESH_PLAINTEXT='maybe' is not a valid bool; for example: CREDMESH_PLAINTEXT=true")
 
 
+@pytest.mark.parametrize("wrong", ["CREDMESH_TLS_CERT_FILE", "CREDMESH_TLS_KEY_FILE"])
+def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
+    kind: str, launch: Launch, tmp_path: Path, wrong: str
+) -> None:
+    files, other = (development_certificates(tmp_path / name) for name in ("files", "other"))
+    environ = {"CREDMESH_TLS_CERT_FILE": str(files.cert_file), "CREDMESH_TLS_KEY_FILE": str(other.key_file)}
+    if wrong == "CREDMESH_TLS_CERT_FILE":
+        environ[wrong] = str(files.key_file)
+    server = launch(kind, CREDMESH_PLAINTEXT="", **environ)
+    assert server.process.wait(30)
+    assert server.process.exit_code == 2
+    assert server.said(f"waiting: {wrong}={environ[wrong]} ")
+    assert server.said(f"; for example: {wrong}=/etc/credmesh/tls.")
+
+
 def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
     address = f"127.0.0.1:{free_port()}"
     server = launch(kind, CREDMESH_METRICS=address)

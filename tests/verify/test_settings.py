@@ -29,6 +29,8 @@ def test_settings_are_read_with_their_types() -> None:
         ({"CREDMESH_LEEWAY": "nan"}, "CREDMESH_LEEWAY"),
         ({"CREDMESH_ETCD_PREFIX": "credmesh"}, "CREDMESH_ETCD_PREFIX"),
         ({"CREDMESH_ETCD_TIMEOUT": "0"}, "CREDMESH_ETCD_TIMEOUT"),
+        ({"CREDMESH_ETCD_TIMEOUT": "nan"}, "CREDMESH_ETCD_TIMEOUT"),
+        ({"CREDMESH_ETCD_TIMEOUT": "inf"}, "CREDMESH_ETCD_TIMEOUT"),
         ({"ETCD_CERT_FILE": "/c.pem"}, "ETCD_KEY_FILE"),
         ({"ETCD_CERT_FILE": "/c.pem", "ETCD_KEY_FILE": "/c.key"}, "ETCD_CA_FILE"),
         ({"CREDMESH_MAX_CREDENTIAL_BYTES": "10"}, "CREDMESH_MAX_CREDENTIAL_BYTES"),
@@ -42,6 +44,13 @@ def test_a_wrong_setting_is_named_with_an_example(change: dict[str, str], named:
         read_settings(MeshSettings, {**GOOD, **change})
     assert named in str(caught.value)
     assert "for example" in str(caught.value)
+
+
+@pytest.mark.parametrize("drain", ["-1", "nan", "inf"])
+def test_a_drain_that_makes_no_sense_is_named_with_an_example(drain: str) -> None:
+    environ = {"CREDMESH_LISTEN": "0.0.0.0:1", "CREDMESH_PLAINTEXT": "true", "CREDMESH_DRAIN": drain}
+    with pytest.raises(SettingsError, match="CREDMESH_DRAIN must be .*; for example"):
+        read_settings(ServerSettings, environ)
 
 
 def test_a_server_without_tls_says_so_in_so_many_words() -> None:
