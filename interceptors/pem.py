@@ -1,6 +1,6 @@
 """Certificates and private keys as PEM files: read, and found to be what they are taken for, before gRPC gets them.
 
-gRPC takes anything, and says nothing of what is wrong with it: a server then cannot listen, and a client never connects.
+gRPC takes anything, and does not say what is wrong with it: a server cannot listen then, and a client never connects.
 """
 
 from __future__ import annotations

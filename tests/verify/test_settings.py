@@ -49,7 +49,7 @@ def test_a_wrong_setting_is_named_with_an_example(change: dict[str, str], named:
 @pytest.mark.parametrize("drain", ["-1", "nan", "inf"])
 def test_a_drain_that_makes_no_sense_is_named_with_an_example(drain: str) -> None:
     environ = {"CREDMESH_LISTEN": "0.0.0.0:1", "CREDMESH_PLAINTEXT": "true", "CREDMESH_DRAIN": drain}
-    with pytest.raises(SettingsError, match="CREDMESH_DRAIN must be .*; for example"):
+    with pytest.raises(SettingsError, match=r"CREDMESH_DRAIN must be .*; for example"):
         read_settings(ServerSettings, environ)
 
 
