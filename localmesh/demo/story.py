@@ -6,8 +6,9 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from grpc import aio
 from rich.console import Console
@@ -27,6 +28,8 @@ from localmesh.demo.walking import walk
 
 __all__ = ["demo"]
 
+T = TypeVar("T")
+
 _CHAPTER_WITHIN: Final = 90.0
 
 
@@ -44,7 +47,9 @@ def demo(*, folder: Path, report: Path) -> int:
     except KeyboardInterrupt:
         console.print("\n[bold]interrupted[/]")
         return 130
-    figures.write(report)
+    finally:
+        # What was measured is worth having, also of a story that broke off.
+        figures.write(report)
     console.print(f"\n[dim]{time.monotonic() - began:.0f} s; the figures are in {report}[/]")
     if teller.wrong:
         console.print(f"[red bold]{len(teller.wrong)} misbehaved:[/]")
@@ -61,29 +66,33 @@ async def _play(teller: Teller, stage: Stage, figures: Figures) -> None:
     teller.console.print(
         f"[bold]credmesh[/]: two auth replicas, three services, etcd; a mesh {whose}, up in {stage.up_seconds:.1f} s"
     )
-    async with Nodes(stage) as nodes:
+    async with Nodes(stage) as nodes, AsyncExitStack() as until_the_end:
         await _chapter(walk(teller, stage, nodes, figures))
-        bob = await nodes.sign_in("bob")
-        # Open from here on, whatever is rotated, revoked and killed: none of it is about bob.
-        async with StockStream.of(nodes, bob) as stream:
-            teller.check(True, "the server streams: bob watches the stock of tea, from here on")
-            await _chapter(rotate(teller, nodes, figures))
-            await _chapter(revoke_alice(teller, nodes, figures))
-            await _chapter(try_bad_credentials(teller, stage, nodes, figures))
-            await _chapter(kill_a_replica(teller, stage, nodes, figures))
-            teller.check(
-                not stream.ended.is_set(),
-                f"bob's stream of stock changes was open throughout: {stream.changes:,} changes",
-                otherwise=reason_text(stream.reason),
-            )
-        await _chapter(stop_etcd(teller, stage, nodes, figures))
+        stream = await _chapter(_watch(teller, nodes, until_the_end))
+        await _chapter(rotate(teller, nodes, figures))
+        await _chapter(revoke_alice(teller, nodes, figures))
+        await _chapter(try_bad_credentials(teller, stage, nodes, figures))
+        await _chapter(kill_a_replica(teller, stage, nodes, figures))
+        await _chapter(stop_etcd(teller, stage, nodes, figures, stream))
+        teller.check(
+            not stream.ended.is_set(),
+            f"bob's stream of stock changes was open throughout: {stream.changes:,} changes",
+            otherwise=reason_text(stream.reason),
+        )
 
 
-async def _chapter(chapter: Awaitable[None]) -> None:
+async def _watch(teller: Teller, nodes: Nodes, until: AsyncExitStack) -> StockStream:
+    """Opens bob's stream. It stays open whatever is rotated, revoked, killed and stopped: none of that is about him."""
+    stream = await until.enter_async_context(StockStream.of(nodes, await nodes.sign_in("bob")))
+    teller.check(True, "the server streams: bob watches the stock of tea, from here on")
+    return stream
+
+
+async def _chapter(chapter: Awaitable[T]) -> T:
     """Runs a chapter for a bounded time. Misbehaved if a call failed that the rest of it stands on."""
     try:
         async with asyncio.timeout(_CHAPTER_WITHIN):
-            await chapter
+            return await chapter
     except aio.AioRpcError as error:
         raise Misbehaved(f"a call failed: {reason_text(why(error))} ({escape(error.details() or '')})") from error
     except TimeoutError:

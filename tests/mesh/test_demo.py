@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from localmesh.demo import story
+from localmesh.demo.actors import Nodes
+from localmesh.demo.stage import Stage
+from localmesh.demo.telling import Misbehaved, Teller
+from localmesh.process import Process
 from tests.mesh.running import REPOSITORY, RunningMesh, environment
+from tests.support import free_port, wait_until
 
 SHAPE: dict[str, Any] = {
     "up_seconds": float,
@@ -49,6 +60,10 @@ def test_the_story_on_a_mesh_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a mesh made for this story" in done.stdout
     assert "Everything behaved." in done.stdout
+    # One stream, from the first chapter to after the last.
+    beginning, outage = done.stdout.split("etcd is stopped, and started again")
+    assert "bob watches the stock of tea, from here on" in beginning
+    assert "bob's stream of stock changes was open throughout" in outage
     report = json.loads((tmp_path / "build" / "demo.json").read_text())
     assert shape_of(report) == SHAPE
     assert report["calls"]["ok"] > 1000
@@ -85,6 +100,35 @@ def test_a_mesh_that_does_not_come_up_is_told_and_fails(tmp_path: Path) -> None:
     done = demo(tmp_path / ".mesh", working_folder=tmp_path)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_figures_are_kept_of_a_story_that_is_broken_off(mesh: RunningMesh, tmp_path: Path) -> None:
+    report = tmp_path / "demo.json"
+    process = Process(
+        [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "demo", "--report", str(report)],
+        environment=environment(),
+        log_file=tmp_path / "demo.log",
+    )
+    process.start()
+    assert process.pid is not None
+    wait_until(lambda: "goes shopping" in process.log_file.read_text(), 30, "the story has begun")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30)
+    assert process.exit_code == 130, process.log_file.read_text()
+    assert shape_of(json.loads(report.read_text())).keys() == SHAPE.keys()
+
+
+def test_a_stream_that_cannot_be_opened_is_told_like_any_other_call(mesh: RunningMesh) -> None:
+    """Not as a traceback that takes the figures of the first chapter along."""
+    profile = {**mesh.profile, "auth": f"127.0.0.1:{free_port()}"}
+    stage = Stage(mesh.folder, profile, up_seconds=1.0, embedded_etcd=True, own=False)
+
+    async def play() -> None:
+        async with Nodes(stage) as nodes, AsyncExitStack() as until_the_end:
+            await story._chapter(story._watch(Teller(Console()), nodes, until_the_end))
+
+    with pytest.raises(Misbehaved, match="a call failed: UNAVAILABLE"):
+        asyncio.run(play())
 
 
 def test_nobody_is_asked_where_no_mesh_is_up(tmp_path: Path) -> None:
