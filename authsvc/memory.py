@@ -41,7 +41,8 @@ class Memory:
         self._failing = False
         self._lock = threading.Lock()  # what is in mind
         self._writing = threading.Lock()  # the file
-        self._written = NOTHING
+        self._version = 0  # of what is in mind
+        self._written = 0  # that of what is on disk
         self.sight = NOTHING
         self.noted = 0
         if path is None:
@@ -62,16 +63,16 @@ class Memory:
     def remember(self, sight: Sight) -> None:
         """Keeps a sight of the same history, which has to go on from the one before."""
         with self._lock:
-            self.sight = further(self.sight, sight)
-        self._write()
+            version = self._keep(further(self.sight, sight))
+        self._write(version)
 
     def note(self, beacon: Beacon) -> None:
         """Keeps that the beacon was put. Returns when that is on disk; several who note at once wait for one write."""
         with self._lock:
             self.noted += 1
             seen = replace(self.sight, revision=beacon.revision, beacon=beacon.revision, beacon_value=beacon.value)
-            self.sight = further(self.sight, seen)
-        self._write()
+            version = self._keep(further(self.sight, seen))
+        self._write(version)
 
     def begin(self, sight: Sight, noted: int) -> None:
         """Replaces all by a sight of another history. Nothing, if something was noted since there were `noted`.
@@ -79,18 +80,24 @@ class Memory:
         That may be of either history. So who replaces looks again: then it has been read after that.
         """
         with self._lock:
-            if self.noted == noted:
-                self.sight = sight
-        self._write()
+            version = self._keep(sight if self.noted == noted else self.sight)
+        self._write(version)
 
-    def _write(self) -> None:
-        """Returns when what is in mind now, or something newer, is on disk."""
+    def _keep(self, sight: Sight) -> int:
+        if sight != self.sight:
+            self.sight = sight
+            self._version += 1
+        return self._version
+
+    def _write(self, version: int) -> None:
+        """Returns when this version, or a newer one, is on disk."""
         if self._path is None:
             return
         with self._writing:
-            sight = self.sight
-            if sight == self._written:
+            if self._written >= version:
                 return  # whoever wrote last wrote this too
+            with self._lock:
+                sight, version = self.sight, self._version
             try:
                 self._save(self._path, sight)
             except OSError as error:
@@ -101,7 +108,7 @@ class Memory:
                 self._failing = True
             else:
                 self._failing = False
-                self._written = sight
+                self._written = version
 
     def _load(self, path: Path) -> Sight:
         try:
