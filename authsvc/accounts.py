@@ -1,7 +1,7 @@
 """Users and clients: making, changing and deleting them, and finding out whether somebody is one.
 
-Whatever takes something away from an account (its password, itself) revokes in the same commit what was issued to it:
-there is no moment in which one has happened and the other has not.
+Whatever takes something away from an account (its password, a scope or an audience, itself) revokes in the same commit
+what was issued to it: there is no moment in which one has happened and the other has not.
 """
 
 from __future__ import annotations
@@ -136,24 +136,29 @@ class Accounts:
             raise AlreadyExists(f"user {subject!r} exists; set a password or delete the user first")
         return record
 
+    def update_user(
+        self, subject: str, *, scopes: Sequence[str] | None, audiences: Sequence[str] | None, actor: str
+    ) -> tuple[auth_pb2.UserRecord, int]:
+        """Sets what a user may do and where; None leaves it. NotFound if there is none.
+
+        The record, and the revision if something was taken away and what was issued revoked; 0 if not.
+        """
+        key, what = self._layout.user(subject), f"user {subject!r}"
+        return self._update(auth_pb2.UserRecord, key, what, subject_scope(subject), scopes, audiences, actor)
+
     def set_password(self, subject: str, password: str, *, actor: str) -> int:
         """Sets a user's password and revokes what was issued to the user; the revision. NotFound if there is none."""
         key = self._layout.user(subject)
         password_hash: str | None = None
         for _ in range(_TRIES):
-            stored = self._etcd.read(key).values.get(key)
-            if stored is None:
-                raise NotFound(f"there is no user {subject!r}; make one first")
-            record = _read(auth_pb2.UserRecord, key, stored)
-            if record is None:
-                raise FailedPrecondition(f"the record of user {subject!r} cannot be read by this version of credmesh")
+            record, stored_at = self._stored(auth_pb2.UserRecord, key, f"user {subject!r}")
             password_hash = password_hash or self._passwords.hash(password)
             record.password_hash = password_hash
             revision = self._revocation.revoke(
                 subject_scope(subject),
                 actor=actor,
                 reason="password set",
-                extra_conditions=[Unchanged(key, stored.mod_revision)],
+                extra_conditions=[Unchanged(key, stored_at)],
                 extra_operations=[Put(key, record.SerializeToString())],
             )
             if revision is not None:
@@ -174,6 +179,13 @@ class Accounts:
             raise AlreadyExists(f"client {client_id!r} exists; delete it first")
         return record, secret
 
+    def update_client(
+        self, client_id: str, *, scopes: Sequence[str] | None, audiences: Sequence[str] | None, actor: str
+    ) -> tuple[auth_pb2.ClientRecord, int]:
+        """Sets what a client may do and where; see `update_user`."""
+        key, what = self._layout.client(client_id), f"client {client_id!r}"
+        return self._update(auth_pb2.ClientRecord, key, what, client_scope(client_id), scopes, audiences, actor)
+
     def delete_client(self, client_id: str, *, actor: str) -> int:
         """Deletes a client and revokes what was issued to it; the revision. NotFound if there is none."""
         return self._delete(self._layout.client(client_id), f"client {client_id!r}", client_scope(client_id), actor)
@@ -189,6 +201,47 @@ class Accounts:
         values = self._etcd.read_prefix(self._layout.clients).values
         found = (_read(auth_pb2.ClientRecord, key, stored) for key, stored in values.items())
         return [record for record in found if record is not None]
+
+    def _update(
+        self,
+        kind: type[_Record],
+        key: str,
+        what: str,
+        scope: str,
+        scopes: Sequence[str] | None,
+        audiences: Sequence[str] | None,
+        actor: str,
+    ) -> tuple[_Record, int]:
+        for _ in range(_TRIES):
+            record, stored_at = self._stored(kind, key, what)
+            changed, taken = _change(record, scopes, audiences)
+            if not changed:
+                return record, 0
+            unchanged, put = Unchanged(key, stored_at), Put(key, record.SerializeToString())
+            if not taken:
+                if self._etcd.commit([unchanged], [put]) is not None:
+                    return record, 0
+                continue
+            revoked = self._revocation.revoke(
+                scope,
+                actor=actor,
+                reason=f"{what.partition(' ')[0]} may do less",
+                extra_conditions=[unchanged],
+                extra_operations=[put],
+            )
+            if revoked is not None:
+                return record, revoked
+        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+
+    def _stored(self, kind: type[_Record], key: str, what: str) -> tuple[_Record, int]:
+        """A record that is to be changed, and its revision."""
+        stored = self._etcd.read(key).values.get(key)
+        if stored is None:
+            raise NotFound(f"there is no {what}; make one first")
+        record = _read(kind, key, stored)
+        if record is None:
+            raise FailedPrecondition(f"the record of {what} cannot be read by this version of credmesh")
+        return record, stored.mod_revision
 
     def _delete(self, key: str, what: str, scope: str, actor: str) -> int:
         for _ in range(_TRIES):
@@ -218,6 +271,17 @@ class Accounts:
             _log.info("the password hash of %r stays outdated for now: %s", record.subject, error)
             return revision
         return revision if rehashed is None else rehashed
+
+
+def _change(
+    record: auth_pb2.UserRecord | auth_pb2.ClientRecord, scopes: Sequence[str] | None, audiences: Sequence[str] | None
+) -> tuple[bool, bool]:
+    """Sets what is given; whether that changes anything, and whether it takes anything away."""
+    before = [*record.scopes], [*record.audiences]
+    record.scopes[:] = before[0] if scopes is None else scopes
+    record.audiences[:] = before[1] if audiences is None else audiences
+    after = [*record.scopes], [*record.audiences]
+    return before != after, any(set(held) - set(left) for held, left in zip(before, after, strict=True))
 
 
 def new_user(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from authsvc import validate
 from authsvc.accounts import Accounts
 from authsvc.audit import audit
 from authsvc.paging import page
+from authsvc.validate import InvalidField
 from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
 from credmesh.store.v1 import auth_pb2
 from interceptors.caller import current_caller
@@ -41,6 +45,23 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
             self._accounts.users(), name=lambda one: one.subject, size=request.page_size, token=request.page_token
         )
         return accounts_pb2.ListUsersResponse(users=[_user(record) for record in found], next_page_token=token)
+
+    def UpdateUser(
+        self, request: accounts_pb2.UpdateUserRequest, context: grpc.ServicerContext
+    ) -> accounts_pb2.UpdateUserResponse:
+        """Changes what a user may do, and revokes what the user has if that is less."""
+        subject = validate.name("user.subject", request.user.subject)
+        changes = _changes("user", request.user, request.update_mask)
+        record, revision = self._accounts.update_user(subject, **changes, actor=_actor())
+        audit(
+            "user.update",
+            actor=_actor(),
+            user=subject,
+            scopes=list(record.scopes),
+            audiences=list(record.audiences),
+            revision=revision,
+        )
+        return accounts_pb2.UpdateUserResponse(user=_user(record), revision=revision)
 
     def SetPassword(
         self, request: accounts_pb2.SetPasswordRequest, context: grpc.ServicerContext
@@ -81,6 +102,23 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
         )
         return accounts_pb2.ListClientsResponse(clients=[_client(record) for record in found], next_page_token=token)
 
+    def UpdateClient(
+        self, request: accounts_pb2.UpdateClientRequest, context: grpc.ServicerContext
+    ) -> accounts_pb2.UpdateClientResponse:
+        """Changes what a client may do, and revokes what it has if that is less."""
+        client_id = validate.name("client.client_id", request.client.client_id)
+        changes = _changes("client", request.client, request.update_mask)
+        record, revision = self._accounts.update_client(client_id, **changes, actor=_actor())
+        audit(
+            "client.update",
+            actor=_actor(),
+            client_id=client_id,
+            scopes=list(record.scopes),
+            audiences=list(record.audiences),
+            revision=revision,
+        )
+        return accounts_pb2.UpdateClientResponse(client=_client(record), revision=revision)
+
     def DeleteClient(
         self, request: accounts_pb2.DeleteClientRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.DeleteClientResponse:
@@ -89,6 +127,22 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
         revision = self._accounts.delete_client(client_id, actor=_actor())
         audit("client.delete", actor=_actor(), client_id=client_id, revision=revision)
         return accounts_pb2.DeleteClientResponse(revision=revision)
+
+
+class _Changes(TypedDict):
+    scopes: tuple[str, ...] | None
+    audiences: tuple[str, ...] | None
+
+
+def _changes(field: str, account: accounts_pb2.User | accounts_pb2.Client, mask: FieldMask) -> _Changes:
+    """What is to be set, by the mask; None stays as it is."""
+    # An empty mask could as well mean everything: who forgot a list would then take all of it away.
+    if not mask.paths or not set(mask.paths) <= {"scopes", "audiences"}:
+        raise InvalidField("update_mask", 'has to name "scopes", "audiences" or both, and nothing else')
+    return {
+        "scopes": validate.scopes(f"{field}.scopes", account.scopes) if "scopes" in mask.paths else None,
+        "audiences": validate.audiences(f"{field}.audiences", account.audiences) if "audiences" in mask.paths else None,
+    }
 
 
 def _actor() -> str:

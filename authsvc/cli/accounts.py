@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshGroup, confirm, pass_invocation
 from authsvc.cli.output import Cell, Column, join
 from authsvc.cli.secrets import PASSWORD_VARIABLE, new_password, write_secret
@@ -15,6 +19,8 @@ from authsvc.times import seconds
 from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
 
 __all__ = ["client", "user"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _SCOPE_HELP = "What it may do; repeat for more."
 _AUDIENCE_HELP = "A service that its credentials are for; repeat for more."
@@ -31,14 +37,21 @@ _audiences = click.option("--audience", "audiences", multiple=True, metavar="NAM
 _yes = click.option("--yes", is_flag=True, help=_YES_HELP)
 
 
+def _changes(command: F) -> F:
+    """The options of a command that changes an account."""
+    command = click.option("--no-audiences", is_flag=True, help="Its credentials are for no service.")(command)
+    command = click.option("--no-scopes", is_flag=True, help="It may do nothing.")(command)
+    return _scopes(_audiences(command))
+
+
 @click.group("user", cls=MeshGroup)
 def user() -> None:
-    """Add, list and delete users, who sign in with a password."""
+    """Add, list, change and delete users, who sign in with a password."""
 
 
 @click.group("client", cls=MeshGroup)
 def client() -> None:
-    """Add, list and delete clients: programs that sign in with a secret."""
+    """Add, list, change and delete clients: programs that sign in with a secret."""
 
 
 @user.command("add")
@@ -79,6 +92,33 @@ def user_list(invocation: Invocation) -> None:
         return
     rows = [_row(one.subject, one, time.time()) for one in answer.users]
     invocation.output.table(_columns("Subject"), rows, empty="There is no user: credmesh user add SUBJECT")
+
+
+@user.command("update")
+@click.argument("subject")
+@_changes
+@pass_invocation
+def user_update(
+    invocation: Invocation,
+    subject: str,
+    scopes: tuple[str, ...],
+    audiences: tuple[str, ...],
+    no_scopes: bool,
+    no_audiences: bool,
+) -> None:
+    """Set what the user SUBJECT may do and where, in place of what it was; what is not given stays.
+
+    If that takes something away, everything that was issued to the user is revoked: it has to sign in again.
+    """
+    mask = _mask(scopes, audiences, no_scopes=no_scopes, no_audiences=no_audiences)
+    changed = accounts_pb2.User(subject=subject, scopes=scopes, audiences=audiences)
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.UpdateUser, accounts_pb2.UpdateUserRequest(user=changed, update_mask=mask))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        _tell_update(invocation, f"user {subject}", answer.user, answer.revision)
 
 
 @user.command("passwd")
@@ -165,6 +205,33 @@ def client_list(invocation: Invocation) -> None:
     invocation.output.table(_columns("Client"), rows, empty="There is no client: credmesh client add CLIENT_ID")
 
 
+@client.command("update")
+@click.argument("client_id")
+@_changes
+@pass_invocation
+def client_update(
+    invocation: Invocation,
+    client_id: str,
+    scopes: tuple[str, ...],
+    audiences: tuple[str, ...],
+    no_scopes: bool,
+    no_audiences: bool,
+) -> None:
+    """Set what the client CLIENT_ID may do and where, in place of what it was; what is not given stays.
+
+    If that takes something away, everything that was issued to it is revoked: it asks for its next token by itself.
+    """
+    mask = _mask(scopes, audiences, no_scopes=no_scopes, no_audiences=no_audiences)
+    changed = accounts_pb2.Client(client_id=client_id, scopes=scopes, audiences=audiences)
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.UpdateClient, accounts_pb2.UpdateClientRequest(client=changed, update_mask=mask))
+    if invocation.as_json:
+        invocation.output.message(answer)
+    else:
+        _tell_update(invocation, f"client {client_id}", answer.client, answer.revision)
+
+
 @client.command("delete")
 @click.argument("client_id")
 @_yes
@@ -181,6 +248,28 @@ def client_delete(invocation: Invocation, client_id: str, yes: bool) -> None:
         invocation.output.line(
             f"Deleted client {client_id}: from revision {answer.revision} on nodes refuse what was issued to it."
         )
+
+
+def _mask(scopes: tuple[str, ...], audiences: tuple[str, ...], *, no_scopes: bool, no_audiences: bool) -> FieldMask:
+    """Which of an account's fields the options set. Failure if they set none, or say two things of one."""
+    if (scopes and no_scopes) or (audiences and no_audiences):
+        raise Failure("--no-scopes goes without --scope, and --no-audiences without --audience", code=ExitCode.USAGE)
+    paths = ["scopes"] * bool(scopes or no_scopes) + ["audiences"] * bool(audiences or no_audiences)
+    if not paths:
+        raise Failure(
+            "there is nothing to change",
+            next_step="Say all that it may do with --scope (or --no-scopes), and where with --audience.",
+            code=ExitCode.USAGE,
+        )
+    return FieldMask(paths=paths)
+
+
+def _tell_update(
+    invocation: Invocation, what: str, account: accounts_pb2.User | accounts_pb2.Client, revision: int
+) -> None:
+    invocation.output.line(f"Changed {what}. Scopes: {join(account.scopes)}  Audiences: {join(account.audiences)}")
+    if revision:
+        invocation.output.line(f"From revision {revision} on nodes refuse what was issued to it before.")
 
 
 def _columns(title: str) -> tuple[Column, ...]:

@@ -35,8 +35,8 @@ COMMANDS: Final = {
         "history": ("history", "Tell whether etcd was restored from a backup."),
     },
     "Accounts": {
-        "user": ("accounts", "Add, list and delete users; set passwords."),
-        "client": ("accounts", "Add, list and delete clients."),
+        "user": ("accounts", "Add, list, change and delete users; set passwords."),
+        "client": ("accounts", "Add, list, change and delete clients."),
         "bootstrap": ("bootstrap", "Make the first client and the key-encryption key."),
     },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import argon2
 import pytest
@@ -197,6 +198,55 @@ def test_deleting_revokes_in_the_same_commit(accounts: Accounts, etcd_client: Et
     assert _refused(accounts.authenticate_client, "app", secret).reason is Reason.CREDENTIAL_INVALID
 
 
+def test_taking_something_away_revokes_in_the_same_commit_and_adding_does_not(
+    accounts: Accounts, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    accounts.create_user("alice", PASSWORD, scopes=["a", "b"], audiences=["x"])
+    accounts.create_client("app", scopes=["a", "b"], audiences=["x"])
+    kinds: list[tuple[Callable[..., Any], str, str, str]] = [
+        (accounts.update_user, "alice", layout.user("alice"), subject_scope("alice")),
+        (accounts.update_client, "app", layout.client("app"), client_scope("app")),
+    ]
+    for update, name, key, scope in kinds:
+        epoch = layout.epoch(scope)
+        record, revision = update(name, scopes=["b", "a", "c"], audiences=None, actor="operator")
+        assert (list(record.scopes), list(record.audiences), revision) == (["b", "a", "c"], ["x"], 0)
+        assert update(name, scopes=None, audiences=["x", "y"], actor="operator")[1] == 0
+        assert epoch not in etcd_client.read(epoch).values
+        taken: list[dict[str, Any]] = [
+            {"scopes": ["a", "d"], "audiences": None},
+            {"scopes": None, "audiences": ["y", "z"]},
+            {"scopes": [], "audiences": []},
+        ]
+        for changes in taken:
+            record, revision = update(name, **changes, actor="operator")
+            values = etcd_client.read(key, epoch).values
+            assert values[key].mod_revision == values[epoch].mod_revision == revision > 0
+        assert [*record.scopes, *record.audiences] == []
+    assert accounts.authenticate_user("alice", PASSWORD).audiences == ()
+
+
+def test_an_update_that_changes_nothing_writes_nothing(
+    accounts: Accounts, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    accounts.create_user("alice", PASSWORD, scopes=["a"], audiences=["x"])
+    before = etcd_client.read(layout.user("alice")).revision
+    assert accounts.update_user("alice", scopes=["a"], audiences=["x"], actor="operator")[1] == 0
+    assert etcd_client.read(layout.user("alice")).revision == before
+
+
+def test_of_updates_made_at_once_none_is_lost(accounts: Accounts) -> None:
+    accounts.create_client("app", scopes=["a"], audiences=["x"])
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(accounts.update_client, "app", scopes=["b"], audiences=None, actor="operator"),
+            pool.submit(accounts.update_client, "app", scopes=None, audiences=["y"], actor="operator"),
+        ]
+        assert all(one.result(10)[1] for one in both)
+    (record,) = accounts.clients()
+    assert (list(record.scopes), list(record.audiences)) == (["b"], ["y"])
+
+
 def test_what_is_not_there_is_not_found_and_nothing_is_revoked(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
@@ -204,6 +254,8 @@ def test_what_is_not_there_is_not_found_and_nothing_is_revoked(
         lambda: accounts.set_password("nobody", PASSWORD, actor="operator"),
         lambda: accounts.delete_user("nobody", actor="operator"),
         lambda: accounts.delete_client("nobody", actor="operator"),
+        lambda: accounts.update_user("nobody", scopes=[], audiences=[], actor="operator")[1],
+        lambda: accounts.update_client("nobody", scopes=[], audiences=[], actor="operator")[1],
     ]
     for attempt in attempts:
         with pytest.raises(NotFound, match="'nobody'"):

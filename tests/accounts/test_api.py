@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
 from authsvc.accounts import Accounts
@@ -114,6 +115,32 @@ def test_lists_come_in_pages(api: Api, accounts: Accounts) -> None:
     assert second.next_page_token == ""
 
 
+def _mask(*paths: str) -> FieldMask:
+    return FieldMask(paths=paths)
+
+
+def _update(method: str, name: str, *paths: str, **fields: Any) -> Any:
+    if method == "UpdateUser":
+        return pb.UpdateUserRequest(user=pb.User(subject=name, **fields), update_mask=_mask(*paths))
+    return pb.UpdateClientRequest(client=pb.Client(client_id=name, **fields), update_mask=_mask(*paths))
+
+
+@pytest.mark.parametrize("method", ["UpdateUser", "UpdateClient"])
+def test_only_what_is_named_is_changed_and_the_revision_says_whether_something_was_revoked(
+    api: Api, method: str
+) -> None:
+    api.call("CreateUser", _user("name", scopes=["a"], audiences=["x"]))
+    api.call("CreateClient", _client("name", scopes=["a"], audiences=["x"]))
+    kind = method.removeprefix("Update").lower()
+    more = api.call(method, _update(method, "name", "scopes", scopes=["a", "b"]))
+    account = getattr(more, kind)
+    assert (list(account.scopes), list(account.audiences), more.revision) == (["a", "b"], ["x"], 0)
+    less = api.call(method, _update(method, "name", "audiences", scopes=["ignored"]))
+    account = getattr(less, kind)
+    assert (list(account.scopes), list(account.audiences)) == (["a", "b"], [])
+    assert less.revision > 0
+
+
 _LONG = "x" * 257
 
 
@@ -134,6 +161,14 @@ _LONG = "x" * 257
         ("ListUsers", pb.ListUsersRequest(page_size=-1), "page_size"),
         ("ListUsers", pb.ListUsersRequest(page_size=1001), "page_size"),
         ("ListUsers", pb.ListUsersRequest(page_token="made up"), "page_token"),
+        ("UpdateUser", pb.UpdateUserRequest(update_mask=_mask("scopes")), "user.subject"),
+        ("UpdateUser", pb.UpdateUserRequest(user=pb.User(subject="alice", scopes=["a"])), "update_mask"),
+        ("UpdateUser", _update("UpdateUser", "alice", "scopes", "subject"), "update_mask"),
+        ("UpdateUser", _update("UpdateUser", "alice", "scopes", scopes=["two scopes"]), "user.scopes"),
+        ("UpdateUser", _update("UpdateUser", "alice", "audiences", audiences=[""]), "user.audiences"),
+        ("UpdateClient", pb.UpdateClientRequest(update_mask=_mask("scopes")), "client.client_id"),
+        ("UpdateClient", _update("UpdateClient", "app"), "update_mask"),
+        ("UpdateClient", _update("UpdateClient", "app", "scopes", scopes=['"']), "client.scopes"),
         ("SetPassword", pb.SetPasswordRequest(password=PASSWORD), "subject"),
         ("SetPassword", pb.SetPasswordRequest(subject="alice", password="short"), "password"),
         ("DeleteUser", pb.DeleteUserRequest(), "subject"),
@@ -169,6 +204,8 @@ def test_what_is_there_already_and_what_is_not_there(api: Api) -> None:
     missing: list[tuple[str, Any]] = [
         ("SetPassword", pb.SetPasswordRequest(subject="nobody", password=PASSWORD)),
         ("DeleteUser", pb.DeleteUserRequest(subject="nobody")),
+        ("UpdateUser", _update("UpdateUser", "nobody", "scopes")),
+        ("UpdateClient", _update("UpdateClient", "nobody", "scopes")),
         ("DeleteClient", pb.DeleteClientRequest(client_id="nobody")),
     ]
     for method, request in missing:
@@ -183,6 +220,8 @@ def test_reading_takes_one_scope_and_writing_another(api: Api) -> None:
         ("CreateUser", _user("alice"), readers),
         ("SetPassword", pb.SetPasswordRequest(subject="alice", password=PASSWORD), readers),
         ("DeleteUser", pb.DeleteUserRequest(subject="alice"), readers),
+        ("UpdateUser", _update("UpdateUser", "alice", "scopes"), readers),
+        ("UpdateClient", _update("UpdateClient", "app", "scopes"), readers),
         ("CreateClient", _client("app"), readers),
         ("DeleteClient", pb.DeleteClientRequest(client_id="app"), readers),
         ("ListUsers", pb.ListUsersRequest(), writers),
@@ -232,8 +271,12 @@ def test_a_new_secret_is_in_no_log(api: Api, caplog: pytest.LogCaptureFixture) -
     caplog.set_level("DEBUG")
     secret = api.call("CreateClient", _client("app")).client_secret
     api.call("CreateUser", _user("alice"))
+    api.call("UpdateUser", _update("UpdateUser", "alice", "scopes", scopes=["a"]))
+    api.call("UpdateClient", _update("UpdateClient", "app", "scopes", scopes=["a"]))
     events = [record for record in caplog.records if record.name == "credmesh.audit"]
-    assert [record.getMessage() for record in events] == ["client.create", "user.create"]
+    assert [record.getMessage() for record in events] == [
+        "client.create", "user.create", "user.update", "client.update"
+    ]  # fmt: skip
     everything = "\n".join(str(vars(record)) for record in caplog.records)
     assert "'actor': 'operator'" in everything
     assert secret not in everything

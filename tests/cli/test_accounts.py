@@ -46,6 +46,35 @@ def test_a_new_password_takes_the_place_of_the_old_one_and_ends_its_sessions(com
     command.ok("login", user, password="the new password")
 
 
+def test_a_user_who_may_do_less_is_signed_out_and_one_who_may_do_more_is_not(command: Command, user: str) -> None:
+    command.ok("login", user, password=PASSWORD)
+    told = command.ok("user", "update", user, "--scope", "shop.read", "--scope", "shop.write")
+    assert "shop.read shop.write" in told
+    assert "credmesh.auth orders" in told  # what is not given stays
+    assert "revision" not in told
+    assert command.json("whoami")["identity"]["subject"] == user
+    assert "From revision " in command.ok("user", "update", user, "--no-scopes")
+    signed_out(command)
+    command.ok("login", user, password=PASSWORD)
+    assert command.json("whoami")["identity"]["scopes"] == []
+    assert command.json("user", "update", user, "--audience", "credmesh.auth")["user"]["audiences"] == ["credmesh.auth"]
+
+
+def test_an_update_has_to_say_what_and_only_one_thing(command: Command, user: str, name: str) -> None:
+    for kind in ("user", "client"):
+        result = command.run(kind, "update", user)
+        assert (result.exit_code, "nothing to change" in result.stderr) == (ExitCode.USAGE, True)
+        assert command.run(kind, "update", user, "--scope", "a", "--no-scopes").exit_code == ExitCode.USAGE
+        assert command.run(kind, "update", name, "--no-scopes").exit_code == ExitCode.NOTHING
+
+
+def test_a_client_is_changed_in_place(command: Command, name: str) -> None:
+    command.ok("client", "add", name, "--scope", "a", "--audience", "orders")
+    assert "From revision " in command.ok("client", "update", name, "--scope", "b")
+    (changed,) = [one for one in command.json("client", "list")["clients"] if one["clientId"] == name]
+    assert (changed["scopes"], changed["audiences"]) == (["b"], ["orders"])
+
+
 def test_deleting_needs_a_yes_and_is_final(command: Command, user: str) -> None:
     assert command.run("user", "delete", user).exit_code == ExitCode.USAGE
     command.ok("login", user, password=PASSWORD)
