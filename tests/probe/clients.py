@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from interceptors import Reason, reason_of
-from tests.probe.schema import METHODS, SERVICE, StringValue
+from tests.probe.schema import METHODS, StringValue, multicallable
 from tests.probe.servers import Loop
 
 __all__ = ["CLIENTS", "Client", "Outcome", "Stream", "bearer", "make_client"]
@@ -64,7 +64,7 @@ class Client(Protocol):
         ...
 
     def open(self, method: str, text: str, *, metadata: Metadata = (), timeout: float = 30) -> Stream:
-        """Opens a call of a streaming kind; a request stream stays open after the text."""
+        """Opens a call; a request stream stays open after the text."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -86,20 +86,6 @@ def _outcome(error: Any, answers: Sequence[str] = ()) -> Outcome:
     return Outcome(error.code(), error.details() or "", reason_of(error.trailing_metadata()), tuple(answers))
 
 
-def _multicallable(channel: Any, method: str) -> Any:
-    make = {
-        (False, False): channel.unary_unary,
-        (False, True): channel.unary_stream,
-        (True, False): channel.stream_unary,
-        (True, True): channel.stream_stream,
-    }[METHODS[method]]
-    return make(
-        f"/{SERVICE}/{method}",
-        request_serializer=StringValue.SerializeToString,
-        response_deserializer=StringValue.FromString,
-    )
-
-
 class SyncClient:
     """By `grpc`."""
 
@@ -113,7 +99,7 @@ class SyncClient:
         requests = [StringValue(value=text) for text in texts]
         answers: list[str] = []
         try:
-            made = _multicallable(self._calls, method)(
+            made = multicallable(self._calls, method)(
                 iter(requests) if request_streams else requests[0], metadata=metadata, timeout=timeout
             )
             answers.extend(answer.value for answer in (made if response_streams else [made]))
@@ -123,7 +109,7 @@ class SyncClient:
 
     def open(self, method: str, text: str, *, metadata: Metadata = (), timeout: float = 30) -> Stream:
         """See Client."""
-        return _SyncStream(_multicallable(self._calls, method), METHODS[method], text, metadata, timeout)
+        return _SyncStream(multicallable(self._calls, method), METHODS[method], text, metadata, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -190,7 +176,7 @@ class AioClient:
         requests = [StringValue(value=text) for text in texts]
         answers: list[str] = []
         try:
-            made = _multicallable(self._channel, method)(
+            made = multicallable(self._channel, method)(
                 iter(requests) if request_streams else requests[0], metadata=metadata, timeout=timeout
             )
             if response_streams:
@@ -207,7 +193,7 @@ class AioClient:
         return self._loop.run(self._open_stream(method, text, metadata, timeout))
 
     async def _open_stream(self, method: str, text: str, metadata: Metadata, timeout: float) -> Stream:
-        return _AioStream(self._loop, _multicallable(self._channel, method), METHODS[method], text, metadata, timeout)
+        return _AioStream(self._loop, multicallable(self._channel, method), METHODS[method], text, metadata, timeout)
 
     def __enter__(self) -> Self:
         return self

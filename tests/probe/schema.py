@@ -6,6 +6,7 @@ import functools
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
@@ -14,11 +15,15 @@ from grpc_tools import protoc
 # The pool needs the imports of probe.proto before probe.proto itself.
 from credmesh.policy.v1 import policy_pb2
 
-__all__ = ["KINDS", "METHODS", "SERVICE", "StringValue", "load"]
+__all__ = ["FOLLOWING", "FRESH", "KINDS", "METHODS", "SERVICE", "StringValue", "load", "multicallable"]
 
 SERVICE = "credmesh.probe.v1.Probe"
 KINDS = ("Unary", "ServerStream", "ClientStream", "Bidi")
 """One method of each kind of RPC, all under the same rule."""
+FRESH = ("Fresh", "FreshStream", "FreshClientStream", "FreshBidi")
+"""The same, under a rule that asks for freshness."""
+FOLLOWING = ("Following", "FollowingClientStream", "FollowingBidi")
+"""The streaming kinds, under a rule that follows the session."""
 
 METHODS = {
     "Unary": (False, False),
@@ -27,7 +32,11 @@ METHODS = {
     "Bidi": (True, True),
     "Fresh": (False, False),
     "FreshStream": (False, True),
+    "FreshClientStream": (True, False),
+    "FreshBidi": (True, True),
     "Following": (False, True),
+    "FollowingClientStream": (True, False),
+    "FollowingBidi": (True, True),
     "Anybody": (False, False),
     "Unruled": (False, False),
     "Contradictory": (False, False),
@@ -54,3 +63,18 @@ def load() -> None:
         files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
     for file in files.file:
         descriptor_pool.Default().Add(file)
+
+
+def multicallable(channel: Any, method: str) -> Any:
+    """What calls a method of the probe, on a channel of `grpc` or of `grpc.aio`."""
+    make = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, False): channel.stream_unary,
+        (True, True): channel.stream_stream,
+    }[METHODS[method]]
+    return make(
+        f"/{SERVICE}/{method}",
+        request_serializer=StringValue.SerializeToString,
+        response_deserializer=StringValue.FromString,
+    )

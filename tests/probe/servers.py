@@ -14,6 +14,7 @@ import grpc.aio
 
 from interceptors import MeshNode
 from interceptors.server import AioServerInterceptor, ServerInterceptor
+from tests.probe.back import AioBack, Back
 from tests.probe.servicers import Record, aio_handlers, sync_handlers
 
 __all__ = ["SERVERS", "Loop", "ProbeServer"]
@@ -50,33 +51,49 @@ class Loop:
 
 
 class ProbeServer:
-    """A probe behind our interceptor. `kind` is one of SERVERS."""
+    """A probe behind our interceptor. `kind` is one of SERVERS; `back` is the target of another probe behind it."""
 
-    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16) -> None:
+    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16, back: str = "") -> None:
         self.kind = kind
         self.record = Record()
+        in_threads = kind in ("sync", "aio-threads")
+        self._back = Back(back) if back and in_threads else None
+        self._aio_back: AioBack | None = None
+        self._pool = ThreadPoolExecutor(threads)
         self._loop: Loop | None = None
         self._server: Any
         if kind == "sync":
-            self._server = grpc.server(ThreadPoolExecutor(threads), interceptors=[ServerInterceptor(node)])
-            self._server.add_generic_rpc_handlers((sync_handlers(self.record),))
+            self._server = grpc.server(self._pool, interceptors=[ServerInterceptor(node)])
+            self._server.add_generic_rpc_handlers((sync_handlers(self.record, self._back),))
             self.port = self._server.add_insecure_port("127.0.0.1:0")
             self._server.start()
         else:
             self._loop = Loop()
-            self.port = self._loop.run(self._start_aio(node, kind, threads))
+            self.port = self._loop.run(self._start_aio(node, kind, "" if in_threads else back))
 
-    async def _start_aio(self, node: MeshNode, kind: str, threads: int) -> int:
-        pool = ThreadPoolExecutor(threads)
-        self._server = grpc.aio.server(pool, interceptors=[AioServerInterceptor(node)])
+    async def _start_aio(self, node: MeshNode, kind: str, back: str) -> int:
+        self._server = grpc.aio.server(self._pool, interceptors=[AioServerInterceptor(node)])
         if kind == "aio-threads":
-            handlers = sync_handlers(self.record)
+            handlers = sync_handlers(self.record, self._back)
         else:
-            handlers = aio_handlers(self.record, by_context=kind == "aio-by-context")
+            self._aio_back = AioBack(back) if back else None
+            handlers = aio_handlers(self.record, self._aio_back, by_context=kind == "aio-by-context")
         self._server.add_generic_rpc_handlers((handlers,))
         port: int = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         return port
+
+    async def _end_threads(self) -> None:
+        # grpc has a plain generator's thread wait for good until somebody takes its next answer, also where the call is
+        # over and nobody will. A process that has such threads does not exit.
+        loop = asyncio.get_running_loop()
+        # What their calls ended with nobody asks for, of which asyncio would complain in the middle of a later test.
+        loop.set_exception_handler(lambda _loop, _context: None)
+        ended = loop.run_in_executor(None, self._pool.shutdown)
+        while not ended.done():
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait([ended], timeout=0.05)
 
     @property
     def target(self) -> str:
@@ -94,4 +111,9 @@ class ProbeServer:
             self._server.stop(0).wait(10)
         else:
             self._loop.run(self._server.stop(0))
+            self._loop.run(self._end_threads())
+            if self._aio_back is not None:
+                self._loop.run(self._aio_back.close())
             self._loop.stop()
+        if self._back is not None:
+            self._back.close()

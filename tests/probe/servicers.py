@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from interceptors import Reason, Refusal, current_caller
+from tests.probe.back import AioBack, Back
 from tests.probe.schema import METHODS, SERVICE, StringValue
 
 __all__ = ["ANSWERS", "SECRET", "Record", "aio_handlers", "sync_handlers"]
@@ -19,11 +20,13 @@ SECRET = "the password of the database is hunter2"
 ANSWERS = """
 who      the subject of the caller
 claims   what else the handler sees of the caller
+session  the subject of the caller, and the session
+ask      whom the probe behind this one takes for the caller, by each kind of RPC
 fail     raises an exception that holds SECRET
 abort    ends the call with NOT_FOUND, by the context
 code     sets NOT_FOUND by the context, then raises an exception that holds SECRET
 refuse   raises a Refusal of its own
-hold     a stream says "held" (where it answers at all), then waits until the call is over; a unary call answers
+hold     says "held" (where it answers by a stream), then waits until the call is over
 flood    a stream of answers, as many and as fast as they can be sent
 anything else is answered as it is
 """
@@ -33,12 +36,18 @@ FLOOD = StringValue(value="x" * 100_000)
 
 
 class Record:
-    """What handlers saw, for tests: how many are inside, and that a held one noticed its call's end."""
+    """What handlers saw, for tests: how many were held so far, and that one of them noticed its call's end."""
 
     def __init__(self) -> None:
         self.inside = 0
+        self._lock = threading.Lock()
         self.noticed = threading.Event()
         self.release = threading.Event()
+
+    def enter(self) -> None:
+        """A handler is about to be held."""
+        with self._lock:
+            self.inside += 1
 
 
 def _say(text: str) -> str:
@@ -47,6 +56,8 @@ def _say(text: str) -> str:
     if text == "claims":
         caller = current_caller()
         return f"{caller.subject} {caller.client_id} {caller.session_id} {sorted(caller.scopes)} {caller.claims['jti']}"
+    if text == "session":
+        return f"{current_caller().subject} {current_caller().session_id}"
     if text == "nobody":
         try:
             return current_caller().subject
@@ -84,8 +95,11 @@ def _handlers(make: Callable[[str], Callable[..., Any]]) -> grpc.GenericRpcHandl
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
-def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
+def sync_handlers(record: Record, back: Back | None = None) -> grpc.GenericRpcHandler:
     """Plain functions and generators, for `grpc.server`, and for the threads of `grpc.aio.server`."""
+
+    def say(text: str) -> str:
+        return back.ask() if back is not None and text == "ask" else _say(text)
 
     def act(text: str, context: Any) -> None:
         _raise(text, context)
@@ -93,6 +107,7 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
     def hold(context: Any) -> None:
+        record.enter()
         # Blocked for good, as a handler is that waits for something else: only the end of the call is noticed.
         if context.add_callback(record.noticed.set) is False:
             record.noticed.set()
@@ -108,7 +123,9 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
 
     def unary(request: StringValue, context: Any) -> StringValue:
         act(request.value, context)
-        return StringValue(value=_say(request.value))
+        if request.value == "hold":
+            hold(context)
+        return StringValue(value=say(request.value))
 
     def server_stream(request: StringValue, context: Any) -> Iterator[StringValue]:
         act(request.value, context)
@@ -117,7 +134,7 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
             return
         while request.value == "flood":
             yield FLOOD
-        yield StringValue(value=_say(request.value))
+        yield StringValue(value=say(request.value))
         yield StringValue(value="end")
 
     def client_stream(requests: Iterator[StringValue], context: Any) -> StringValue:
@@ -125,9 +142,8 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
         for request in requests:
             act(request.value, context)
             if request.value == "hold":
-                record.inside += 1
                 hold(context)
-            said.append(_say(request.value))
+            said.append(say(request.value))
         return StringValue(value=" ".join(said))
 
     def bidi(requests: Iterator[StringValue], context: Any) -> Iterator[StringValue]:
@@ -135,7 +151,7 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
             act(request.value, context)
             if request.value == "hold":
                 yield from hold_stream(context)
-            yield StringValue(value=_say(request.value))
+            yield StringValue(value=say(request.value))
 
     by_kind: dict[tuple[bool, bool], Callable[..., Any]] = {
         (False, False): unary,
@@ -146,8 +162,11 @@ def sync_handlers(record: Record) -> grpc.GenericRpcHandler:
     return _handlers(lambda name: by_kind[METHODS[name]])
 
 
-def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpcHandler:
+def aio_handlers(record: Record, back: AioBack | None = None, *, by_context: bool = False) -> grpc.GenericRpcHandler:
     """Coroutines and async generators, or with `by_context` coroutines that read and write by the context."""
+
+    async def say(text: str) -> str:
+        return await back.ask() if back is not None and text == "ask" else _say(text)
 
     async def act(text: str, context: Any) -> None:
         _raise(text, context)
@@ -155,6 +174,7 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
     async def hold() -> None:
+        record.enter()
         try:
             await asyncio.Event().wait()
         finally:
@@ -170,7 +190,9 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
 
     async def unary(request: StringValue, context: Any) -> StringValue:
         await act(request.value, context)
-        return StringValue(value=_say(request.value))
+        if request.value == "hold":
+            await hold()
+        return StringValue(value=await say(request.value))
 
     async def server_stream(request: StringValue, context: Any) -> AsyncIterator[StringValue]:
         await act(request.value, context)
@@ -179,7 +201,7 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
                 yield held
         while request.value == "flood":
             yield FLOOD
-        yield StringValue(value=_say(request.value))
+        yield StringValue(value=await say(request.value))
         yield StringValue(value="end")
 
     async def client_stream(requests: AsyncIterator[StringValue], context: Any) -> StringValue:
@@ -187,9 +209,8 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
         async for request in requests:
             await act(request.value, context)
             if request.value == "hold":
-                record.inside += 1
                 await hold()
-            said.append(_say(request.value))
+            said.append(await say(request.value))
         return StringValue(value=" ".join(said))
 
     async def bidi(requests: AsyncIterator[StringValue], context: Any) -> AsyncIterator[StringValue]:
@@ -198,7 +219,7 @@ def aio_handlers(record: Record, *, by_context: bool = False) -> grpc.GenericRpc
             if request.value == "hold":
                 async for held in hold_stream():
                     yield held
-            yield StringValue(value=_say(request.value))
+            yield StringValue(value=await say(request.value))
 
     async def server_stream_by_context(request: StringValue, context: Any) -> None:
         async for response in server_stream(request, context):
