@@ -1,6 +1,7 @@
 """A client under test, in a process of its own: `python -m bench.attaching CORES SETTINGS`.
 
-It is told {"seconds": …} or {"wave": …} by lines, and answers what became of the calls.
+It is told {"seconds": …} or {"wave": …} by lines, and answers what became of the calls; and told {"settle": …}, it
+answers how many credentials it has had since it was started, once so many seconds have passed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+
+import grpc
 
 from bench.machine import pin
 from bench.shop import stock
@@ -49,7 +52,8 @@ def _source(settings: dict[str, Any]) -> PasswordLogin | FixedToken | None:
 def _sync(settings: dict[str, Any]) -> None:
     source = _source(settings)
     auth = channel(settings["auth"], allow_plaintext=True) if settings["auth"] else None
-    credentials = None if source is None else Credentials(source, auth)
+    obtained = _Obtained()
+    credentials = None if source is None else Credentials(source, auth, on_rotate=obtained)
     stub = inventory_pb2_grpc.InventoryServiceStub(
         channel(settings["target"], allow_plaintext=True, credentials=credentials)
     )
@@ -58,24 +62,50 @@ def _sync(settings: dict[str, Any]) -> None:
     gc.freeze()
     _say({"ready": True})
     for line in sys.stdin:
-        calls, begun = 0, time.perf_counter()
-        deadline = begun + json.loads(line)["seconds"]
-        while (now := time.perf_counter()) < deadline:
-            _check(stub.GetStock(_REQUEST))
-            calls += 1
-        _say({"calls": calls, "seconds": now - begun})
+        match json.loads(line):
+            case {"wave": size}:
+                _say({"obtained": obtained.times, **_wave(stub, size)})
+            case {"settle": seconds}:
+                time.sleep(seconds)
+                _say({"obtained": obtained.times})
+            case {"seconds": seconds}:
+                _say(_keep_calling(stub, seconds))
+
+
+def _keep_calling(stub: Any, seconds: float) -> dict[str, float]:
+    calls, begun = 0, time.perf_counter()
+    while (now := time.perf_counter()) < begun + seconds:
+        _check(stub.GetStock(_REQUEST))
+        calls += 1
+    return {"calls": calls, "seconds": now - begun}
+
+
+def _wave(stub: Any, size: int) -> dict[str, float]:
+    """All at once; how long the slowest took, and how many failed."""
+    failed, begun = 0, time.perf_counter()
+    for call in [stub.GetStock.future(_REQUEST) for _ in range(size)]:
+        try:
+            _check(call.result())
+        except (grpc.RpcError, CallFailed):
+            failed += 1
+    return {"slowest": time.perf_counter() - begun, "failed": failed}
+
+
+class _Obtained:
+    """Counts the credentials that a source has given."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, _: object) -> None:
+        self.times += 1
 
 
 async def _aio(settings: dict[str, Any]) -> None:
     source = _source(settings)
-    renewed = 0
-
-    def count(_: object) -> None:
-        nonlocal renewed
-        renewed += 1
-
+    obtained = _Obtained()
     auth = aio_channel(settings["auth"], allow_plaintext=True) if settings["auth"] else None
-    credentials = None if source is None else AioCredentials(source, auth, on_rotate=count)
+    credentials = None if source is None else AioCredentials(source, auth, on_rotate=obtained)
     stub: Any = inventory_pb2_grpc.InventoryServiceStub(
         aio_channel(settings["target"], allow_plaintext=True, credentials=credentials)
     )
@@ -88,14 +118,17 @@ async def _aio(settings: dict[str, Any]) -> None:
     gc.freeze()
     _say({"ready": True})
     while line := await asyncio.to_thread(sys.stdin.readline):
-        asked = json.loads(line)
-        if "wave" in asked:
-            _say({**await _wave(call, asked["wave"]), "renewed": renewed})
-        else:
-            _say(await _keep_calling(call, asked["seconds"]))
+        match json.loads(line):
+            case {"wave": size}:
+                _say({"obtained": obtained.times, **await _aio_wave(call, size)})
+            case {"settle": seconds}:
+                await asyncio.sleep(seconds)
+                _say({"obtained": obtained.times})
+            case {"seconds": seconds}:
+                _say(await _keep_calling_aio(call, seconds))
 
 
-async def _keep_calling(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str, float]:
+async def _keep_calling_aio(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str, float]:
     calls, begun = 0, time.perf_counter()
 
     async def caller() -> None:
@@ -108,8 +141,8 @@ async def _keep_calling(call: Callable[[], Awaitable[None]], seconds: float) -> 
     return {"calls": calls, "seconds": time.perf_counter() - begun}
 
 
-async def _wave(call: Callable[[], Awaitable[None]], size: int) -> dict[str, float]:
-    """All at once; how long the slowest took, and how many failed."""
+async def _aio_wave(call: Callable[[], Awaitable[None]], size: int) -> dict[str, float]:
+    """As _wave."""
     begun = time.perf_counter()
     outcomes = await asyncio.gather(*(call() for _ in range(size)), return_exceptions=True)
     failed = sum(isinstance(outcome, BaseException) for outcome in outcomes)

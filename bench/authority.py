@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -92,6 +94,19 @@ class Authority:
     def login(self) -> auth_pb2.Credentials:
         """Signs alice in."""
         return self.stub.Login(self.login_request(), wait_for_ready=True, timeout=30).credentials
+
+    @contextmanager
+    def stopped(self, at_most: float) -> Iterator[None]:
+        """It is there and answers nothing, for at most so many seconds: what waits for it does not wait for ever."""
+        waker = threading.Timer(at_most, os.kill, (self.pid, signal.SIGCONT))
+        os.kill(self.pid, signal.SIGSTOP)
+        waker.start()
+        try:
+            yield
+        finally:
+            waker.cancel()
+            waker.join()
+            os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it in its own way: a node that just dies holds up the next replica's rotations until its lease ends."""
