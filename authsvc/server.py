@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final, NoReturn
+from typing import Final
 
 import grpc
 
@@ -79,8 +78,6 @@ def run(settings: AuthSettings) -> None:
     Raises SettingsError and CredmeshError for what an operator can repair; SystemExit(1) if the port is taken. Must be
     called from the main thread.
     """
-    # While it waits for etcd nothing else would end it as the first process of a container: there SIGTERM does nothing.
-    signal.signal(signal.SIGTERM, _leave)
     vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
     layout = Layout(settings.mesh.etcd.prefix)
     with ExitStack() as stack:
@@ -127,10 +124,6 @@ def run(settings: AuthSettings) -> None:
             interceptors=(AnswerErrors(),),
             workers=_WORKERS_PER_PASSWORD * (settings.password_workers + 1),
         )
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(0)
 
 
 def _lead(

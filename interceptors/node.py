@@ -141,7 +141,13 @@ class MeshNode:
         self._client.close()
 
     def __enter__(self) -> MeshNode:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Nobody else will: a node that is told to end while it waits may be registered already, and a rotation or a
+            # receipt would wait for it until its lease is over.
+            self.stop()
+            raise
         return self
 
     def __exit__(

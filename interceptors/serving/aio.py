@@ -54,7 +54,8 @@ async def serve_aio(
         raise SystemExit(1) from None
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, signals.put_nowait, number)
     await _set_health(servicer, ("", *services), ready=node.ready)
     await server.start()
@@ -69,8 +70,9 @@ async def serve_aio(
         await _drain(server, settings.drain, signals)
     finally:
         reporter.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)  # the loop would leave the default one
         # Its thread answers scrapes; closing it waits for the one in hand, and must not hold up the loop.
         await asyncio.to_thread(stop_metrics)
     _log.info("%s has stopped", node.settings.service)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 from interceptors.errors import CredmeshError, SettingsError
 from interceptors.serving.logs import configure_logging
@@ -26,10 +28,13 @@ def service_process(service: str) -> Iterator[None]:
 
     Wrong settings exit with 2 and say on stderr which variable is wrong and what it should look like; anything else
     that this package raises on purpose exits with 1. Unexpected errors keep their traceback: they are bugs.
+
+    SIGTERM ends the process in order, with 0, wherever it is; while it serves, the server takes it for the drain.
     """
     try:
         configure_logging(service)
-        yield
+        with _ended_by_sigterm():
+            yield
     except SettingsError as error:
         print(f"{service}: {error}", file=sys.stderr)
         raise SystemExit(EXIT_SETTINGS) from None
@@ -39,3 +44,21 @@ def service_process(service: str) -> Iterator[None]:
     except KeyboardInterrupt:
         # Ctrl-C before the server listened: nothing to drain.
         raise SystemExit(_EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    # The first process of a container gets no signal that it has no handler for, so that nothing but SIGKILL would end
+    # it while it waits for etcd; and any other process would leave its registration behind.
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(0)

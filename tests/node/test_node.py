@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,6 +49,26 @@ def test_a_node_is_registered_while_it_lives_and_gone_when_it_stops(
         assert (record.node_id, record.service, record.address) == ("node/1", "probe", "10.0.0.1:1")
         assert found.lease
     assert not etcd_client.read_prefix(layout.nodes).values
+
+
+def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
+    etcd_settings: EtcdSettings, etcd_client: EtcdClient
+) -> None:
+    """It is registered before it has read anything, and whoever waits for every node would wait for it."""
+    layout = Layout(etcd_settings.prefix)
+    registered: list[int] = []
+    # Long enough that it is not its lease that takes the record away.
+    node = MeshNode(settings(etcd_settings, node_lease=60))
+
+    def interrupt(_snapshot: object) -> None:
+        registered.append(etcd_client.count(layout.nodes))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    node._mirror._on_snapshot = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        node.__enter__()
+    assert registered == [1]
+    assert etcd_client.count(layout.nodes) == 0
 
 
 def test_a_node_is_registered_before_it_is_ready(etcd_settings: EtcdSettings, etcd_client: EtcdClient) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import urllib.request
@@ -153,6 +155,19 @@ def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
     assert server.process.exit_code == 2
     assert server.said(f"waiting: {wrong}={environ[wrong]} ")
     assert server.said(f"; for example: {wrong}=/etc/credmesh/tls.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
+    kind: str, launch: Launch, number: signal.Signals
+) -> None:
+    """By a handler of its own: as the first process of a container it would otherwise not even notice SIGTERM."""
+    server = launch(kind, ETCD_ENDPOINTS=f"127.0.0.1:{free_port()}", CREDMESH_ETCD_TIMEOUT="0.5")
+    wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
+    os.kill(server.process.pid or 0, number)
+    assert server.process.wait(20)
+    assert server.process.exit_code == (0 if number is signal.SIGTERM else 130)
+    assert not server.said("Traceback")
 
 
 def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
