@@ -28,6 +28,7 @@ from authsvc.leases import SharedLeases
 from authsvc.times import duration, stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import receipt_pb2
+from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, moved_beacon
 from interceptors.etcd.layout import Layout
@@ -49,7 +50,8 @@ Commit = Callable[[Sequence[Put | Delete]], int]
 to revoke."""
 
 _DRIFT: Final = 0.002
-"""By how much two monotonic clocks may run at different rates: NTP steers each by 0.0005 at the most."""
+"""By how much two machines' clocks may run at different rates. The bound is reckoned here and at the nodes by a clock
+that nobody steers (interceptors.clock), and oscillators differ by less than a tenth of this."""
 _MARGIN: Final = 0.01
 _AFTERWARDS: Final = 60.0
 """Seconds that a barrier outlives the longest wait for it, if nobody takes it back."""
@@ -150,10 +152,14 @@ class Receipts:
                 waiting.cancel()  # the call is over; what was asked for is done all the same
             committed = self._commit(commit, barrier_id)
             revision = committed.revision
+            strict_since = ticks()
             known_at, committed_at = time.monotonic(), self._clock()
             self._remember(committed)
             nodes, all_are_listed = self._wait(waiting, revision, known_at, patience)
             receipt = self._write(waiting, nodes, revision, known_at, committed_at)
+            # By another clock than the waiting: see _DRIFT.
+            in_all = strict_after(receipt.longest_freshness.ToNanoseconds() / 1e9)
+            receipt.strict_in.CopyFrom(duration(strict_since + in_all - ticks()))
             # A list that could not be read may lack somebody.
             receipt.complete = receipt.complete and all_are_listed
         _seconds.labels(str(receipt.complete).lower()).observe(time.monotonic() - known_at)
@@ -224,7 +230,6 @@ class Receipts:
             revision=revision,
             committed_at=stamp(committed_at),
             strict_from=stamp(committed_at + strict_after(longest)),
-            strict_in=duration(known_at + strict_after(longest) - time.monotonic()),
             longest_freshness=duration(longest),
         )
         complete = bool(nodes)
