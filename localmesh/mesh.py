@@ -22,7 +22,7 @@ from localmesh.certs import development_certificates, etcd_certificates
 from localmesh.control import ControlServer, Request, take_folder
 from localmesh.errors import LocalMeshError
 from localmesh.etcd_part import EtcdPart
-from localmesh.parts import ETCD_FILES, SERVICES, Surroundings, auth_parts, service_parts, told
+from localmesh.parts import SERVICES, TLS_OF_ETCD, Surroundings, auth_parts, service_parts, told
 from localmesh.supervision import Happening, Supervised, Supervisor
 
 __all__ = ["LocalMesh", "Options", "Stopped"]
@@ -222,7 +222,7 @@ class LocalMesh:
             "issuer": around.issuer,
             "etcd": variables["ETCD_ENDPOINTS"],
             "etcd_prefix": around.etcd.prefix,
-            **{name.lower(): variables[name] for name in ETCD_FILES if name in variables},
+            **{name.lower(): variables[name] for name in TLS_OF_ETCD if name in variables},
             "kek_file": str(around.kek_file),
             "services": {name: around.addresses.of(name) for name in SERVICES},
             "replicas": around.auth.split(","),

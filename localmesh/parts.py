@@ -18,17 +18,27 @@ from localmesh.addresses import HOST, Addresses
 from localmesh.certs import Certificates
 from localmesh.process import Process
 
-__all__ = ["AUTH_REPLICAS", "ETCD_FILES", "SERVICES", "GrpcPart", "Surroundings", "auth_parts", "service_parts", "told"]
+__all__ = [
+    "AUTH_REPLICAS",
+    "PASSED_ON",
+    "SERVICES",
+    "TLS_OF_ETCD",
+    "GrpcPart",
+    "Surroundings",
+    "auth_parts",
+    "service_parts",
+    "told",
+]
 
 AUTH_REPLICAS: Final = ("auth-1", "auth-2")
 SERVICES: Final = ("storefront", "orders", "inventory")
-ETCD_FILES: Final = ("ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE")
+TLS_OF_ETCD: Final = ("ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE")
 
 _DRAIN: Final = "3"
 _ANSWER_WITHIN: Final = 2.0
 
 # What a part is told is said here. A variable that happens to be set in the terminal must not change it, but for these.
-_PASSED_ON: Final = frozenset({"CREDMESH_LOG_LEVEL", "CREDMESH_TOKEN_LIFETIME", "CREDMESH_ROTATION_INTERVAL"})
+PASSED_ON: Final = frozenset({"CREDMESH_LOG_LEVEL", "CREDMESH_TOKEN_LIFETIME", "CREDMESH_ROTATION_INTERVAL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,7 @@ class GrpcPart:
 def told(around: Surroundings) -> dict[str, str]:
     """The environment variables that any service of this mesh needs, but for its name and where it listens."""
     etcd = around.etcd
-    files = zip(ETCD_FILES, (etcd.ca_file, etcd.cert_file, etcd.key_file), strict=True)
+    files = zip(TLS_OF_ETCD, (etcd.ca_file, etcd.cert_file, etcd.key_file), strict=True)
     return {
         "ETCD_ENDPOINTS": ",".join(etcd.endpoints),
         **{variable: str(path.absolute()) for variable, path in files if path is not None},
@@ -194,6 +204,6 @@ def _part(around: Surroundings, name: str, module: str, environment: Mapping[str
 
 def _inherited() -> dict[str, str]:
     ours = ("CREDMESH_", "ETCD_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name in _PASSED_ON}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name in PASSED_ON}
     # Everything is on this machine: a proxy that is set for the world outside has no part in it.
     return kept | {"no_grpc_proxy": HOST, "PYTHONUNBUFFERED": "1"}

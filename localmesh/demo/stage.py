@@ -19,7 +19,7 @@ from interceptors.etcd.client import Delete, EtcdClient
 from interceptors.settings import EtcdSettings, read_settings
 from localmesh.control import ask, is_up
 from localmesh.errors import LocalMeshError
-from localmesh.parts import ETCD_FILES
+from localmesh.parts import TLS_OF_ETCD
 from localmesh.process import Process, last_lines
 
 __all__ = ["Stage", "set_stage"]
@@ -51,7 +51,7 @@ class Stage:
 
     def etcd_settings(self) -> EtcdSettings:
         """How to reach the mesh's etcd."""
-        known = {name: self.profile[name.lower()] for name in ETCD_FILES if name.lower() in self.profile}
+        known = {name: self.profile[name.lower()] for name in TLS_OF_ETCD if name.lower() in self.profile}
         known |= {"ETCD_ENDPOINTS": self.profile["etcd"], _PREFIX: self.profile["etcd_prefix"]}
         return read_settings(EtcdSettings, known)
 

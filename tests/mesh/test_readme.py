@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -14,11 +15,12 @@ import grpc
 import pytest
 from grpc_tools import protoc
 
+from authsvc.cli import profile
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from docs import configuration
 from interceptors.errors import Reason
 from localmesh.addresses import PREFERRED
-from localmesh.parts import ETCD_FILES
+from localmesh.parts import TLS_OF_ETCD
 from localmesh.process import Process
 from tests.mesh.running import REPOSITORY, RunningMesh, environment
 from tests.support import wait_until
@@ -41,14 +43,14 @@ def significant(code: str) -> int:
 
 def server(mesh: RunningMesh, folder: Path, **changes: str) -> Process:
     """The README's server as it is printed, with settings as a platform would give it. It is not started."""
-    profile = mesh.profile
+    found = mesh.profile
     script = folder / "inventory.py"
     script.write_text(block("server"))
     settings = {
-        "ETCD_ENDPOINTS": profile["etcd"],
-        **{name: profile[name.lower()] for name in ETCD_FILES},
-        "CREDMESH_ETCD_PREFIX": profile["etcd_prefix"],
-        "CREDMESH_ISSUER": profile["issuer"],
+        "ETCD_ENDPOINTS": found["etcd"],
+        **{name: found[name.lower()] for name in TLS_OF_ETCD},
+        "CREDMESH_ETCD_PREFIX": found["etcd_prefix"],
+        "CREDMESH_ISSUER": found["issuer"],
         "CREDMESH_SERVICE": "inventory",
         "CREDMESH_LISTEN": "127.0.0.1:0",
         "CREDMESH_TLS_CERT_FILE": str(mesh.folder / "tls" / "server.pem"),
@@ -181,9 +183,16 @@ def test_the_reference_of_the_settings_is_up_to_date() -> None:
 
 
 def test_every_variable_in_the_code_is_in_the_reference() -> None:
-    """A setting that is read past the settings objects would be missing there."""
-    known = set(re.findall(r"`((?:CREDMESH|ETCD)_[A-Z_]+|[A-Z]+_TARGET)`", configuration.PAGE.read_text()))
-    for folder in ("interceptors", "services"):
+    """One that is read past the settings objects would be missing there."""
+    known = set(re.findall(r"(?m)^\| `([A-Z_]+)`", configuration.PAGE.read_text()))
+    for folder in ("interceptors", "authsvc", "services", "localmesh"):
         for path in (REPOSITORY / folder).rglob("*.py"):
-            read = set(re.findall(r'setting\(\s*"([A-Z_]+)"', path.read_text()))
-            assert read <= known, path
+            texts = {str(one.value) for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Constant)}
+            named = {text for text in texts if re.fullmatch(r"(CREDMESH|ETCD)_[A-Z_]*[A-Z]|[A-Z]+_TARGET", text)}
+            assert named <= known, path
+
+
+def test_every_variable_of_a_profile_is_in_the_commands_part_of_the_reference() -> None:
+    part = configuration.PAGE.read_text().split("## The `credmesh` command")[1].split("\n## ")[0]
+    described = set(re.findall(r"(?m)^\| `([A-Z_]+)`", part))
+    assert set(profile._VARIABLES.values()) <= described
