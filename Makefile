@@ -1,4 +1,4 @@
-# `make` alone lists what there is. Everything needs no more than Python 3.11, git and make.
+# `make` alone lists what there is. Everything needs no more than Linux, Python 3.11, git and make.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -68,12 +68,12 @@ revoke-key: $(LOCAL) ## remove a key at once: make revoke-key KID=… [WAIT=1]
 	@$(CREDMESH) revoke-key "$(KID)" $(if $(WAIT),--wait)
 
 .PHONY: revoke
-revoke: $(LOCAL) ## revoke: make revoke SUBJECT=alice | SESSION=… | CLIENT=… | AUDIENCE=… | EVERYONE=1 [WAIT=1]
+revoke: $(LOCAL) ## revoke: make revoke SUBJECT=alice | SESSION=… | CLIENT=… | AUDIENCE=… | EVERYONE=1 [YES=1] [WAIT=1]
 	@test -n "$(SUBJECT)$(SESSION)$(CLIENT)$(AUDIENCE)$(EVERYONE)" || \
 		{ echo "whom? make revoke SUBJECT=alice (or SESSION=…, CLIENT=…, AUDIENCE=…, EVERYONE=1)" >&2; exit 2; }
 	@$(CREDMESH) revoke $(if $(SUBJECT),--subject "$(SUBJECT)") $(if $(SESSION),--session "$(SESSION)") \
 		$(if $(CLIENT),--client "$(CLIENT)") $(if $(AUDIENCE),--audience "$(AUDIENCE)") $(if $(EVERYONE),--everyone) \
-		$(if $(WAIT),--wait)
+		$(if $(YES),--yes) $(if $(WAIT),--wait)
 
 .PHONY: sessions
 sessions: $(LOCAL) ## the live sessions: make sessions [SUBJECT=alice]
@@ -152,6 +152,9 @@ help: ## this list
 # Behind the scenes
 
 $(VENV)/.made:
+	@test "$$(uname -s)" = Linux || { \
+		echo "credmesh needs Linux (its kernel ends what a killed mesh leaves behind); this is $$(uname -s)." >&2; \
+		echo "On another system use a virtual machine or a container with Linux in it." >&2; exit 1; }
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "credmesh needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
 		echo "Install one, or say where it is: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.12" >&2; exit 1; }

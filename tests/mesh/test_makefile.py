@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ def make(*arguments: str, folder: Path = REPOSITORY, **environ: str) -> subproce
         ["make", "--no-print-directory", *arguments],  # noqa: S607 - whichever make the developer has
         cwd=folder,
         env=environment(**environ),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=100,
@@ -60,6 +62,34 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     assert f"credmesh needs Python 3.11 or newer; {old} is Python 3.9.1." in done.stderr
     assert "make run PYTHON=/path/to/python3.12" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_a_system_that_is_not_linux_is_named(tmp_path: Path) -> None:
+    uname = tmp_path / "bin" / "uname"
+    uname.parent.mkdir()
+    uname.write_text("#!/bin/sh\necho Darwin\n")
+    uname.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
+    (tmp_path / "protos" / "credmesh").mkdir(parents=True)
+    (tmp_path / "protos" / "generate.py").touch()
+    done = make("run", folder=tmp_path, PATH=f"{uname.parent}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode != 0
+    assert "credmesh needs Linux" in done.stderr
+    assert "this is Darwin." in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_everybody_can_be_revoked_without_a_terminal(tmp_path: Path) -> None:
+    with RunningMesh(tmp_path / ".mesh") as mesh:
+        arguments = ("-o", ".venv/.installed-local", "revoke", "EVERYONE=1")
+        profile = str(mesh.folder / "profile.json")
+        asked = make(*arguments, CREDMESH_PROFILE=profile)
+        assert asked.returncode != 0
+        assert "there is no terminal to ask on" in asked.stderr
+        done = make(*arguments, "YES=1", CREDMESH_PROFILE=profile)
+        assert done.returncode == 0, done.stderr
+        assert "Revoked everything that was issued" in done.stdout
 
 
 @pytest.mark.parametrize(
