@@ -28,6 +28,9 @@ __all__ = ["Changes", "TrustBundle"]
 
 _log: Final = logging.getLogger("credmesh.bundle")
 
+_BEACONS_KEPT: Final = 256
+"""So many commits may the watch be ahead of a read's answer; beyond that the read proves nothing."""
+
 _MOST_UNPROVEN: Final = 8
 """Proofs that wait for their revisions. They are made once a second, and count for OUT_OF_TOUCH seconds."""
 
@@ -65,7 +68,8 @@ class TrustBundle:
         self._layout = layout
         self._issuer = issuer
         self._lock = threading.Lock()  # among writers: the mirror, a key that was asked for, a freshness proof
-        self._unproven: deque[tuple[int, float]] = deque(maxlen=_MOST_UNPROVEN)
+        self._unproven: deque[tuple[Beacon, float]] = deque(maxlen=_MOST_UNPROVEN)
+        self._beacons: dict[int, bytes] = {}  # what the beacon held, in every revision from the first one here on
         self.keys: Mapping[str, VerificationKey] = {}
         self.epochs = Epochs()
         self.reader = TokenReader(issuer, self.keys)
@@ -115,6 +119,8 @@ class TrustBundle:
         with self._lock:
             self.epochs = Epochs(epochs)
             self._set_keys(keys)
+            beacon = snapshot.values.get(self._layout.beacon)
+            self._beacons = {} if beacon is None else {beacon.mod_revision: beacon.value}
             # Proofs rest on an unbroken history.
             if not unbroken:
                 self.proven_at = None
@@ -143,6 +149,7 @@ class TrustBundle:
                     changes.barriers.append((event.key.removeprefix(self._layout.barriers), event.mod_revision))
                 elif event.key == self._layout.beacon:
                     self.past.saw(revision, beacon=Beacon(event.mod_revision, event.value))
+                    self._keep_beacon(event)
             if keys is not None:
                 self._set_keys(keys)
             self._advance(revision, changed=bool(changes.keys or changes.revoked))
@@ -156,8 +163,8 @@ class TrustBundle:
                 self._set_keys({**self.keys, key.kid: key})
                 self.generation += 1
 
-    def prove(self, revision: int, sent_at: float, era: int | None = None) -> None:
-        """A linearizable read that was sent at `sent_at` found nothing newer than `revision` below mesh/.
+    def prove(self, beacon: Beacon, sent_at: float, era: int | None = None) -> None:
+        """A linearizable read that was sent at `sent_at` found nothing newer below mesh/ than what put this beacon.
 
         era: that of the past when it was sent; a proof of another era counts for nothing.
 
@@ -166,7 +173,7 @@ class TrustBundle:
         """
         with self._lock:
             if era is None or era == self.past.era:
-                self._unproven.append((revision, sent_at))
+                self._unproven.append((beacon, sent_at))
                 self._settle_proofs()
 
     def _advance(self, revision: int, *, changed: bool = True) -> None:
@@ -181,12 +188,26 @@ class TrustBundle:
 
         But none that had to wait long for that: etcd may have been restored meanwhile, and the revision that was read
         is another one than that which was applied. The time is read under the lock, while what is applied cannot
-        change.
+        change. And none unless the watch has brought the very beacon that was read: it may follow an etcd that the
+        reads do not come from.
         """
-        while self._unproven and self.revision >= self._unproven[0][0] and self.past.vouched:
-            _, sent_at = self._unproven.popleft()
-            if self._clock() - sent_at <= OUT_OF_TOUCH:
+        while self._unproven and self.revision >= self._unproven[0][0].revision and self.past.vouched:
+            beacon, sent_at = self._unproven.popleft()
+            if self._clock() - sent_at <= OUT_OF_TOUCH and self._has_brought(beacon):
                 self.proven_at = sent_at
+
+    def _has_brought(self, beacon: Beacon) -> bool:
+        if beacon.value is None or self._beacons.get(beacon.revision) == beacon.value:
+            return True
+        if beacon.revision >= min(self._beacons, default=0):
+            self.past.lose(f"the beacon of revision {beacon.revision} is not the one that the watch has brought")
+        return False  # or it is so old that nobody knows any more; the next read is newer
+
+    def _keep_beacon(self, event: Event) -> None:
+        if event.value is not None:
+            self._beacons[event.mod_revision] = event.value
+        if len(self._beacons) > _BEACONS_KEPT:
+            del self._beacons[next(iter(self._beacons))]
 
     def _sight(self, snapshot: Snapshot) -> Sight:
         beacon = snapshot.values.get(self._layout.beacon)

@@ -23,7 +23,7 @@ from interceptors.clock import ticks
 from interceptors.etcd.client import EtcdClient, EtcdRefused, EtcdUnavailable, LeaseNotFound, Put, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.etcd.lease import KeptLease
-from interceptors.history import Continuity
+from interceptors.history import Beacon, Continuity
 from interceptors.past import OUT_OF_TOUCH
 
 __all__ = ["Applied", "Pulse"]
@@ -238,10 +238,10 @@ class Pulse:
             return False
         if continuity is Continuity.UNBROKEN:
             past.settle(doubted, found.revision)
-            beacon = found.values.get(self._layout.beacon)
-            revision = 0 if beacon is None else beacon.mod_revision
-            self._bundle.prove(revision, sent_at, era)
-            self._look_after_watch(revision, sent_at)
+            entry = found.values.get(self._layout.beacon)
+            beacon = Beacon(0) if entry is None else Beacon(entry.mod_revision, entry.value)
+            self._bundle.prove(beacon, sent_at, era)
+            self._look_after_watch(beacon.revision, sent_at)
         self._in_touch_at = sent_at
         record = found.values.get(record_key)
         if record is None or record.mod_revision != self._registered_at:

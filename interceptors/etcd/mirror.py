@@ -35,12 +35,14 @@ class _Position:
     """How far the mirror is, and what proves that it is the same history: the key that was written last.
 
     key           any key that was read or seen; `mod_revision` is 0 if it did not exist at `revision`
+    value         what it held then; in another history the key may well be written at the same revision
     """
 
     revision: int
     cluster_id: int
     key: str
     mod_revision: int
+    value: bytes | None
 
 
 class Mirror:
@@ -174,8 +176,11 @@ class Mirror:
         self._position = None
         self._on_snapshot(snapshot)
         newest = max(snapshot.values.items(), key=lambda item: item[1].mod_revision, default=None)
-        key, mod_revision = (self._prefix, 0) if newest is None else (newest[0], newest[1].mod_revision)
-        self._position = _Position(snapshot.revision, snapshot.cluster_id, key, mod_revision)
+        if newest is None:
+            self._position = _Position(snapshot.revision, snapshot.cluster_id, self._prefix, 0, None)
+        else:
+            key, entry = newest
+            self._position = _Position(snapshot.revision, snapshot.cluster_id, key, entry.mod_revision, entry.value)
         self._ready.set()
         return self._position
 
@@ -184,7 +189,7 @@ class Mirror:
         self._position = None
         self._on_events(events, last.mod_revision)
         exists = 0 if last.value is None else last.mod_revision
-        self._position = _Position(last.mod_revision, position.cluster_id, last.key, exists)
+        self._position = _Position(last.mod_revision, position.cluster_id, last.key, exists, last.value)
         return self._position
 
     def _same_history(self, position: _Position) -> bool:
@@ -203,6 +208,9 @@ class Mirror:
             return False
         if found != position.mod_revision:
             self._log_other_history(f"what revision {position.mod_revision} wrote is not there")
+            return False
+        if entry is not None and entry.value != position.value:
+            self._log_other_history(f"revision {position.mod_revision} wrote something else")
             return False
         return True
 

@@ -65,6 +65,28 @@ def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(
     assert set(follower.values) == {"/test/kept", "/test/new"} | ({"/test/other"} if written_since else set())
 
 
+def test_another_value_at_the_very_same_revision_is_of_another_history(
+    own_etcd: EtcdProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the beacon is: every commit puts it, so it is the key that was written last on both sides of a restore."""
+    _write(own_etcd, "/test/kept", 1)
+    backup = _backup(own_etcd)
+    with Proxy(own_etcd.endpoint) as proxy:
+        settings = replace(own_etcd.settings("/test/"), endpoints=(proxy.endpoint,))
+        with caplog.at_level(logging.ERROR, "credmesh.etcd"), following(settings) as follower:
+            assert follower.mirror.wait_ready(5)
+            with EtcdClient(own_etcd.settings()) as client:
+                lost = client.commit([], [Put("/test/last", b"lost")])
+            wait_until(lambda: follower.values.get("/test/last") == b"lost")
+            proxy.cut()
+            _restore(own_etcd, backup)
+            with EtcdClient(own_etcd.settings()) as client:
+                assert client.commit([], [Put("/test/last", b"another")]) == lost
+            proxy.mend()
+            wait_until(lambda: follower.values.get("/test/last") == b"another")
+    assert "wrote something else" in caplog.text
+
+
 def test_another_cluster_at_the_same_address_is_read_anew(
     own_etcd: EtcdProcess, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,11 +6,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credmesh.store.v1 import mesh_pb2
 from interceptors.bundle import TrustBundle
 from interceptors.epochs import Epochs
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout, subject_scope
 from interceptors.etcd.mirror import Event
+from interceptors.history import Beacon
 from interceptors.keys import read_key
 from interceptors.past import OUT_OF_TOUCH
 from tests.probe.issuer import ISSUER, key_record
@@ -95,9 +97,9 @@ def test_every_change_that_may_end_a_credential_moves_the_generation_after_it_is
 def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
     one = bundle()
     one.load(snapshot_of({}, 5))
-    one.prove(5, 100.0)
+    one.prove(Beacon(5), 100.0)
     assert one.proven_at == 100.0
-    one.prove(7, 200.0)
+    one.prove(Beacon(7), 200.0)
     assert one.proven_at == 100.0
     one.apply([Event(LAYOUT.beacon, b"", 6)], 6)
     assert one.proven_at == 100.0
@@ -110,11 +112,11 @@ def test_a_proof_whose_revision_comes_late_counts_for_nothing() -> None:
     now = 100.0
     one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
     one.load(snapshot_of({}, 5))
-    one.prove(7, 100.0)
+    one.prove(Beacon(7), 100.0)
     now = 100.0 + OUT_OF_TOUCH + 0.1
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at is None
-    one.prove(7, now)
+    one.prove(Beacon(7), now)
     assert one.proven_at == now
 
 
@@ -123,8 +125,8 @@ def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
     now = 100.0
     one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
     one.load(snapshot_of({}, 5))
-    one.prove(7, 100.0)
-    one.prove(8, 101.0)
+    one.prove(Beacon(7), 100.0)
+    one.prove(Beacon(8), 101.0)
     now = 102.0
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at == 100.0
@@ -135,7 +137,7 @@ def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
 def test_what_was_proven_on_a_lost_history_is_not_proven_any_more() -> None:
     one = bundle()
     one.load(snapshot_of({}, 50))
-    one.prove(50, 100.0)
+    one.prove(Beacon(50), 100.0)
     one.load(snapshot_of({}, 20))
     assert one.proven_at is None
 
@@ -156,3 +158,46 @@ def test_a_key_record_at_the_wrong_place_is_not_held() -> None:
     entry = KeyValue(RECORDS["k1"], 2, 2, 0)
     one.load(Snapshot({LAYOUT.key("k2"): entry}, 2))
     assert not one.keys
+
+
+def test_a_proof_counts_only_if_the_watch_has_brought_the_very_beacon_that_was_read() -> None:
+    """Reads and the watch are two connections: one may lead to an etcd that was restored, and the other not."""
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    one.prove(Beacon(5, b"five"), 100.0)
+    assert one.proven_at == 100.0
+    one.prove(Beacon(7, b"seven"), 101.0)
+    one.apply([Event(LAYOUT.beacon, b"seven", 7), Event(LAYOUT.beacon, b"eight", 8)], 8)
+    assert one.proven_at == 101.0
+    one.prove(Beacon(9, b"another nine"), 102.0)
+    one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
+    assert one.proven_at == 101.0
+    assert "beacon of revision 9" in one.past.lost
+
+
+def test_a_beacon_that_the_watch_has_not_brought_at_all_is_one_of_another_etcd_too() -> None:
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
+    one.prove(Beacon(7, b"seven"), 100.0)
+    assert one.proven_at is None
+    assert "beacon of revision 7" in one.past.lost
+
+
+def test_a_beacon_that_is_too_old_to_be_compared_proves_nothing_and_says_nothing() -> None:
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    for revision in range(6, 400):
+        one.apply([Event(LAYOUT.beacon, b"%d" % revision, revision)], revision)
+    one.prove(Beacon(7, b"7"), 100.0)
+    assert one.proven_at is None
+    assert not one.past.lost
+    one.prove(Beacon(300, b"300"), 101.0)
+    assert one.proven_at == 101.0
+
+
+def with_history(revision: int, beacon: bytes) -> Snapshot:
+    """A mesh that has a history, so that its loss can be told."""
+    record = mesh_pb2.History(format=1, history_id="first").SerializeToString()
+    values = {LAYOUT.history: KeyValue(record, 1, 1, 0), LAYOUT.beacon: KeyValue(beacon, revision, 1, 0)}
+    return Snapshot(values, revision)

@@ -210,12 +210,12 @@ class TestBundle:
     def test_a_restored_etcd_takes_no_revocation_back_and_proves_nothing(self) -> None:
         bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(100, FIRST, alice=95))
-        bundle.prove(95, 1.0)
+        bundle.prove(Beacon(95), 1.0)
         assert bundle.proven_at == 1.0
         changes = bundle.load(snapshot(50, FIRST))
         assert not changes.another
         assert bundle.epochs.revokes(["sub/alice"], 90) == "sub/alice"
-        bundle.prove(40, 2.0)
+        bundle.prove(Beacon(40), 2.0)
         bundle.apply([Event(LAYOUT.barrier("b"), b"", 51)], 51)
         assert bundle.proven_at == 1.0
         assert bundle.revision == 100
@@ -238,9 +238,9 @@ class TestBundle:
         assert bundle.revision == 60
         assert bundle.epochs.revokes(["sub/alice"], 0) is None
         assert bundle.proven_at is None
-        bundle.prove(58, 3.0, era=0)  # sent in the history before
+        bundle.prove(Beacon(58), 3.0, era=0)  # sent in the history before
         assert bundle.proven_at is None
-        bundle.prove(58, 3.0, era=1)
+        bundle.prove(Beacon(58), 3.0, era=1)
         assert bundle.proven_at == 3.0
 
     def test_who_noticed_nothing_reads_anew_too(self) -> None:
@@ -254,7 +254,7 @@ class TestBundle:
         bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.past.want_vouch(30)
         bundle.load(snapshot(40, FIRST))
-        bundle.prove(2, 5.0)
+        bundle.prove(Beacon(2), 5.0)
         assert bundle.proven_at is None
         bundle.apply([Event(LAYOUT.history, record(FIRST), 41)], 41)
         assert bundle.proven_at == 5.0

@@ -16,7 +16,7 @@ from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.etcd.layout import Layout, subject_scope
 from interceptors.etcd.mirror import Event
-from interceptors.history import NOTHING
+from interceptors.history import NOTHING, Beacon
 from interceptors.keys import read_key
 from interceptors.policy import MethodRule
 from interceptors.verify import NeedKey, NeedRevision, Verified, Verifier
@@ -60,12 +60,12 @@ def test_a_proof_that_comes_in_between_does_not_vouch_for_epochs_that_were_not_l
     caller = Caller("alice", "app", None, frozenset(), frozenset({"probe"}), 2e9, 10)
     known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
     verifier._cache.put("token", known)
-    bundle.prove(10, 100.0)
+    bundle.prove(Beacon(10), 100.0)
     assert verifier.check(STRICT, METADATA, now=1e9) is known
 
     def catch_up() -> None:
         bundle.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 11)], 11)
-        bundle.prove(11, 199.0)
+        bundle.prove(Beacon(11), 199.0)
 
     now, bundle.happens = 200.0, catch_up
     with pytest.raises(Refusal) as refused:
@@ -77,7 +77,7 @@ def test_how_fresh_a_node_is_counts_where_the_call_is_let_in_not_where_it_came_i
     """A flow may wait for a key for seconds, or the process be paused: the proof grows old meanwhile."""
     bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
     bundle.load(Snapshot({}, 10))
-    bundle.prove(10, 100.0)
+    bundle.prove(Beacon(10), 100.0)
     now = 101.0
     verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: now)
     private_key = Ed25519PrivateKey.generate()
@@ -118,7 +118,7 @@ def test_a_strict_method_asks_whether_etcd_has_reached_what_a_credential_claims(
     history = mesh_pb2.History(format=1, history_id="h").SerializeToString()
     values = {LAYOUT.key("k"): KeyValue(record, 2, 2, 0), LAYOUT.history: KeyValue(history, 3, 3, 0)}
     bundle.load(Snapshot(values, 10))
-    bundle.prove(3, 100.0)
+    bundle.prove(Beacon(3), 100.0)
     verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: 100.5)
     token = jwt.encode(claims(epoch=20), private_key, algorithm="EdDSA", headers={"kid": "k", "typ": "at+jwt"})
     plain = replace(STRICT, freshness=None)
