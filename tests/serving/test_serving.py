@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -16,9 +17,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from credmesh.samples.inventory.v1 import inventory_pb2
+from interceptors import EtcdSettings, MeshNode, MeshSettings, ServerSettings
 from interceptors.errors import Reason, reason_of
+from interceptors.serving import serve, serve_aio
 from localmesh.certs import development_certificates
 from localmesh.etcd import EtcdProcess
+from tests.probe.issuer import ISSUER
 from tests.serving.conftest import Launch, ServedProcess
 from tests.support import free_port, wait_until
 
@@ -168,6 +172,37 @@ def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
     assert server.process.wait(20)
     assert server.process.exit_code == (0 if number is signal.SIGTERM else 130)
     assert not server.said("Traceback")
+
+
+def test_who_handled_signals_before_it_served_handles_them_again_afterwards(
+    kind: str, etcd_settings: EtcdSettings
+) -> None:
+    """A signal ends the process in order while the node takes leave of the mesh, too."""
+
+    def handler(*_: object) -> None:
+        """Takes what comes before the server does."""
+
+    before = signal.signal(signal.SIGTERM, handler)
+    settings = ServerSettings(listen="127.0.0.1:0", plaintext=True, drain=0)
+    stopping = threading.Event()
+
+    def told() -> bool:
+        if not stopping.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stopping.wait(0.1)
+
+    def add(_server: object) -> None:
+        threading.Thread(target=wait_until, args=(told,)).start()
+
+    try:
+        with MeshNode(MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER)) as node:
+            if kind == "aio":
+                asyncio.run(serve_aio(add, node=node, settings=settings, services=[], on_stop=[stopping.set]))
+            else:
+                serve(add, node=node, settings=settings, services=[], on_stop=[stopping.set])
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
