@@ -1,12 +1,11 @@
 """Users and clients: making, changing and deleting them, and finding out whether somebody is one.
 
-Whatever takes something away from an account (its password, a scope or an audience, itself) revokes in the same commit
-what was issued to it: there is no moment in which one has happened and the other has not.
+Whatever takes something away from an account (a password, a secret, a scope, an audience, itself) revokes in the same
+commit what was issued to it: there is no moment in which one has happened and the other has not.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf import timestamp_pb2
 
 from authsvc.api.errors import AlreadyExists, FailedPrecondition, NotFound
+from authsvc.client_secrets import MOST_SECRETS, Secret, add_secret, remove_secret, secrets_of, shows_secret
 from authsvc.passwords import Passwords
 from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.validate import InvalidField
@@ -110,9 +110,7 @@ class Accounts:
         record = None if stored is None else _read(auth_pb2.ClientRecord, key, stored)
         if record is None or stored is None or record.client_id != client_id or client_id == FIRST_PARTY:
             raise Refusal(Reason.CREDENTIAL_INVALID, "unknown client")
-        shown = _sha256_of(secret)
-        # A record without a hash and a secret that cannot be read are both empty, and must not be equal.
-        if not shown or not hmac.compare_digest(record.secret_sha256, shown):
+        if not shows_secret(record, _sha256_of(secret)):
             raise Refusal(Reason.CREDENTIAL_INVALID, "wrong client secret")
         return Account(
             subject=record.client_id,
@@ -185,6 +183,45 @@ class Accounts:
         """Sets what a client may do and where; see `update_user`."""
         key, what = self._layout.client(client_id), f"client {client_id!r}"
         return self._update(auth_pb2.ClientRecord, key, what, client_scope(client_id), scopes, audiences, actor)
+
+    def add_client_secret(self, client_id: str) -> tuple[auth_pb2.ClientRecord, str]:
+        """Makes a further secret for a client; its record and the secret, which is nowhere else.
+
+        NotFound if there is no such client, FailedPrecondition if it has as many secrets as it may.
+        """
+        key, what = self._layout.client(client_id), f"client {client_id!r}"
+        secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET)
+        for _ in range(_TRIES):
+            record, stored_at = self._stored(auth_pb2.ClientRecord, key, what)
+            if len(secrets_of(record)) >= MOST_SECRETS:
+                raise FailedPrecondition(f"{what} has {MOST_SECRETS} secrets already; remove the old one first")
+            add_secret(record, Secret(secret.secret_sha256, _now()))
+            if self._etcd.commit([Unchanged(key, stored_at)], [Put(key, record.SerializeToString())]) is not None:
+                return record, secret.text()
+        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+
+    def remove_client_secret(self, client_id: str, secret_id: str, *, actor: str) -> tuple[auth_pb2.ClientRecord, int]:
+        """Removes one of a client's secrets and revokes what was issued to the client; its record, and the revision.
+
+        NotFound if there is no such client or secret, FailedPrecondition for its only one.
+        """
+        key, what = self._layout.client(client_id), f"client {client_id!r}"
+        for _ in range(_TRIES):
+            record, stored_at = self._stored(auth_pb2.ClientRecord, key, what)
+            if not remove_secret(record, secret_id):
+                raise NotFound(f"{what} has no secret {secret_id!r}; ListClients shows those that it has")
+            if not secrets_of(record):
+                raise FailedPrecondition(f"{what} has no other secret; add one first, or delete the client")
+            revision = self._revocation.revoke(
+                client_scope(client_id),
+                actor=actor,
+                reason="client secret removed",
+                extra_conditions=[Unchanged(key, stored_at)],
+                extra_operations=[Put(key, record.SerializeToString())],
+            )
+            if revision is not None:
+                return record, revision
+        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
 
     def delete_client(self, client_id: str, *, actor: str) -> int:
         """Deletes a client and revokes what was issued to it; the revision. NotFound if there is none."""

@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from authsvc import validate
 from authsvc.accounts import Accounts
 from authsvc.audit import audit
+from authsvc.client_secrets import secrets_of
 from authsvc.paging import page
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
@@ -119,6 +120,25 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
         )
         return accounts_pb2.UpdateClientResponse(client=_client(record), revision=revision)
 
+    def AddClientSecret(
+        self, request: accounts_pb2.AddClientSecretRequest, context: grpc.ServicerContext
+    ) -> accounts_pb2.AddClientSecretResponse:
+        """Makes a second secret for a client."""
+        client_id = validate.name("client_id", request.client_id)
+        record, secret = self._accounts.add_client_secret(client_id)
+        audit("client.secret.add", actor=_actor(), client_id=client_id, secret_id=secrets_of(record)[-1].id)
+        return accounts_pb2.AddClientSecretResponse(client=_client(record), client_secret=secret)
+
+    def RemoveClientSecret(
+        self, request: accounts_pb2.RemoveClientSecretRequest, context: grpc.ServicerContext
+    ) -> accounts_pb2.RemoveClientSecretResponse:
+        """Removes one of a client's secrets, and revokes what the client has."""
+        client_id = validate.name("client_id", request.client_id)
+        secret_id = validate.name("secret_id", request.secret_id)
+        record, revision = self._accounts.remove_client_secret(client_id, secret_id, actor=_actor())
+        audit("client.secret.remove", actor=_actor(), client_id=client_id, secret_id=secret_id, revision=revision)
+        return accounts_pb2.RemoveClientSecretResponse(client=_client(record), revision=revision)
+
     def DeleteClient(
         self, request: accounts_pb2.DeleteClientRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.DeleteClientResponse:
@@ -157,5 +177,12 @@ def _user(record: auth_pb2.UserRecord) -> accounts_pb2.User:
 
 def _client(record: auth_pb2.ClientRecord) -> accounts_pb2.Client:
     return accounts_pb2.Client(
-        client_id=record.client_id, scopes=record.scopes, audiences=record.audiences, created_at=record.created_at
+        client_id=record.client_id,
+        scopes=record.scopes,
+        audiences=record.audiences,
+        created_at=record.created_at,
+        secrets=[
+            accounts_pb2.ClientSecret(secret_id=secret.id, created_at=secret.created_at)
+            for secret in secrets_of(record)
+        ],
     )

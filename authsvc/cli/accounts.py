@@ -34,6 +34,11 @@ _password_file = click.option(
 )
 _scopes = click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help=_SCOPE_HELP)
 _audiences = click.option("--audience", "audiences", multiple=True, metavar="NAME", help=_AUDIENCE_HELP)
+_secret_file = click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the secret to a new file that only you may read, instead of showing it.",
+)
 _yes = click.option("--yes", is_flag=True, help=_YES_HELP)
 
 
@@ -161,11 +166,7 @@ def user_delete(invocation: Invocation, subject: str, yes: bool) -> None:
 @click.argument("client_id")
 @_scopes
 @_audiences
-@click.option(
-    "--secret-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the secret to a new file that only you may read, instead of showing it.",
-)
+@_secret_file
 @pass_invocation
 def client_add(
     invocation: Invocation,
@@ -180,15 +181,45 @@ def client_add(
         stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
         answer = auth.call(stub.CreateClient, accounts_pb2.CreateClientRequest(client=new))
         keep(answer.client_secret)
-    if secret_file is not None:
-        answer.ClearField("client_secret")
+    _tell_secret(invocation, answer, secret_file, f"Made client {client_id}.")
+
+
+@client.command("add-secret")
+@click.argument("client_id")
+@_secret_file
+@pass_invocation
+def client_add_secret(invocation: Invocation, client_id: str, secret_file: Path | None) -> None:
+    """Make a second secret for the client CLIENT_ID, good beside the first, and shown this once.
+
+    So a secret is replaced without an outage: add one, have the client use it, then `credmesh client remove-secret`.
+    """
+    with invocation.connect() as auth, write_secret(secret_file) as keep:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.AddClientSecret, accounts_pb2.AddClientSecretRequest(client_id=client_id))
+        keep(answer.client_secret)
+    secrets = " and ".join(one.secret_id for one in answer.client.secrets)
+    _tell_secret(invocation, answer, secret_file, f"Client {client_id} has the secrets {secrets} now; the last is new.")
+
+
+@client.command("remove-secret")
+@click.argument("client_id")
+@click.argument("secret_id")
+@_yes
+@pass_invocation
+def client_remove_secret(invocation: Invocation, client_id: str, secret_id: str, yes: bool) -> None:
+    """Remove the secret SECRET_ID, as `credmesh client list` shows it, and revoke what was issued to the client."""
+    confirm(f"Remove the secret {secret_id} of client {client_id}?", yes=yes)
+    request = accounts_pb2.RemoveClientSecretRequest(client_id=client_id, secret_id=secret_id)
+    with invocation.connect() as auth:
+        stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
+        answer = auth.call(stub.RemoveClientSecret, request)
     if invocation.as_json:
         invocation.output.message(answer)
-    elif secret_file is not None:
-        invocation.output.line(f"Made client {client_id}. Its secret is in {secret_file}.")
     else:
-        invocation.output.line(answer.client_secret)
-        invocation.output.note(f"Made client {client_id}. This is its secret, shown this once.")
+        invocation.output.line(
+            f"Removed the secret {secret_id} of client {client_id}: from revision {answer.revision} on nodes refuse "
+            "what was issued to it before."
+        )
 
 
 @client.command("list")
@@ -201,8 +232,15 @@ def client_list(invocation: Invocation) -> None:
     if invocation.as_json:
         invocation.output.message(answer)
         return
-    rows = [_row(one.client_id, one, time.time()) for one in answer.clients]
-    invocation.output.table(_columns("Client"), rows, empty="There is no client: credmesh client add CLIENT_ID")
+    rows = [
+        [*_row(one.client_id, one, time.time()), join(secret.secret_id for secret in one.secrets)]
+        for one in answer.clients
+    ]
+    invocation.output.table(
+        (*_columns("Client"), Column("Secrets", wide=True)),
+        rows,
+        empty="There is no client: credmesh client add CLIENT_ID",
+    )
 
 
 @client.command("update")
@@ -262,6 +300,23 @@ def _mask(scopes: tuple[str, ...], audiences: tuple[str, ...], *, no_scopes: boo
             code=ExitCode.USAGE,
         )
     return FieldMask(paths=paths)
+
+
+def _tell_secret(
+    invocation: Invocation,
+    answer: accounts_pb2.CreateClientResponse | accounts_pb2.AddClientSecretResponse,
+    secret_file: Path | None,
+    what: str,
+) -> None:
+    if secret_file is not None:
+        answer.ClearField("client_secret")
+    if invocation.as_json:
+        invocation.output.message(answer)
+    elif secret_file is not None:
+        invocation.output.line(f"{what} The secret is in {secret_file}.")
+    else:
+        invocation.output.line(answer.client_secret)
+        invocation.output.note(f"{what} This is the secret, shown this once.")
 
 
 def _tell_update(

@@ -141,6 +141,23 @@ def test_only_what_is_named_is_changed_and_the_revision_says_whether_something_w
     assert less.revision > 0
 
 
+def test_secrets_are_listed_by_their_ids_added_and_removed(api: Api) -> None:
+    made = api.call("CreateClient", _client("app"))
+    added = api.call("AddClientSecret", pb.AddClientSecretRequest(client_id="app"))
+    assert added.client_secret.startswith("cmc_")
+    (listed,) = api.call("ListClients", pb.ListClientsRequest()).clients
+    assert listed == added.client
+    assert [one.secret_id for one in listed.secrets][:1] == [one.secret_id for one in made.client.secrets]
+    assert all(one.HasField("created_at") for one in listed.secrets)
+    full = api.refused("AddClientSecret", pb.AddClientSecretRequest(client_id="app"))
+    assert full.code() is grpc.StatusCode.FAILED_PRECONDITION
+    removing = pb.RemoveClientSecretRequest(client_id="app", secret_id=listed.secrets[0].secret_id)
+    removed = api.call("RemoveClientSecret", removing)
+    assert removed.revision > 0
+    assert list(removed.client.secrets) == [listed.secrets[1]]
+    assert api.refused("RemoveClientSecret", removing).code() is grpc.StatusCode.NOT_FOUND
+
+
 _LONG = "x" * 257
 
 
@@ -180,6 +197,9 @@ _LONG = "x" * 257
         ("CreateClient", _client("app", audiences=[""]), "client.audiences"),
         ("ListClients", pb.ListClientsRequest(page_size=100_000), "page_size"),
         ("ListClients", pb.ListClientsRequest(page_token="!"), "page_token"),
+        ("AddClientSecret", pb.AddClientSecretRequest(), "client_id"),
+        ("RemoveClientSecret", pb.RemoveClientSecretRequest(secret_id="a"), "client_id"),
+        ("RemoveClientSecret", pb.RemoveClientSecretRequest(client_id="app"), "secret_id"),
         ("DeleteClient", pb.DeleteClientRequest(), "client_id"),
     ],
 )
@@ -224,6 +244,8 @@ def test_reading_takes_one_scope_and_writing_another(api: Api) -> None:
         ("UpdateClient", _update("UpdateClient", "app", "scopes"), readers),
         ("CreateClient", _client("app"), readers),
         ("DeleteClient", pb.DeleteClientRequest(client_id="app"), readers),
+        ("AddClientSecret", pb.AddClientSecretRequest(client_id="app"), readers),
+        ("RemoveClientSecret", pb.RemoveClientSecretRequest(client_id="app", secret_id="a"), readers),
         ("ListUsers", pb.ListUsersRequest(), writers),
         ("ListClients", pb.ListClientsRequest(), writers),
     ]
@@ -273,13 +295,17 @@ def test_a_new_secret_is_in_no_log(api: Api, caplog: pytest.LogCaptureFixture) -
     api.call("CreateUser", _user("alice"))
     api.call("UpdateUser", _update("UpdateUser", "alice", "scopes", scopes=["a"]))
     api.call("UpdateClient", _update("UpdateClient", "app", "scopes", scopes=["a"]))
+    added = api.call("AddClientSecret", pb.AddClientSecretRequest(client_id="app"))
+    secret_id = added.client.secrets[0].secret_id
+    api.call("RemoveClientSecret", pb.RemoveClientSecretRequest(client_id="app", secret_id=secret_id))
     events = [record for record in caplog.records if record.name == "credmesh.audit"]
     assert [record.getMessage() for record in events] == [
-        "client.create", "user.create", "user.update", "client.update"
+        "client.create", "user.create", "user.update", "client.update", "client.secret.add", "client.secret.remove"
     ]  # fmt: skip
     everything = "\n".join(str(vars(record)) for record in caplog.records)
     assert "'actor': 'operator'" in everything
     assert secret not in everything
+    assert added.client_secret not in everything
     assert PASSWORD not in everything
 
 

@@ -75,6 +75,32 @@ def test_a_client_is_changed_in_place(command: Command, name: str) -> None:
     assert (changed["scopes"], changed["audiences"]) == (["b"], ["orders"])
 
 
+def test_a_clients_secret_is_replaced_while_the_old_one_goes_on_to_work(
+    command: Command, name: str, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old.secret", tmp_path / "new.secret"
+    command.ok("client", "add", name, "--audience", "credmesh.auth", "--secret-file", str(old))
+    result = command.run("client", "add-secret", name, "--secret-file", str(new))
+    assert result.exit_code == 0
+    assert "cmc_" not in result.output
+    assert stat.S_IMODE(new.stat().st_mode) == 0o600
+    first, second = next(
+        [secret["secretId"] for secret in one["secrets"]]
+        for one in command.json("client", "list")["clients"]
+        if one["clientId"] == name
+    )
+    assert first in command.ok("client", "list")
+    speaks = [command.with_profile(file.stem, client_id=name, client_secret_file=str(file)) for file in (old, new)]
+    for one in speaks:
+        assert one.json("whoami")["identity"]["subject"] == name
+    assert command.run("client", "remove-secret", name, first).exit_code == ExitCode.USAGE  # it needs a yes
+    assert f"Removed the secret {first}" in command.ok("client", "remove-secret", name, first, "--yes")
+    assert speaks[0].run("whoami").exit_code == ExitCode.FAILED
+    assert speaks[1].json("whoami")["identity"]["subject"] == name
+    assert command.run("client", "remove-secret", name, first, "--yes").exit_code == ExitCode.NOTHING
+    assert command.run("client", "remove-secret", name, second, "--yes").exit_code == ExitCode.FAILED
+
+
 def test_deleting_needs_a_yes_and_is_final(command: Command, user: str) -> None:
     assert command.run("user", "delete", user).exit_code == ExitCode.USAGE
     command.ok("login", user, password=PASSWORD)
