@@ -13,10 +13,13 @@ from chaos.service import AUDIENCE, SCOPE
 from interceptors.etcd.client import EtcdClient, Put
 from interceptors.etcd.layout import Layout
 
-__all__ = ["OPERATOR", "PASSWORD", "Accounts", "seed"]
+__all__ = ["ELSEWHERE", "OPERATOR", "OUTSIDER", "PASSWORD", "Accounts", "seed"]
 
 OPERATOR = "operator"
 SERVICES = "services"
+OUTSIDER = "outsider"
+"""A client that may do what all others may, but at another service."""
+ELSEWHERE = "elsewhere"
 PASSWORD = "the-password-of-everybody"  # noqa: S105 - of a mesh that lives for minutes
 _MAKER = argon2.profiles.CHEAPEST
 
@@ -31,7 +34,7 @@ class Accounts:
 
 
 def seed(etcd: EtcdClient, layout: Layout, *, users: int, programs: int) -> Accounts:
-    """Makes users and clients, the operator, and the client as which nodes have opaque sessions resolved."""
+    """Makes users and clients, the operator, the outsider, and the client as which nodes resolve opaque sessions."""
     people = tuple(f"user-{number}" for number in range(users))
     clients = tuple(f"program-{number}" for number in range(programs))
     hashed = hash_password(PASSWORD, _MAKER)
@@ -40,6 +43,7 @@ def seed(etcd: EtcdClient, layout: Layout, *, users: int, programs: int) -> Acco
         etcd.commit([], [Put(layout.user(subject), record.SerializeToString())])
     wanted = {
         OPERATOR: (OPERATOR_SCOPES, (AUTH_AUDIENCE,)),
+        OUTSIDER: ((SCOPE,), (ELSEWHERE,)),
         SERVICES: (SERVICE_SCOPES, (AUTH_AUDIENCE,)),
         **dict.fromkeys(clients, ((SCOPE,), (AUDIENCE,))),
     }

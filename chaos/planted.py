@@ -96,6 +96,30 @@ def token_across_a_revocation() -> None:
     _without_compare(Issuer)
 
 
+def any_audience() -> None:
+    """The node takes whatever is good for some service."""
+    from dataclasses import replace
+
+    from interceptors import verify
+
+    right: Any = verify.Verifier._allow
+
+    def lax(self: Any, rule: Any, verified: Any) -> None:
+        right(self, replace(rule, audience=min(verified.caller.audiences)), verified)
+
+    _replace(verify.Verifier, "_allow", lax)
+
+
+def streams_outlive_tokens() -> None:
+    """The node looks at a stream's credential when the stream begins, and then no more."""
+    from interceptors.calls import OpenCalls
+
+    def nothing(_self: Any, _now: float) -> tuple[list[Any], float]:
+        return [], 1.0
+
+    _replace(OpenCalls, "_take_expired", nothing)
+
+
 def expired_is_fine() -> None:
     """The node forgives any clock skew."""
     from interceptors import verify
@@ -183,6 +207,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     bug.__name__.replace("_", "-"): bug
     for bug in (
         ack_before_applying,
+        any_audience,
         epoch_ignored,
         expired_is_fine,
         freshness_after_the_read,
@@ -193,6 +218,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
         revoked_in_memory,
         signing_before_the_barrier,
         stale_for_everybody,
+        streams_outlive_tokens,
         token_across_a_revocation,
     )
 }

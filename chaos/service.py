@@ -1,4 +1,4 @@
-"""What the test bed's nodes serve: a plain method, a strict one, and a stream. Sync and aio.
+"""What the test bed's nodes serve: a plain method, a strict one, and a stream of either. Sync and aio.
 
 Every answer says which node made it and what its clocks were: {"id": …, "mono": …, "wall": …, "who": …} as JSON. The
 service's descriptor is made here, since it is of no use to anybody else.
@@ -27,10 +27,10 @@ SERVICE: Final = "credmesh.chaos.v1.Node"
 AUDIENCE: Final = "chaos"
 SCOPE: Final = "chaos.use"
 FRESHNESS: Final = 2.5
-"""Seconds: the freshness that the strict method asks for."""
+"""Seconds: the freshness that the strict methods ask for."""
 
 _FILE: Final = "credmesh/chaos/v1/node.proto"
-_METHODS: Final = {"Plain": False, "Strict": False, "Stream": True}
+_METHODS: Final = {"Plain": False, "Strict": False, "Stream": True, "StrictStream": True}
 """Per method whether the server streams."""
 _TICK: Final = 0.2
 
@@ -55,7 +55,7 @@ def load() -> None:
             server_streaming=streams,
         )
         rule = policy_pb2.Rule(scopes=[SCOPE])
-        if name == "Strict":
+        if name.startswith("Strict"):
             rule.freshness = f"{FRESHNESS:g}s"
         method.options.Extensions[policy_pb2.rule].CopyFrom(rule)
     descriptor_pool.Default().Add(file)

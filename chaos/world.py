@@ -56,6 +56,7 @@ class Shape:
     rotates         whether keys are rotated all the time
     forced          the part of these that remove the key that signs instead
     thieves         how often refresh tokens that were used long ago are shown, as a weight (see chaos.clients.holders)
+    lingering       the part of all tries of what was revoked or is old that are streams beyond its expiry
     plant           bugs to put in, by part (see chaos.planted)
     """
 
@@ -74,6 +75,7 @@ class Shape:
     rotates: bool = True
     forced: float = 0.03
     thieves: int = 1
+    lingering: float = 0.02
     plant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -158,6 +160,7 @@ class World:
             "rotates": self.shape.rotates,
             "forced": self.shape.forced,
             "thieves": self.shape.thieves,
+            "lingering": self.shape.lingering,
         }
 
     def links_of(self, name: str) -> list[Pair]:

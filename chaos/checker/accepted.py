@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from chaos.checker import receipts
 from chaos.checker.deaths import Deaths
-from chaos.checker.facts import Facts, Issue
+from chaos.checker.facts import TRAIL, Facts, Issue
 from chaos.checker.verdict import Verdict
 from chaos.history import Record
 
@@ -37,7 +37,18 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
         issue = facts.issues.get(stream["cred"])
         if issue is not None and "node" in stream:
             verdict.count("streams")
-            told = deaths.of(issue).at_node.get(stream["node"])
+            death = deaths.of(issue)
+            trail = stream.get("trail", ())
+            if stream.get("method") == "StrictStream" and len(trail) == TRAIL and trail[0][0] >= death.strict:
+                verdict.violate(
+                    f"{stream['at']} went on with a strict stream {trail[-1][0] - death.strict:.3f} s after the moment "
+                    "from which no node may accept its credential",
+                    stream,
+                    issue.record,
+                    death.cause,
+                )
+                continue
+            told = death.at_node.get(stream["node"])
             if told is not None and stream["mono"] > told[0]:
                 verdict.violate(
                     f"{stream['at']} went on with a stream {stream['mono'] - told[0]:.3f} s after a receipt said that "

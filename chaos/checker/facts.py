@@ -13,10 +13,14 @@ from typing import Final
 from chaos.history import Record
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
-__all__ = ["SETTLE", "Activation", "Facts", "Issue", "Revocation"]
+__all__ = ["SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
 
 SETTLE: Final = 12.0
 """Seconds after a restore in which it must have been noticed everywhere."""
+
+TRAIL: Final = 6
+"""So many messages of a stream must be too late, a fifth of a second apart: a process that stood still says one or two
+before its other threads have noticed that time has passed."""
 
 _UNSEEN: Final = 1.0
 """Seconds before a restore in which the observer may have missed the last commits."""
@@ -242,17 +246,26 @@ class Facts:
         return (one for one in self.by_op["etcd"] if one["what"] == what)
 
     def _read_members(self) -> None:
+        """A node that is told of anew after a gap has been registered since the revision that is told."""
         self._members = []
         alive: dict[tuple[int, str], _Membership] = {}
+        latest: dict[int, int] = defaultdict(int)
         self.gaps = any(True for _ in self._etcd("gap"))
-        for one in self._etcd("node"):
-            key = (one["life"], one["id"])
+        for one in self.by_op["etcd"]:
+            life, revision = one["life"], one["revision"]
+            latest[life] = max(latest[life], revision)
+            if one["what"] == "gap":
+                for key in [key for key in alive if key[0] == life]:
+                    alive.pop(key).until = latest[life] + 1
+            if one["what"] != "node":
+                continue
+            key = (life, one["id"])
             if one["gone"]:
                 ended = alive.pop(key, None)
                 if ended is not None:
-                    ended.until = one["revision"]
+                    ended.until = revision
             elif key not in alive:
-                alive[key] = _Membership(one["id"], one["name"], one["life"], one["revision"])
+                alive[key] = _Membership(one["id"], one["name"], life, revision)
                 self._members.append(alive[key])
 
     def _read_signing(self) -> None:
@@ -323,6 +336,8 @@ class Facts:
         for one in self.by_op["etcd"]:
             if one["what"] == "leader":
                 leads[one["life"]] = not one["gone"]
+            elif one["what"] == "gap":
+                leads.pop(one["life"], None)
             elif one["what"] in ("key", "signing") and not one["gone"] and not leads.get(one["life"], True):
                 self.unled.append(one)
 

@@ -1,4 +1,6 @@
-"""I6: a forged, altered, expired or wrong-algorithm credential is never accepted, and nothing crashes a node.
+"""I6: a forged, altered, expired, wrong-audience or wrong-algorithm credential is never accepted.
+
+And nothing crashes a node.
 
 Whether a credential has expired is for the clock of whoever decides: an answer says how that stood.
 """
@@ -6,7 +8,7 @@ Whether a credential has expired is for the clock of whoever decides: an answer 
 from __future__ import annotations
 
 from chaos.checker.deaths import Deaths
-from chaos.checker.facts import Facts
+from chaos.checker.facts import TRAIL, Facts
 from chaos.checker.verdict import Verdict
 
 __all__ = ["check"]
@@ -41,6 +43,7 @@ def check(facts: Facts, _deaths: Deaths) -> Verdict:
                     call,
                     issue.record,
                 )
+    _check_streams(facts, leeway, verdict)
     ours = {*facts.meta["auths"], *facts.meta["nodes"]}
     for end in facts.by_op["exit"]:
         if end["who"] not in ours:
@@ -48,3 +51,25 @@ def check(facts: Facts, _deaths: Deaths) -> Verdict:
             continue
         verdict.violate(f"{end['who']} ended by itself with exit code {end['code']}", end)
     return verdict
+
+
+def _check_streams(facts: Facts, leeway: float, verdict: Verdict) -> None:
+    """A stream ends when its token expires. What a process says right when it wakes up does not count: see TRAIL."""
+    for stream in facts.by_op["stream"]:
+        issue = facts.issues.get(stream["cred"])
+        expires_at = None if issue is None else issue.record.get("exp")
+        if issue is None or expires_at is None:
+            continue
+        if stream["answer"] == "refused" and stream["reason"] == "CREDENTIAL_EXPIRED":
+            verdict.count("streams that were over at expiry")
+        trail = stream.get("trail", ())
+        if len(trail) < TRAIL or trail[0][1] < expires_at + leeway:
+            continue
+        if facts.clock_moved(stream["at"], stream["t"], stream["u"]):
+            verdict.leave_open("the node's clock was set meanwhile")
+        else:
+            verdict.violate(
+                f"{stream['at']} went on with a stream {trail[-1][1] - expires_at:.1f} s after its token had expired",
+                stream,
+                issue.record,
+            )

@@ -21,6 +21,8 @@ from interceptors.etcd.layout import EVERYONE, session_scope
 
 __all__ = ["Administering"]
 
+Metadata = tuple[tuple[str, str | bytes], ...]
+
 _FIELDS: Final = {"sub": "subject", "sid": "session_id", "client": "client_id", "aud": "audience"}
 
 
@@ -86,6 +88,12 @@ class Administering:
             if answer is not None:
                 note.fields.update(revision=answer.revision, receipt=receipt_of(answer))
                 note.outcome.details.update(note.fields)
+        return note.outcome
+
+    async def forged(self, by: str, at: str, kind: str, metadata: Metadata) -> Outcome:
+        """Asks for the keys with something that must not be accepted."""
+        async with self._asking.noted("forged", by, at, kind=kind) as note:
+            await note(lambda: self._keys[at].ListKeys(keys_pb2.ListKeysRequest(), timeout=ISSUE, metadata=metadata))
         return note.outcome
 
     async def _revoking(

@@ -5,7 +5,8 @@ Operations that the history gets from here, besides "t" (asked), "u" (answered) 
     login, refresh   at, answer; who: subject, client; used: the refresh token (refresh); and if the answer is "ok" what
                      was issued: cred, kind, sid, epoch, kid, iat, exp, aud, refresh
     call             at, method, cred, answer; and if it is "ok": node, mono, wall (see chaos.service)
-    stream           at, cred, answer; messages, and of the last one node, mono and seen (when it was received)
+    stream           at, method, cred, answer; messages, of the last one node, mono and seen (when it was received), and
+                     trail: mono and wall of the last six
     revoke           at, how (revoke, kick or logout), scope, wait, answer; revision, and receipt: complete, strict_in,
                      applied and lagging (ids of nodes), and left: the lagging ones whose registration is said to
                      have ended
@@ -23,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -45,6 +46,7 @@ CALL: Final = 1.5
 ISSUE: Final = 4.0
 PATIENT: Final = 7.0
 """Longer than a node asks etcd for a key that it does not know: who waits so long gets an answer."""
+_TRAIL: Final = 6
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),  # what is asked once is to be asked once
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -78,8 +80,10 @@ class Asking:
             for name in nodes
             for method in ("Plain", "Strict")
         }
-        self._stream: dict[str, Any] = {
-            name: self._channels[name].unary_stream(service.path("Stream"), **text) for name in nodes
+        self._stream: dict[tuple[str, str], Any] = {
+            (name, method): self._channels[name].unary_stream(service.path(method), **text)
+            for name in nodes
+            for method in ("Stream", "StrictStream")
         }
 
     async def close(self) -> None:
@@ -132,25 +136,27 @@ class Asking:
                 note.fields.update(node=stamp["id"], mono=stamp["mono"], wall=stamp["wall"])
         return note.outcome
 
-    async def stream(self, by: str, at: str, held: Credential, seconds: float) -> Outcome:
+    async def stream(self, by: str, at: str, method: str, held: Credential, seconds: float) -> Outcome:
         """A stream of a node, kept open for so long unless it ends before."""
-        async with self.noted("stream", by, at, cred=held.id) as note:
-            call = self._stream[at](StringValue(), timeout=seconds + CALL, metadata=bearer(held.token))
+        async with self.noted("stream", by, at, method=method, cred=held.id) as note:
+            call = self._stream[at, method](StringValue(), timeout=seconds + CALL, metadata=bearer(held.token))
             until = time.monotonic() + seconds
             messages = 0
+            trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL)
 
             async def receive() -> None:
                 nonlocal messages
                 async for message in call:
                     messages += 1
                     stamp = json.loads(message.value)
+                    trail.append((stamp["mono"], stamp["wall"]))
                     note.fields.update(node=stamp["id"], mono=stamp["mono"], seen=time.monotonic())
                     if time.monotonic() > until:
                         return
 
             await note(receive)
             call.cancel()
-            note.fields["messages"] = messages
+            note.fields.update(messages=messages, trail=list(trail))
         return note.outcome
 
     async def forged(

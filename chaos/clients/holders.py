@@ -9,7 +9,7 @@ from typing import Final
 from chaos.clients.answers import Outcome
 from chaos.clients.asking import PATIENT
 from chaos.clients.credentials import Credential
-from chaos.clients.town import METHODS, Town, Uses
+from chaos.clients.town import METHODS, STREAMS, Town, Uses
 
 __all__ = ["person", "program"]
 
@@ -84,7 +84,8 @@ class _Session:
 
     async def _stream(self) -> None:
         at, seconds = self._me.rng.choice(self._town.nodes), self._me.rng.uniform(1, 6)
-        self._town.aside(self._town.asking.stream(self._me.name, at, self._held, seconds))
+        method = self._me.rng.choice(STREAMS)
+        self._town.aside(self._town.asking.stream(self._me.name, at, method, self._held, seconds))
 
     async def _refresh(self) -> None:
         """Refreshes; where nobody knows whether that was done, again with the same token, within the grace window."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from chaos.accounts import OPERATOR
 from chaos.clients.answers import Outcome
 from chaos.clients.credentials import Credential
-from chaos.clients.town import METHODS, Town, Uses, fresh
+from chaos.clients.town import METHODS, STREAMS, Town, Uses, fresh
 from chaos.service import AUDIENCE, FRESHNESS
 from credmesh.admin.v1 import keys_pb2
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
@@ -97,11 +97,16 @@ async def rotator(town: Town, desk: Desk) -> None:
 
 
 async def gravedigger(town: Town, number: int) -> None:
-    """Tries what was revoked, and what has expired or is about to, at any node."""
+    """Tries what was revoked, and what has expired or is about to, at any node: in calls, and in streams."""
     me = town.uses(f"gravedigger-{number}")
     while True:
         pool = town.dead if me.rng.random() < 0.6 else town.old
-        if pool:
+        if town.old and me.rng.random() < town.lingering:
+            # The youngest have some time left.
+            held = town.old[-1 - int(me.rng.random() ** 2 * len(town.old))]
+            at, method, seconds = me.rng.choice(town.nodes), me.rng.choice(STREAMS), me.rng.uniform(1, town.lifetime)
+            town.aside(town.asking.stream(me.name, at, method, held, seconds))
+        elif pool:
             # The oldest are most worth a try: some have just expired.
             held = pool[int(me.rng.random() ** 2 * len(pool))]
             await town.asking.call(me.name, me.rng.choice(town.nodes), me.rng.choice(METHODS), held)

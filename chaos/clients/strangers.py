@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -9,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+from chaos.accounts import OUTSIDER
 from chaos.clients.town import METHODS, Town, Uses
 from interceptors.opaque import OpaqueKind, OpaqueToken
 
@@ -23,6 +25,7 @@ async def stranger(town: Town) -> None:
     """Tries one forgery after another, at any node and replica."""
     me = town.uses("stranger")
     public_key = b"unknown"
+    tries: list[str] = []
     while True:
         keys = await town.asking.key_set(me.rng.choice(town.auths))
         if keys is not None and keys.keys:
@@ -30,18 +33,32 @@ async def stranger(town: Town) -> None:
         for _ in range(20):
             tokens = [held.token for held in town.live.values() if held.kind == "token"]
             if tokens:
-                await _try(town, me, me.rng.choice(tokens), public_key)
+                # Each once, and then all again: in a short run, too, none is left out.
+                tries = tries or me.rng.sample(list(_FORGERIES), len(_FORGERIES))
+                await _try(town, me, tries.pop(), me.rng.choice(tokens), public_key)
             await town.pause(me.rng, 0.25)
 
 
-async def _try(town: Town, me: Uses, token: str, public_key: bytes) -> None:
-    kind = me.rng.choice(list(_FORGERIES))
+async def _try(town: Town, me: Uses, kind: str, token: str, public_key: bytes) -> None:
+    if kind == "audience":
+        await _try_elsewhere(town, me, kind, token)
+        return
     if kind == "refresh":
         forged = OpaqueToken.generate(OpaqueKind.REFRESH, _session_of(token)).text()
         await town.asking.forged_refresh(me.name, me.rng.choice(town.auths), kind, forged)
         return
     metadata = _FORGERIES[kind](token, public_key)
     await town.asking.forged(me.name, me.rng.choice(town.nodes), kind, metadata, me.rng.choice(METHODS))
+
+
+async def _try_elsewhere(town: Town, me: Uses, kind: str, token: str) -> None:
+    """What is good for another service, at every node; and what is good for these nodes, at the auth service."""
+    at = me.rng.choice(town.auths)
+    await town.admin.forged(me.name, at, kind, _bearer(token))
+    held = await town.asking.login_client(me.name, at, OUTSIDER, town.secrets[OUTSIDER])
+    if held is not None:
+        method = me.rng.choice(METHODS)
+        await asyncio.gather(*(town.asking.forged(me.name, at, kind, _bearer(held.token), method) for at in town.nodes))
 
 
 def _bearer(token: str) -> Metadata:
@@ -105,6 +122,7 @@ _FORGERIES: Final[dict[str, Callable[[str, bytes], Metadata]]] = {
     "guessed-session": _guessed_session,
     "nothing": _nothing,
     "refresh": _altered,
+    "audience": _altered,
 }
 
 

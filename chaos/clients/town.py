@@ -14,9 +14,10 @@ from chaos.clients.administering import Administering
 from chaos.clients.asking import Asking
 from chaos.clients.credentials import Credential
 
-__all__ = ["METHODS", "Town", "Uses"]
+__all__ = ["METHODS", "STREAMS", "Town", "Uses"]
 
 METHODS: Final = ("Plain", "Strict")
+STREAMS: Final = ("Stream", "StrictStream")
 _MOST_DEAD: Final = 300
 _MOST_OLD: Final = 400
 _SPARED_USERS: Final = 2
@@ -34,12 +35,13 @@ class Uses:
 class Town:
     """The shared state of one event loop.
 
-    live     credentials in use, by their holder's name
-    dead     credentials that were revoked, to be tried again and again
-    old      credentials that are about to expire, or have
-    spared   who is never revoked alone, so that some credentials live as long as they may
-    forced   the part of all rotations that remove the key that signs instead
-    thieves  how often a refresh token that was used long ago is shown, compared to what holders do besides
+    live      credentials in use, by their holder's name
+    dead      credentials that were revoked, to be tried again and again
+    old       credentials that are about to expire, or have
+    spared    who is never revoked alone, so that some credentials live as long as they may
+    forced    the part of all rotations that remove the key that signs instead
+    thieves   how often a refresh token that was used long ago is shown, compared to what holders do besides
+    lingering the part of all tries of old credentials that are streams, which last beyond their expiry
     """
 
     def __init__(self, asking: Asking, settings: dict[str, Any], seed: int) -> None:
@@ -52,6 +54,7 @@ class Town:
         self.lifetime: float = settings["token_lifetime"]
         self.forced: float = settings["forced"]
         self.thieves: int = settings["thieves"]
+        self.lingering: float = settings["lingering"]
         self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))
         self.live: dict[str, Credential] = {}
         self.dead: deque[Credential] = deque(maxlen=_MOST_DEAD)

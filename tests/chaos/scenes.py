@@ -114,8 +114,9 @@ LATE = Scene(
         node_lease=30,
         hasty=10,
         rotates=False,
+        lingering=0.3,
         plant={
-            "node-1": ("expired-is-fine",),
+            "node-1": ("any-audience", "expired-is-fine", "streams-outlive-tokens"),
             "node-2": ("stale-for-everybody",),
             "node-3": ("freshness-after-the-read",),
             "node-4": ("freshness-after-the-read",),

@@ -85,6 +85,18 @@ class TestAcceptingWhatWasRevoked:
         told.tell("stream", **stream, node="n1", mono=told.now, seen=told.now, messages=4)
         assert told.verdict("I1").violated == 1
 
+    @pytest.mark.parametrize(("method", "violated"), [("Stream", 0), ("StrictStream", 1)])
+    def test_a_strict_stream_must_not_go_on_beyond_the_bound(self, told: Told, method: str, violated: int) -> None:
+        alice = told.issued()
+        told.revoked()
+        stream = {"at": "node-1", "cred": alice["cred"], "method": method, "answer": "ok", "node": "n2"}
+        for after in (2.3, 1.2):
+            assert told.verdict("I1").kept
+            began = told.after(after).now
+            trail = [[began + tick, began] for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+            told.after(1).tell("stream", **stream, mono=trail[-1][0], seen=told.now, messages=9, trail=trail)
+        assert told.verdict("I1").violated == violated
+
     def test_what_a_removed_key_has_signed_is_revoked_too(self, told: Told) -> None:
         alice, bob = told.issued(kid="k1"), told.issued(kid="k2", sid="s2")
         told.removed("k1")
@@ -152,13 +164,26 @@ class TestReceipts:
         self.revoked(told, applied=["n1"], lagging=["n2"], left=["n2"])
         assert told.verdict("I1").violated == 1
 
+    def test_what_the_observer_missed_proves_nothing(self, told: Told) -> None:
+        """A node that went unseen is not told of anew. One that is was there all along, since the revision told."""
+        since = told.revision
+        told.revoked()
+        told.tell("etcd", lasts=0.0, what="gap", revision=0, life=0)
+        told.tell("etcd", lasts=0.0, what="node", revision=12, life=0, id="n1", name="node-1", gone=False)
+        told.revoked("sub/bob")
+        assert told.verdict("I1").kept
+        told.tell("etcd", lasts=0.0, what="node", revision=since, life=0, id="n2", name="node-1", gone=False)
+        assert told.verdict("I1").violated == 1
+
     def test_across_a_restore_nobody_knows_who_was_registered(self, told: Told) -> None:
         told.tell("restore", lasts=1.0, life=1)
         told.records[-1]["t"] = 200.0
         told.records[-1]["u"] = 201.0
         told.now = 199.9
         told.revoked(lasts=2.0)
-        assert told.verdict("I1").kept
+        verdict = told.verdict("I1")
+        assert verdict.kept
+        assert verdict.undecided == {"etcd was restored while a receipt was waited for": 1}
 
     @pytest.mark.parametrize("answer", ["ok", "none"])
     @pytest.mark.parametrize(("seconds", "quiet", "violated"), [(4.4, 6.0, 0), (4.6, 6.0, 1), (9.0, 4.0, 0)])
@@ -220,6 +245,12 @@ class TestRotating:
         assert told.verdict("I2").kept
         told.etcd(**what, kid="k1", gone=False)
         assert told.verdict("I2").violated == 1
+
+    def test_nor_what_was_missed_when_he_may_have_come_back(self, told: Told) -> None:
+        told.etcd("leader", id="", gone=True)
+        told.tell("etcd", lasts=0.0, what="gap", revision=0, life=0)
+        told.etcd("signing", kid="k1", gone=False)
+        assert told.verdict("I2").kept
 
     def test_what_was_there_before_it_was_known_who_leads_is_nobodys_fault(self, told: Told) -> None:
         told.tell("restore", lasts=1.0, life=1)
@@ -392,6 +423,33 @@ class TestForging:
         told.called(alice["cred"], wall=204.9)
         told.called(alice["cred"], wall=205.1)
         assert told.verdict("I6").violated == 1
+
+    def test_a_stream_is_over_when_its_token_expires_by_the_clock_of_the_node(self, told: Told) -> None:
+        alice = told.issued(exp=200)
+        stream = {"at": "node-1", "cred": alice["cred"], "method": "Stream", "answer": "ok"}
+        for begins in (204.9, 205.0):
+            trail = [[told.now + tick, begins + tick] for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+            told.tell("stream", **stream, node="n1", mono=trail[-1][0], seen=told.now, messages=9, trail=trail)
+            assert told.verdict("I6").violated == (begins >= 205.0)
+
+    def test_what_it_says_right_when_it_wakes_up_does_not_count(self, told: Told) -> None:
+        alice = told.issued(exp=200)
+        trail = [[told.now, wall] for wall in (203.0, 203.2, 203.4, 209.0, 209.1)]
+        stream = {"at": "node-1", "cred": alice["cred"], "method": "Stream", "answer": "ok"}
+        told.tell("stream", **stream, node="n1", mono=told.now, seen=told.now, messages=9, trail=trail)
+        assert told.verdict("I6").kept
+
+    def test_nor_does_it_where_the_clock_was_set_meanwhile(self, told: Told) -> None:
+        alice = told.issued(exp=200)
+        began = told.now
+        told.tell("clock", who="node-1", ahead=300.0, before=0.0)
+        told.tell("clock", who="node-1", ahead=300.0, before=300.0)
+        trail = [[told.now, 400.0]] * 6
+        stream = {"at": "node-1", "cred": alice["cred"], "method": "Stream", "answer": "ok"}
+        told.tell("stream", **stream, node="n1", mono=told.now, seen=told.now, messages=9, trail=trail)["t"] = began
+        verdict = told.verdict("I6")
+        assert verdict.kept
+        assert verdict.undecided == {"the node's clock was set meanwhile": 1}
 
     def test_a_process_that_ends_by_itself_is_wrong(self, told: Told) -> None:
         told.tell("exit", who="node-1", code=-11, log=[])
