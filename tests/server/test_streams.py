@@ -79,36 +79,6 @@ def test_the_streams_of_others_and_newer_ones_of_the_same_subject_go_on(
     wait_until(lambda: len(node.calls) == 0)
 
 
-def test_a_stream_is_cut_when_its_token_expires(client: Client, server: ProbeServer, issuer: Issuer) -> None:
-    stream = open_and_hold(client, server, "ServerStream", issuer.token(exp=time.time() + 1))
-    assert stream.end().reason is Reason.CREDENTIAL_EXPIRED
-
-
-def test_a_stream_that_follows_its_session_outlives_its_token_and_is_still_killable(
-    client: Client, server: ProbeServer, issuer: Issuer
-) -> None:
-    soon = time.time() + 1
-    cut = open_and_hold(client, server, "ServerStream", issuer.token(exp=soon))
-    following = open_and_hold(client, server, "Following", issuer.token(exp=soon))
-    # Both tokens are the same age: when the one is cut, the other would have been.
-    assert cut.end().reason is Reason.CREDENTIAL_EXPIRED
-    issuer.revoke(session_scope("session-1"))
-    assert following.end().reason is Reason.CREDENTIAL_REVOKED
-
-
-def test_a_stream_that_follows_its_session_ends_with_it(client: Client, server: ProbeServer, issuer: Issuer) -> None:
-    now = time.time()
-    stream = open_and_hold(client, server, "Following", issuer.token(exp=now + 0.6, session_exp=now + 1.2))
-    assert stream.end().reason is Reason.CREDENTIAL_EXPIRED
-    assert time.time() >= now + 1.2
-
-
-def test_a_stream_without_a_session_to_follow_is_cut(client: Client, server: ProbeServer, issuer: Issuer) -> None:
-    token = issuer.token(exp=time.time() + 1, sid=None, session_exp=None)
-    stream = open_and_hold(client, server, "Following", token)
-    assert stream.end().reason is Reason.CREDENTIAL_EXPIRED
-
-
 def test_a_stream_that_follows_its_session_does_not_need_its_key_any_more_when_that_retires(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
