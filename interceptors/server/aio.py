@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -232,8 +232,10 @@ def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedH
         if call is not None:
             gate.release(call)
         if token is not None:
-            # The thread serves other calls after this one.
-            reset_caller(token)
+            # The thread serves other calls after this one. A generator that is thrown away half-way is closed by
+            # whichever thread collects garbage, where nothing was set.
+            with suppress(ValueError):
+                reset_caller(token)
 
 
 def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
