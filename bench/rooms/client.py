@@ -20,7 +20,8 @@ _TOKEN_LIFETIME: Final = 3
 # At the latest a token is renewed after four fifths of its life. It has not expired when the auth service goes on: so
 # there is a good one in hand all the time, and no reason for any call to wait.
 _STOPPED_AT_MOST: Final = 0.6
-_SETTLED: Final = 0.2
+# As long as a refresh takes once it is answered, and no longer: one that falls due only now was in no call's way.
+_SETTLED: Final = 0.05
 _STALL_TARGET: Final = 1.25
 
 
