@@ -28,8 +28,11 @@ from typing import Final
 
 from authsvc.leases import LEEWAY, SharedLeases
 from authsvc.settings import AuthSettings
+from interceptors.bundle import TrustBundle
+from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, KeyValue, LeaseNotFound, Put, Snapshot, Unchanged
 from interceptors.etcd.layout import Layout
+from interceptors.history import Continuity
 
 __all__ = ["InForce", "Lifetime", "longest_issued", "read_in_force"]
 
@@ -66,9 +69,15 @@ def read_in_force(etcd: EtcdClient, layout: Layout) -> InForce:
 
 
 class Lifetime:
-    """The lifetime under which a replica issues, in seconds. Thread-safe."""
+    """The lifetime under which a replica issues, in seconds. Thread-safe.
+
+    witness  what this replica's own node has seen of etcd, once there is a node: nothing is issued from an etcd that
+             has lost some of it, since what is lost may be a revocation
+    """
 
     def __init__(self, etcd: EtcdClient, layout: Layout, seconds: int) -> None:
+        self.witness: TrustBundle | None = None
+        self._witnessed = (layout.beacon, layout.history)
         self._etcd = etcd
         self._key = f"{layout.lifetimes}{seconds}"
         self._mark = layout.lifetimes
@@ -78,11 +87,12 @@ class Lifetime:
         """Reads keys in one linearizable transaction, as of which this lifetime is in force.
 
         Whoever issues on what is read must have taken the time from which the lifetime counts before. Costs nothing but
-        the read, unless nothing was issued under this lifetime lately. May raise EtcdUnavailable.
+        the read, unless nothing was issued under this lifetime lately. May raise EtcdUnavailable, and Refusal
+        MESH_NOT_READY if etcd has lost a part of its history: see HistoryGuard, which answers that.
         """
         for _ in range(_TRIES):
             lease = self._leases.lease()
-            found = self._etcd.read(self._key, *keys)
+            found = self._read(*keys)
             stored = found.values.get(self._key)
             if stored is not None and stored.lease == lease:
                 return found
@@ -96,6 +106,16 @@ class Lifetime:
                 # Somebody revoked it by hand, or etcd is another one than before.
                 self._leases.forget()
         raise EtcdUnavailable(f"{self._key} was put {_TRIES} times, and is not there; does somebody delete it?")
+
+    def _read(self, *keys: str) -> Snapshot:
+        witness = self.witness
+        if witness is None:
+            return self._etcd.read(self._key, *keys)
+        since = witness.past.sight
+        found = self._etcd.read(self._key, *keys, *self._witnessed)
+        if witness.meet(found, since) is not Continuity.UNBROKEN:
+            raise Refusal(Reason.MESH_NOT_READY, "etcd has lost a part of its history; nothing is issued from it")
+        return found
 
 
 def _lifetimes(found: dict[str, KeyValue], layout: Layout) -> Iterator[int]:

@@ -89,6 +89,7 @@ def run(settings: AuthSettings) -> None:
         revocation = Revocation(etcd, layout, settings)
         sessions = Sessions(etcd=etcd, layout=layout, issuer=issuer, revocation=revocation, settings=settings)
         node = MeshNode(settings.mesh, resolver=LocalSessionResolver(sessions))
+        issuer.lifetime.witness = node.bundle
         if settings.http_listen:
             # Before etcd is waited for: a probe can then tell a replica that waits from one that is dead.
             http = HttpFace(node, settings.http_listen)
