@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,6 +194,7 @@ class Mesh(RuleBasedStateMachine):
         self.nodes: dict[str, int] = {}  # what each node has applied; 0 before it has read the mesh
         self.late: list[tuple[Commit, CreatedAt]] = []
         self.signed_until: dict[str, float] = {}
+        self.seen: dict[tuple[str, int], float] = {}  # since when the leader has seen which record RETIRING
         settings = auth_settings(EtcdSettings(endpoints=("model:2379",)))
         revocation = Revocation(self.etcd.client, self.layout, settings, clock=lambda: self.now)
         self.revoker = KeyRevoker(self.etcd.client, self.layout, revocation, clock=lambda: self.now)
@@ -204,13 +206,21 @@ class Mesh(RuleBasedStateMachine):
         self.etcd.values.pop(self.layout.leader, None)
         self.etcd.commit([], [Put(self.layout.leader, b"")])
         self.fence = CreatedAt(self.layout.leader, self.etcd.revision)
+        self.seen = {}
+
+    def watched(self, state: RotationState) -> RotationState:
+        """The state as a leader sees it that has watched it: a commit that comes late cuts no key's time short."""
+        retiring = {(key.kid, key.revision) for key in state.keys if key.state is State.RETIRING}
+        self.seen = {one: self.seen.get(one, self.now) for one in retiring}
+        keys = (replace(key, retired=self.now - self.seen.get((key.kid, key.revision), self.now)) for key in state.keys)
+        return replace(state, keys=tuple(keys))
 
     def held(self) -> Held:
         return read_held(self.etcd.client, self.layout, usable=lambda *_: True)
 
     def next_commit(self) -> tuple[Step, Commit]:
         held = self.held()
-        step = decide(held.state, self.policy, self.now)
+        step = decide(self.watched(held.state), self.policy, self.now)
         new = None
         if isinstance(step, Prepare):
             new = NewKey(f"k{next(self.kids)}", step.algorithm, algorithms.generate(step.algorithm))
