@@ -2,7 +2,8 @@
 
 A barrier is a record below mesh/. Every registered node acknowledges it once it has applied the barrier's revision, and
 with it everything committed before or together with it. Nodes are read after the barrier is raised: one that registers
-later than that reads the mesh later still, and so holds what the barrier stands for.
+later than that reads the mesh later still, and so holds what the barrier stands for. A node lives under a lease: what
+lies among the nodes without one is none, would never go, and must not be waited for as long as it lies there.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Final
 
 from authsvc.records import FORMAT, RecordError, parse_record
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import Delete, EtcdClient, Put
+from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put
 from interceptors.etcd.layout import Layout
 
-__all__ = ["acked_revision", "acks_of", "lowered", "raised", "waiting_for", "waits_for"]
+__all__ = ["acked_revision", "acks_of", "live_nodes", "lowered", "raised", "waiting_for", "waits_for"]
 
 _log: Final = logging.getLogger("credmesh.auth.barriers")
+
+_told: Final[set[str]] = set()
+_TOLD_AT_MOST: Final = 1000
 
 
 def raised(layout: Layout, barrier_id: str, purpose: str, *, lease: int = 0) -> Put:
@@ -39,9 +43,24 @@ def waits_for(etcd: EtcdClient, layout: Layout, barrier_id: str, revision: int) 
     """
     directory = acks_of(layout, barrier_id)
     acks = etcd.read_prefix(directory).values
-    nodes = etcd.read_prefix(layout.nodes).values
+    nodes = live_nodes(layout, etcd.read_prefix(layout.nodes).values)
     found = {layout.name(key, directory): entry.value for key, entry in acks.items()}
-    return waiting_for((layout.name(key, layout.nodes) for key in nodes), found, revision)
+    return waiting_for(nodes, found, revision)
+
+
+def live_nodes(layout: Layout, entries: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
+    """The entries of live nodes, by node id, of those that were read below `nodes/`. Others are named in the log, once.
+
+    A node's entry is under the node's lease. Whatever a hand put there is not, whoever's record it holds.
+    """
+    live = {}
+    for key, entry in entries.items():
+        if entry.lease:
+            live[layout.name(key, layout.nodes)] = entry
+        elif key not in _told and len(_told) < _TOLD_AT_MOST:
+            _told.add(key)
+            _log.warning("%s is no node's: it is under no lease. Nobody waits for it; delete it", key)
+    return live
 
 
 def waiting_for(nodes: Iterable[str], acks: Mapping[str, bytes], revision: int) -> frozenset[str]:

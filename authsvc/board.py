@@ -19,9 +19,9 @@ from typing import Final, Self
 from authsvc import barriers
 from authsvc.records import RecordError, parse_record
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot, moved_beacon
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, KeyValue, Snapshot, moved_beacon
 from interceptors.etcd.layout import Layout
-from interceptors.etcd.mirror import Event, Mirror
+from interceptors.etcd.mirror import Event, Mirror, ReadAnew
 from interceptors.settings import EtcdSettings
 
 __all__ = ["Answer", "Board", "Registered", "Waiting"]
@@ -32,6 +32,8 @@ _READY: Final = 2.0
 _AGAIN: Final = 1.0
 _GIVE_UP: Final = 60.0
 """Seconds after which a barrier that cannot be taken back is left to its lease."""
+_AT_ONCE: Final = 100
+"""Keys that are read in one transaction: etcd takes 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +230,7 @@ class Board:
         acks = self._etcd.read_prefix(waiting.directory, timeout=timeout / 2)
         waiting.take({key: entry.value for key, entry in acks.values.items()})
         nodes = self._etcd.read_prefix(self._layout.nodes, timeout=timeout / 2)
-        return {
-            self._name(key): _registered(key, entry.value, entry.mod_revision) for key, entry in nodes.values.items()
-        }
+        return self._live(nodes.values)
 
     def _everybody(self) -> tuple[Waiting, ...]:
         with self._lock:
@@ -248,9 +248,7 @@ class Board:
                 waiting.take(found)
 
     def _on_nodes_read(self, snapshot: Snapshot) -> None:
-        registered = {
-            self._name(key): _registered(key, entry.value, entry.mod_revision) for key, entry in snapshot.values.items()
-        }
+        registered = self._live(snapshot.values)
         known, self._registered = self._registered, registered
         for waiting in self._everybody():
             waiting.lose(known.keys() - registered.keys(), snapshot.revision)
@@ -258,20 +256,33 @@ class Board:
     def _on_nodes(self, events: Sequence[Event], revision: int) -> None:
         registered = dict(self._registered)
         gone = []
+        live = self._look_up([event.key for event in events if event.value is not None])
         for event in events:
-            node_id = self._name(event.key)
-            if event.value is None:
+            node_id = self._layout.name(event.key, self._layout.nodes)
+            if event.value is not None and node_id in live:
+                registered[node_id] = live[node_id]
+            else:
+                # Deleted by now, or written over without a lease.
                 registered.pop(node_id, None)
                 gone.append(node_id)
-            else:
-                registered[node_id] = _registered(event.key, event.value, event.mod_revision)
         self._registered = registered
         if gone:
             for waiting in self._everybody():
                 waiting.lose(gone, revision)
 
-    def _name(self, key: str) -> str:
-        return self._layout.name(key, self._layout.nodes)
+    def _look_up(self, keys: Sequence[str]) -> Mapping[str, Registered]:
+        """The live nodes among what lies now at keys below `nodes/`: the watch does not tell of leases."""
+        found: dict[str, KeyValue] = {}
+        try:
+            for start in range(0, len(keys), _AT_ONCE):
+                found.update(self._etcd.read(*keys[start : start + _AT_ONCE]).values)
+        except EtcdUnavailable as error:
+            raise ReadAnew from error
+        return self._live(found)
+
+    def _live(self, entries: Mapping[str, KeyValue]) -> dict[str, Registered]:
+        live = barriers.live_nodes(self._layout, entries)
+        return {node_id: _registered(node_id, entry.value, entry.mod_revision) for node_id, entry in live.items()}
 
     def _sweep(self) -> None:
         """Takes barriers back whose answers nobody collects any more."""
@@ -304,10 +315,10 @@ def _answer(node_id: str, value: bytes, now: float) -> Answer | None:
     return Answer(ack.revision, now, ack.streams_ended, age)
 
 
-def _registered(key: str, value: bytes, revision: int) -> Registered:
+def _registered(node_id: str, value: bytes, revision: int) -> Registered:
     try:
         return Registered(parse_record(mesh_pb2.NodeRecord, value), revision)
     except RecordError as error:
         # It is waited for all the same, and known by what its key tells.
-        _log.error("the record of a node cannot be read, %s: %s", key, error)
+        _log.error("the record of node %r cannot be read: %s", node_id, error)
         return Registered(mesh_pb2.NodeRecord(), revision)

@@ -28,7 +28,7 @@ class Silent:
 
     def __enter__(self) -> None:
         record = mesh_pb2.NodeRecord(format=1, node_id="silent", service="orders")
-        self._etcd.commit([], [Put(self._key, record.SerializeToString())])
+        self._etcd.commit([], [Put(self._key, record.SerializeToString(), self._etcd.grant(600))])
 
     def __exit__(self, *_: object) -> None:
         self._etcd.commit([], [Delete(self._key)])

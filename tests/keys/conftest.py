@@ -78,7 +78,8 @@ class Keys:
     def silent_node(self, name: str = "silent") -> str:
         """A node that is registered and never acknowledges anything. Returns its etcd key."""
         key = self.layout.node(name)
-        self.etcd.commit([], [Put(key, mesh_pb2.NodeRecord(format=1, node_id=name).SerializeToString())])
+        record = mesh_pb2.NodeRecord(format=1, node_id=name)
+        self.etcd.commit([], [Put(key, record.SerializeToString(), self.etcd.grant(600))])
         return key
 
     def fence(self) -> CreatedAt:

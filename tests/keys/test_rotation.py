@@ -265,7 +265,7 @@ class Mesh(RuleBasedStateMachine):
     @rule()
     def join(self) -> None:
         node = f"n{next(self.names)}"
-        self.etcd.commit([], [Put(self.layout.node(node), b"")])
+        self.etcd.commit([], [Put(self.layout.node(node), b"", 1)])
         self.nodes[node] = 0
 
     @precondition(lambda self: self.nodes)

@@ -245,15 +245,34 @@ def test_foreign_records_are_left_alone_and_disturb_no_rotation(keys: Keys) -> N
         keys.layout.key("newer"): mesh_pb2.VerificationKey(format=9, kid="newer").SerializeToString(),
         keys.layout.rotation: auth_pb2.RotationRequest(format=1, algorithm="HS256").SerializeToString(),
         keys.layout.node("odd"): b"\xff",
+        keys.layout.node("left"): mesh_pb2.NodeRecord(format=1, node_id="left").SerializeToString(),
     }
     for name, value in foreign.items():
         keys.etcd.commit([], [Put(name, value)])
-    ack = mesh_pb2.Ack(format=1, revision=1 << 60).SerializeToString()
-    keys.etcd.commit([], [Put(keys.layout.ack(BARRIER, "odd"), ack)])
     keys.rotator().step(keys.fence())
     assert keys.signing() is not None
     found = keys.etcd.read(*foreign).values
     assert {name: entry.value for name, entry in found.items()} == foreign
+
+
+def test_a_live_node_whose_record_cannot_be_read_is_waited_for(keys: Keys) -> None:
+    """A newer one may write what this replica does not know, and verifies all the same."""
+    keys.etcd.commit([], [Put(keys.layout.node("newer"), b"\xff", keys.etcd.grant(60))])
+    keys.rotator().step(keys.fence())
+    assert keys.signing() is None
+    assert keys.held().state.waiting_for == {"newer"}
+
+
+def test_what_is_no_node_is_told_of_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    odd = keys.layout.node("odd")
+    keys.etcd.commit([], [Put(odd, b"")])
+    keys.silent_node()
+    rotator, fence = keys.rotator(), keys.fence()
+    for _ in range(3):
+        rotator.step(fence)
+        assert keys.held().state.waiting_for == {"silent"}
+    [said] = [record.getMessage() for record in caplog.records if odd in record.getMessage()]
+    assert "delete it" in said
 
 
 @pytest.mark.parametrize("life", ["signing", "prepared"])

@@ -45,7 +45,7 @@ def node(etcd: EtcdClient, layout: Layout, name: str, *, longest_freshness: floa
     record = mesh_pb2.NodeRecord(format=1, node_id=name)
     if longest_freshness:
         record.longest_freshness.FromNanoseconds(int(longest_freshness * 1e9))
-    etcd.commit([], [Put(layout.node(name), record.SerializeToString())])
+    etcd.commit([], [Put(layout.node(name), record.SerializeToString(), etcd.grant(600))])
 
 
 def test_too_many_that_wait_are_turned_away_before_anything_is_revoked(
@@ -82,7 +82,7 @@ def test_the_bound_leaves_room_for_clocks_that_do_not_run_alike() -> None:
 def test_a_node_whose_record_or_answer_cannot_be_read_is_waited_for_and_named(
     etcd_client: EtcdClient, layout: Layout, board: Board
 ) -> None:
-    etcd_client.commit([], [Put(layout.node("newer"), b"\xff\xff")])
+    etcd_client.commit([], [Put(layout.node("newer"), b"\xff\xff", etcd_client.grant(600))])
     receipts = Receipts(etcd_client, layout, board, longest_freshness=1.0)
     begun = time.monotonic()
     receipt = receipts.confirm(Committing(etcd_client), patience=5.0)

@@ -73,6 +73,6 @@ def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
 def register(etcd: EtcdClient, layout: Layout, *, broken_history: str = "") -> int:
     """Writes a node's registration; its revision."""
     record = mesh_pb2.NodeRecord(format=1, node_id="n", broken_history=broken_history)
-    revision = etcd.commit([], [Put(layout.node("n"), record.SerializeToString())])
+    revision = etcd.commit([], [Put(layout.node("n"), record.SerializeToString(), etcd.grant(600))])
     assert revision is not None
     return revision
