@@ -20,6 +20,7 @@ from bench.machine import pin
 from bench.shop import RULE
 from interceptors import EtcdSettings, MeshNode, MeshSettings, Reason, Refusal
 from interceptors.calls import OpenCall
+from interceptors.clock import ticks
 from interceptors.etcd.compat import import_etcdrpc
 
 __all__ = ["main"]
@@ -60,7 +61,7 @@ def _hold(node: MeshNode, token: str) -> None:
         else:
             _say({"at": 0, "refused": False})
 
-    node.calls.add(OpenCall(RULE.method, verified, time.monotonic() + 3600, following=False, end=end))
+    node.calls.add(OpenCall(RULE.method, verified, ticks() + 3600, following=False, end=end))
 
 
 def _watch(endpoint: str, key: str, watching: threading.Event) -> None:

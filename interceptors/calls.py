@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -19,7 +18,8 @@ __all__ = ["OpenCall", "OpenCalls"]
 
 _log: Final = logging.getLogger("credmesh.calls")
 
-_LONGEST_WAIT: Final = 3600.0
+_LOOK_AGAIN: Final = 1.0
+"""Seconds. A wait stands still while the machine sleeps; deadlines do not."""
 _A_LITTLE: Final = 0.001
 
 
@@ -28,7 +28,7 @@ class OpenCall:
 
     method     its full method name
     verified   the credential that opened it
-    deadline   monotonic seconds: when it ends with its credential
+    deadline   when it ends with its credential, by interceptors.clock
     following  whether it may outlive its token as long as the session lives
     freshness  seconds: it ends when the node's knowledge of revocations is older. None: any age will do
     """
@@ -196,11 +196,12 @@ class OpenCalls:
                 while True:
                     if self._stopped:
                         return
-                    over, next_deadline = self._take_expired(time.monotonic())
-                    outdated, next_outdated = self._take_outdated(ticks())
+                    now = ticks()
+                    over, next_deadline = self._take_expired(now)
+                    outdated, next_outdated = self._take_outdated(now)
                     if over or outdated:
                         break
-                    self._wake.wait(min(next_deadline, next_outdated, _LONGEST_WAIT))
+                    self._wake.wait(min(next_deadline, next_outdated, _LOOK_AGAIN) if self._calls else None)
             self._end(over, expired)
             self._end(outdated, stale)
 

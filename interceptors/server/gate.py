@@ -12,6 +12,7 @@ import grpc
 
 from interceptors.caller import current_caller
 from interceptors.calls import OpenCall
+from interceptors.clock import ticks
 from interceptors.errors import Refusal
 from interceptors.metrics import CallCounts
 from interceptors.node import MeshNode
@@ -58,7 +59,7 @@ class Gate:
         call = OpenCall(
             self.method,
             verified,
-            time.monotonic() + ends_in,
+            ticks() + ends_in,
             following=self.rule.follow_session,
             end=end_and_tell,
             freshness=self.rule.freshness,

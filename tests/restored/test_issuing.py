@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import argon2
@@ -52,7 +53,8 @@ def test_a_session_that_was_revoked_after_the_backup_is_not_refreshed_from_it(
         witness.past.listeners.append(lambda: noticed.append(True))
 
         backups.restore(own_etcd, backup, new_cluster=False)
-        for attempt in (lambda: replica.refresh(alice.refresh_token), replica.login):
+        attempts: list[Callable[[], object]] = [lambda: replica.refresh(alice.refresh_token), lambda: replica.login()]
+        for attempt in attempts:
             with pytest.raises(Refusal) as refused:
                 attempt()
             assert refused.value.reason is Reason.MESH_NOT_READY

@@ -29,7 +29,7 @@ class Opened:
     def __init__(self, calls: OpenCalls, who: Verified, *, seconds: float = 60, freshness: float | None = None) -> None:
         self.refusals: list[Refusal] = []
         self.call = OpenCall(
-            "/m", who, time.monotonic() + seconds, following=False, end=self.refusals.append, freshness=freshness
+            "/m", who, ticks() + seconds, following=False, end=self.refusals.append, freshness=freshness
         )
         calls.add(self.call)
 
@@ -61,7 +61,7 @@ def test_exactly_the_older_calls_of_the_scope_end(opened: list[tuple[str, int]],
 def test_what_follows_its_session_outlives_a_key_that_retires_and_none_that_is_revoked(calls: OpenCalls) -> None:
     who = verified()
     ends: list[Refusal] = []
-    calls.add(OpenCall("/m", who, time.monotonic() + 60, following=True, end=ends.append))
+    calls.add(OpenCall("/m", who, ticks() + 60, following=True, end=ends.append))
 
     def retired(_: Verified) -> None:
         raise Refusal(Reason.KEY_UNKNOWN, "it was removed")
@@ -86,7 +86,7 @@ def test_calls_end_at_their_deadlines_and_not_before(calls: OpenCalls) -> None:
     late, soon, gone = (Opened(calls, verified(), seconds=seconds) for seconds in (60, 0.2, 0.2))
     calls.remove(gone.call)
     wait_until(lambda: soon.refusals)
-    assert time.monotonic() >= soon.call.deadline
+    assert ticks() >= soon.call.deadline
     assert [refusal.reason for refusal in soon.refusals] == [Reason.CREDENTIAL_EXPIRED]
     assert not late.refusals
     assert not gone.refusals
@@ -103,7 +103,7 @@ def test_a_call_that_cannot_be_ended_does_not_keep_the_others_alive(calls: OpenC
     def broken(refusal: Refusal) -> None:
         raise RuntimeError("no")
 
-    calls.add(OpenCall("/m", verified(), time.monotonic() + 60, following=False, end=broken))
+    calls.add(OpenCall("/m", verified(), ticks() + 60, following=False, end=broken))
     others = [Opened(calls, verified()) for _ in range(3)]
     assert calls.revoke(subject_scope("alice"), 11) == 4
     assert all(other.refusals for other in others)
