@@ -27,6 +27,7 @@ from chaos.planted import BUGS
 from chaos.replaying import UnreadablePlan, command, read_plan, write_plan
 from chaos.report import Outcome, Shown, figures_of, print_outcome, print_total, write_outcome
 from chaos.run import names_of, play
+from chaos.shapes import draw_shape
 from chaos.world import Shape
 from localmesh.errors import LocalMeshError
 
@@ -76,7 +77,7 @@ def drawn(options: argparse.Namespace) -> Iterable[tuple[Plan, Shape]]:
     seconds = options.minutes * 60
     rounds = max(1, round(seconds / _ROUND))
     for number in range(rounds):
-        shape = Shape(pace=options.pace)
+        shape = draw_shape(seed + number, pace=options.pace)
         if options.plant:
             shape = replace(shape, plant=_planted(options.plant, shape))
         yield draw_plan(seed + number, seconds / rounds, names_of(shape), without=options.without), shape
@@ -101,7 +102,9 @@ def _round(console: Console, options: argparse.Namespace, plan: Plan, shape: Sha
         progress = play(plan, shape, folder, tell)
         progress.state = "checking"
         verdicts = check(read_history(folder / "history"))
-    outcome = Outcome(plan.seed, plan.seconds, folder, verdicts, figures_of(progress, verdicts), again, progress.etcd)
+    outcome = Outcome(
+        plan.seed, plan.seconds, folder, verdicts, figures_of(progress, verdicts), again, progress.etcd, shape
+    )
     write_outcome(folder / "report.json", outcome)
     return outcome
 

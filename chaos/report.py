@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from chaos.checker import INVARIANTS, Verdict
 from chaos.run import Progress
+from chaos.world import Shape
 
 __all__ = ["Figures", "Outcome", "Shown", "print_outcome", "print_total", "write_outcome"]
 
@@ -56,6 +57,7 @@ class Outcome:
 
     again  the command that draws its plan anew
     etcd   the version of etcd that it was played on
+    shape  the world that it was played in
     """
 
     seed: int
@@ -65,6 +67,7 @@ class Outcome:
     figures: Figures
     again: str
     etcd: str
+    shape: Shape
 
     @property
     def kept(self) -> bool:
@@ -119,7 +122,9 @@ class Shown:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """The verdicts of one run."""
-    table = Table(title=f"seed {outcome.seed}, {outcome.seconds:.0f} s, etcd {outcome.etcd}", title_justify="left")
+    bounds = f"freshness {outcome.shape.freshness:g} s, node lease {outcome.shape.node_lease} s"
+    title = f"seed {outcome.seed}, {outcome.seconds:.0f} s, etcd {outcome.etcd}, {bounds}"
+    table = Table(title=title, title_justify="left")
     for column in ("", "promise", "verdict", "put to the test", "left open"):
         table.add_column(column, overflow="fold")
     for name, verdict in outcome.verdicts.items():
@@ -171,6 +176,7 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
                 "kept": outcome.kept,
                 "again": outcome.again,
                 "etcd": outcome.etcd,
+                "shape": asdict(outcome.shape),
                 "figures": outcome.figures.plain(),
                 "verdicts": {name: _plain(verdict) for name, verdict in outcome.verdicts.items()},
             },

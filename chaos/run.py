@@ -29,7 +29,6 @@ from chaos.cluster import MEMBERS
 from chaos.faults import KINDS, Names, filling
 from chaos.observer import Observer
 from chaos.plan import Calm, Plan, Planned
-from chaos.service import FRESHNESS
 from chaos.world import PREFIX, Shape, World
 from localmesh.errors import LocalMeshError
 from localmesh.process import leashed
@@ -91,7 +90,7 @@ def play(plan: Plan, shape: Shape, folder: Path, tell: Callable[[Progress], None
 
 def _meta(shape: Shape) -> dict[str, Any]:
     return {
-        "freshness": FRESHNESS,
+        "freshness": shape.freshness,
         "token_lifetime": shape.token_lifetime,
         "refresh_grace": shape.refresh_grace,
         "leeway": shape.leeway,

@@ -21,13 +21,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 from credmesh.policy.v1 import policy_pb2
 from interceptors import MeshNode, current_caller
 
-__all__ = ["AUDIENCE", "FRESHNESS", "SCOPE", "SERVICE", "aio_handlers", "load", "path", "sync_handlers"]
+__all__ = ["AUDIENCE", "SCOPE", "SERVICE", "aio_handlers", "load", "path", "sync_handlers"]
 
 SERVICE: Final = "credmesh.chaos.v1.Node"
 AUDIENCE: Final = "chaos"
 SCOPE: Final = "chaos.use"
-FRESHNESS: Final = 2.5
-"""Seconds: the freshness that the strict methods ask for."""
 
 _FILE: Final = "credmesh/chaos/v1/node.proto"
 _METHODS: Final = {"Plain": False, "Strict": False, "Stream": True, "StrictStream": True}
@@ -41,8 +39,11 @@ def path(method: str) -> str:
 
 
 @functools.cache
-def load() -> None:
-    """Puts the service into the pool, where the policy looks for rules. Once per process."""
+def load(freshness: float) -> None:
+    """Puts the service into the pool, where the policy looks for rules. Once per process.
+
+    freshness: seconds that the strict methods ask for
+    """
     file = descriptor_pb2.FileDescriptorProto(name=_FILE, package="credmesh.chaos.v1", syntax="proto3")
     file.dependency.extend(["credmesh/policy/v1/policy.proto", "google/protobuf/wrappers.proto"])
     service = file.service.add(name="Node")
@@ -56,7 +57,7 @@ def load() -> None:
         )
         rule = policy_pb2.Rule(scopes=[SCOPE])
         if name.startswith("Strict"):
-            rule.freshness = f"{FRESHNESS:g}s"
+            rule.freshness = f"{freshness:g}s"
         method.options.Extensions[policy_pb2.rule].CopyFrom(rule)
     descriptor_pool.Default().Add(file)
 

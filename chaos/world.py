@@ -21,7 +21,6 @@ from chaos.cluster import MEMBERS, Cluster
 from chaos.history import History
 from chaos.network import Way
 from chaos.parts import Part
-from chaos.service import FRESHNESS
 from chaos.wires import Pair, Wires
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.etcd.layout import Layout
@@ -50,6 +49,7 @@ class Shape:
     pace            how much the clients do, 1.0 being as much as two cores bear
     token_lifetime, refresh_grace, leeway
                     seconds
+    freshness       seconds: what the strict methods ask for, which is the mesh's longest
     node_lease, leader_lease, etcd_timeout
                     seconds
     hasty           so many of the ten who revoke do not wait for receipts
@@ -68,6 +68,7 @@ class Shape:
     token_lifetime: float = 20.0
     refresh_grace: float = 3.0
     leeway: float = 5.0
+    freshness: float = 2.5
     node_lease: int = 4
     leader_lease: int = 3
     etcd_timeout: float = 4.0
@@ -161,6 +162,7 @@ class World:
             "forced": self.shape.forced,
             "thieves": self.shape.thieves,
             "lingering": self.shape.lingering,
+            "freshness": self.shape.freshness,
         }
 
     def links_of(self, name: str) -> list[Pair]:
@@ -262,7 +264,7 @@ class World:
             "CREDMESH_ADDRESS": name,
             "CREDMESH_LEEWAY": f"{self.shape.leeway:g}",
             "CREDMESH_NODE_LEASE": str(self.shape.node_lease),
-            "CREDMESH_LONGEST_FRESHNESS": f"{FRESHNESS:g}",
+            "CREDMESH_LONGEST_FRESHNESS": f"{self.shape.freshness:g}",
             "CHAOS_CLOCK": str(dial.path),
             "CHAOS_PLANT": ",".join(self.shape.plant.get(name, ())),
         }
@@ -289,6 +291,7 @@ class World:
     def _node_environment(self, name: str, secret: Path) -> dict[str, str]:
         return {
             "CREDMESH_SERVICE": "chaos",
+            "CHAOS_FRESHNESS": f"{self.shape.freshness:g}",
             "CREDMESH_AUTH": ",".join(self._links[name, auth] for auth in self.shape.auth_names),
             "CREDMESH_CLIENT_ID": SERVICES,
             "CREDMESH_CLIENT_SECRET_FILE": str(secret),

@@ -11,7 +11,7 @@ from chaos.accounts import OPERATOR
 from chaos.clients.answers import Outcome
 from chaos.clients.credentials import Credential
 from chaos.clients.town import METHODS, STREAMS, Town, Uses, fresh
-from chaos.service import AUDIENCE, FRESHNESS
+from chaos.service import AUDIENCE
 from credmesh.admin.v1 import keys_pb2
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
@@ -146,7 +146,7 @@ async def _look(town: Town, me: Uses, held: Credential) -> None:
 def _look_later(town: Town, me: Uses, dead: list[Credential], outcome: Outcome) -> None:
     """Looks again right when the strict bound begins to hold, if that is not yet."""
     receipt: dict[str, Any] | None = outcome.details.get("receipt")
-    strict_in = FRESHNESS if receipt is None else receipt["strict_in"]
+    strict_in = town.freshness if receipt is None else receipt["strict_in"]
     if not dead or strict_in <= 0:
         return
 

@@ -55,6 +55,7 @@ class Town:
         self.forced: float = settings["forced"]
         self.thieves: int = settings["thieves"]
         self.lingering: float = settings["lingering"]
+        self.freshness: float = settings["freshness"]
         self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))
         self.live: dict[str, Credential] = {}
         self.dead: deque[Credential] = deque(maxlen=_MOST_DEAD)

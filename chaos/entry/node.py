@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from chaos.entry.surroundings import set_up
@@ -19,7 +20,7 @@ def main() -> None:
     from services.joining import joined
     from services.settings import ServiceSettings
 
-    service.load()
+    service.load(float(os.environ["CHAOS_FRESHNESS"]))
     with service_process("chaos"):
         settings = read_settings(ServiceSettings)
         stopping = threading.Event()

@@ -1,6 +1,6 @@
 """A backup that is restored: etcd goes back to what it was seconds ago, as the same cluster or as a new one.
 
-Those who remember what is gone notice. Where everybody is restarted along with etcd, nobody does.
+Those who remember what is gone notice. Of those who are restarted along with etcd, none does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ __all__ = ["RESTORE"]
 
 
 def _draw(rng: random.Random, names: Names) -> Choices:
-    return {"new_cluster": rng.random() < 0.5, "restarted": list(names.ours) if rng.random() < 0.4 else []}
+    restarted = rng.choice((0, 0, len(names.ours), len(names.ours), rng.randint(1, len(names.ours) - 1)))
+    return {"new_cluster": rng.random() < 0.5, "restarted": sorted(rng.sample(names.ours, restarted))}
 
 
 def _claims(choices: Choices, names: Names) -> list[str]:
@@ -27,7 +28,8 @@ def _begin(world: World, choices: Choices) -> str:
     world.backups += 1
     world.cluster.snapshot(world.folder / f"backup-{world.backups}")
     what = "restore it as a new cluster" if choices["new_cluster"] else "restore it as the same cluster"
-    return f"back etcd up, and later {what}" + (" with everybody restarted" if choices["restarted"] else "")
+    restarted = ", ".join(choices["restarted"]) or "nobody"
+    return f"back etcd up, and later {what}, with {restarted} restarted"
 
 
 def _end(world: World, choices: Choices) -> None:

@@ -9,6 +9,7 @@ import pytest
 from chaos.faults import KINDS
 from chaos.plan import SETTLE, draw_plan
 from chaos.run import names_of
+from chaos.shapes import draw_shape
 from chaos.world import Shape
 
 NAMES = names_of(Shape())
@@ -17,6 +18,19 @@ NAMES = names_of(Shape())
 def test_a_seed_always_gives_the_same_plan() -> None:
     assert draw_plan(7, 120, NAMES) == draw_plan(7, 120, NAMES)
     assert draw_plan(7, 120, NAMES) != draw_plan(8, 120, NAMES)
+
+
+def test_a_seed_always_gives_the_same_world_and_not_all_of_them_the_same() -> None:
+    """In some a lease is shorter than the freshness: whoever is cut off is registered no more, and still serves."""
+    worlds = [draw_shape(seed) for seed in range(20)]
+    assert worlds == [draw_shape(seed) for seed in range(20)]
+    assert {world.freshness > world.node_lease for world in worlds} == {True, False}
+
+
+def test_a_backup_is_restored_with_nobody_restarted_or_some_or_everybody() -> None:
+    faults = [fault for seed in range(40) for fault in draw_plan(seed, 180, NAMES).faults if fault.kind == "restore"]
+    restarted = {len(fault.choices["restarted"]) for fault in faults}
+    assert {0, len(NAMES.ours)} < restarted
 
 
 def test_every_kind_of_fault_is_drawn_and_none_that_is_not_wanted() -> None:
