@@ -24,7 +24,7 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
         verdict.count("revocations", len(scope))
         verdict.count("receipts", sum(one.receipt is not None for one in scope))
     for removals in facts.removed.values():
-        verdict.count("keys removed by force", len(removals))
+        verdict.count("keys removed by force", sum(one.record is not None for one in removals))
     for call in facts.by_op["call"]:
         issue = facts.issues.get(call["cred"])
         if issue is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.history import Record
-from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 
 __all__ = ["SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
 
@@ -313,7 +313,10 @@ class Facts:
             revocations.sort(key=lambda one: one.known)
 
     def _read_removed(self) -> None:
+        """Who asked may never have learned that it was done: etcd tells, too."""
         self.removed = defaultdict(list)
+        for kid in {one["kid"] for one in self.by_op["revoke-key"]}:
+            self.removed[kid].extend(self.revocations.get(key_scope(kid), ()))
         for one in self.by_op["revoke-key"]:
             if one["answer"] == "ok":
                 self.removed[one["kid"]].append(

@@ -114,6 +114,13 @@ class TestAcceptingWhatWasRevoked:
         told.after(3).called(alice["cred"])
         assert told.verdict("I1").kept
 
+    def test_it_does_if_etcd_tells(self, told: Told) -> None:
+        alice = told.issued(kid="k1")
+        told.removed("k1", answer="none", receipt=None)
+        told.etcd("epoch", scope="kid/k1", gone=False)
+        told.after(3).called(alice["cred"])
+        assert told.verdict("I1").violated == 1
+
 
 class TestReceipts:
     @pytest.fixture(autouse=True)
