@@ -163,6 +163,31 @@ class Accounts:
                 return revision
         raise FailedPrecondition(f"user {subject!r} is being changed by somebody else; try again")
 
+    def change_password(self, subject: str, old: str, new: str) -> int:
+        """Sets the password of a user who shows the old one, and revokes what was issued to the user; the revision.
+
+        Refusal as authenticate_user.
+        """
+        key, what = self._layout.user(subject), f"user {subject!r}"
+        password_hash: str | None = None
+        for _ in range(_TRIES):
+            account = self.authenticate_user(subject, old)
+            record, stored_at = self._stored(auth_pb2.UserRecord, key, what)
+            if stored_at != account.record_revision:
+                continue  # what was proven was proven to another record
+            password_hash = password_hash or self._passwords.hash(new)
+            record.password_hash = password_hash
+            revision = self._revocation.revoke(
+                subject_scope(subject),
+                actor=subject,
+                reason="password changed",
+                extra_conditions=[Unchanged(key, stored_at)],
+                extra_operations=[Put(key, record.SerializeToString())],
+            )
+            if revision is not None:
+                return revision
+        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+
     def delete_user(self, subject: str, *, actor: str) -> int:
         """Deletes a user and revokes what was issued to the user; the revision. NotFound if there is none."""
         return self._delete(self._layout.user(subject), f"user {subject!r}", subject_scope(subject), actor)

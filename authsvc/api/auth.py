@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import grpc
 
 from authsvc import validate
-from authsvc.accounts import Account, Accounts
+from authsvc.accounts import FIRST_PARTY, Account, Accounts
 from authsvc.api.errors import FailedPrecondition
 from authsvc.audit import audit
 from authsvc.introspection import Introspection, identity_of
@@ -20,11 +21,14 @@ from authsvc.throttle import LoginThrottle
 from authsvc.validate import InvalidField
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.caller import current_caller
-from interceptors.errors import Refusal
+from interceptors.errors import Reason, Refusal
+from interceptors.etcd.client import EtcdUnavailable
 from interceptors.node import MeshNode
 from interceptors.opaque import OpaqueKind, OpaqueToken
 
 __all__ = ["AuthServicer"]
+
+_log: Final = logging.getLogger("credmesh.auth")
 
 _KINDS: Final = {
     auth_pb2.CREDENTIAL_KIND_UNSPECIFIED: auth_pb2.CREDENTIAL_KIND_TOKENS,
@@ -59,9 +63,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Trades a password or a client's secret for credentials."""
         scopes = validate.scopes("scopes", request.scopes)
         audiences = validate.audiences("audiences", request.audiences)
-        kind = _KINDS.get(request.kind)
-        if kind is None:
-            raise InvalidField("kind", "is none that is known here; ask for CREDENTIAL_KIND_TOKENS or _SESSION")
+        kind = _kind(request.kind)
         grant, name, prove = self._prover(request)
 
         def authenticate() -> Account:
@@ -135,6 +137,44 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Says who the caller is."""
         return auth_pb2.WhoAmIResponse(identity=identity_of(current_caller()))
 
+    def ChangePassword(
+        self, request: auth_pb2.ChangePasswordRequest, context: grpc.ServicerContext
+    ) -> auth_pb2.ChangePasswordResponse:
+        """Sets the caller's own password, ends the caller's sessions, and begins a new one."""
+        caller = current_caller()
+        old = validate.password("old_password", request.old_password)
+        new = validate.new_password("new_password", request.new_password)
+        if old == new:
+            raise InvalidField("new_password", "is the old one; choose another")
+        kind = _kind(request.kind)
+        if caller.client_id != FIRST_PARTY:
+            raise FailedPrecondition("only a user has a password, and this is a client's credential; sign in as a user")
+        fields = {"actor": caller.subject, "user": caller.subject, "peer": context.peer()}
+        try:
+            # Counted as a login is: whoever has stolen a session must not guess the password by it.
+            with self._throttle.attempt(account=f"password:{caller.subject}", peer=context.peer()):
+                revision = self._accounts.change_password(caller.subject, old, new)
+        except Refusal as refusal:
+            audit("user.password", outcome="refused", reason=refusal.reason.name, cause=str(refusal), **fields)
+            if refusal.reason is Reason.CREDENTIAL_INVALID:
+                # The credential is good, and must not be thrown away: it is the field that is not.
+                raise InvalidField("old_password", "is not the caller's password") from None
+            raise
+        audit("user.password", revision=revision, **fields)
+        response = auth_pb2.ChangePasswordResponse(revision=revision)
+        try:
+            credentials = self._issuer.login(
+                lambda: self._accounts.authenticate_user(caller.subject, new),
+                kind=kind,
+                scopes=sorted(caller.scopes),
+                audiences=sorted(caller.audiences),
+            )
+            response.credentials.CopyFrom(credentials)
+        except (Refusal, FailedPrecondition, EtcdUnavailable) as error:
+            # The password is changed: an error would say that it is not.
+            _log.warning("%r changed the password and got no new session: %s", caller.subject, error)
+        return response
+
     def GetKeySet(
         self, request: auth_pb2.GetKeySetRequest, context: grpc.ServicerContext
     ) -> auth_pb2.GetKeySetResponse:
@@ -168,6 +208,13 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             return 0, caller.subject, ""
         revision = self._sessions.end(caller.session_id, actor=caller.subject, reason="logout")
         return revision or 0, caller.subject, caller.session_id
+
+
+def _kind(asked: auth_pb2.CredentialKind.ValueType) -> auth_pb2.CredentialKind.ValueType:
+    kind = _KINDS.get(asked)
+    if kind is None:
+        raise InvalidField("kind", "is none that is known here; ask for CREDENTIAL_KIND_TOKENS or _SESSION")
+    return kind
 
 
 def _opaque(text: str) -> OpaqueToken | None:

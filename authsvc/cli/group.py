@@ -20,6 +20,7 @@ COMMANDS: Final = {
         "login": ("login", "Sign in as a user."),
         "logout": ("login", "Sign out: end the session on every node."),
         "whoami": ("login", "Say who you are to the mesh."),
+        "passwd": ("login", "Change your own password."),
     },
     "Credentials": {
         "token": ("token", "Look into a token, or print one for other tools."),

@@ -1,4 +1,4 @@
-"""`credmesh login`, `logout` and `whoami`."""
+"""`credmesh login`, `logout`, `whoami` and `passwd`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import join
 from authsvc.cli.profile import require_auth
 from authsvc.cli.saved import SavedLogin, delete_login, read_login, write_login
-from authsvc.cli.secrets import PASSWORD_VARIABLE, password
+from authsvc.cli.secrets import NEW_PASSWORD_VARIABLE, PASSWORD_VARIABLE, new_password, password
 from authsvc.cli.times import local_time, relative
 from authsvc.times import seconds
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.errors import Reason
 
-__all__ = ["login", "logout", "whoami"]
+__all__ = ["login", "logout", "passwd", "whoami"]
 
 
 @click.command("login", cls=MeshCommand)
@@ -112,6 +112,65 @@ def whoami(invocation: Invocation) -> None:
     )
 
 
+@click.command("passwd", cls=MeshCommand)
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help=f"Read your password from a file, or `-` for stdin.  [default: {PASSWORD_VARIABLE}, else it is asked for]",
+)
+@click.option(
+    "--new-password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Read the new one from a file.  [default: {NEW_PASSWORD_VARIABLE}, else it is asked for]",
+)
+@pass_invocation
+def passwd(invocation: Invocation, password_file: Path | None, new_password_file: Path | None) -> None:
+    """Change your own password, as the user who signed in.
+
+    Your other sessions end, and this one is replaced. `credmesh user passwd` sets somebody else's.
+    """
+    path = require_auth(invocation.profile).credentials_file
+    saved = read_login(path)
+    if saved is None:
+        raise Failure("nobody is signed in", next_step="Sign in: credmesh login SUBJECT", code=ExitCode.USAGE)
+    request = auth_pb2.ChangePasswordRequest(
+        old_password=password(password_file, f"Password of {saved.subject}"),
+        new_password=new_password(new_password_file, f"New password of {saved.subject}", NEW_PASSWORD_VARIABLE),
+        kind=auth_pb2.CREDENTIAL_KIND_SESSION if saved.session_token else auth_pb2.CREDENTIAL_KIND_TOKENS,
+    )
+    invocation.speak_as = "user"  # whoever else the profile could speak as, a password is a user's
+    with invocation.connect() as auth:
+        answer = auth.call(auth_pb2_grpc.AuthServiceStub(auth.channel).ChangePassword, request)
+    if answer.HasField("credentials"):
+        write_login(path, SavedLogin.of(saved.subject, answer.credentials, time.time()))
+        next_step = "You are signed in anew."
+    else:
+        delete_login(path)
+        next_step = f"Sign in anew: credmesh login {saved.subject}"
+    if invocation.as_json:
+        invocation.output.message(_public(answer))
+    else:
+        invocation.output.line(
+            f"Changed the password of {saved.subject}: from revision {answer.revision} on nodes refuse what was issued "
+            f"before. {next_step}"
+        )
+
+
+def _public(answer: auth_pb2.ChangePasswordResponse) -> auth_pb2.ChangePasswordResponse:
+    public = auth_pb2.ChangePasswordResponse(revision=answer.revision)
+    if answer.HasField("credentials"):
+        public.credentials.CopyFrom(_without_secrets(answer.credentials))
+    return public
+
+
+def _without_secrets(credentials: auth_pb2.Credentials) -> auth_pb2.Credentials:
+    public = auth_pb2.Credentials()
+    public.CopyFrom(credentials)
+    for secret in ("access_token", "refresh_token", "session_token"):
+        public.ClearField(secret)
+    return public
+
+
 def _end(invocation: Invocation, auth: Connection, before: SavedLogin) -> None:
     """Ends the session that the new one takes the place of: nobody would have its refresh token any more."""
     stub = auth_pb2_grpc.AuthServiceStub(auth.channel)
@@ -136,11 +195,7 @@ def _wrong_password(failure: Failure, subject: str) -> Failure:
 
 def _say(invocation: Invocation, subject: str, credentials: auth_pb2.Credentials, path: Path) -> None:
     if invocation.as_json:
-        public = auth_pb2.Credentials()
-        public.CopyFrom(credentials)
-        for secret in ("access_token", "refresh_token", "session_token"):
-            public.ClearField(secret)
-        invocation.output.message(public)
+        invocation.output.message(_without_secrets(credentials))
         return
     ends = ""
     if credentials.HasField("session_expires_at"):

@@ -13,31 +13,32 @@ import click
 
 from authsvc.cli.failure import ExitCode, Failure
 
-__all__ = ["PASSWORD_VARIABLE", "new_password", "password", "read_secret_file", "write_secret"]
+__all__ = ["NEW_PASSWORD_VARIABLE", "PASSWORD_VARIABLE", "new_password", "password", "read_secret_file", "write_secret"]
 
 PASSWORD_VARIABLE: Final = "CREDMESH_PASSWORD"  # noqa: S105 - a variable's name
+NEW_PASSWORD_VARIABLE: Final = "CREDMESH_NEW_PASSWORD"  # noqa: S105 - a variable's name
 _MOST: Final = 64 * 1024
 
 
 def password(file: Path | None, prompt: str) -> str:
     """A password that exists: from the file (`-` is stdin), else from CREDMESH_PASSWORD, else asked for."""
-    return _password(file, prompt, confirm=False)
+    return _password(file, prompt, PASSWORD_VARIABLE, confirm=False)
 
 
-def new_password(file: Path | None, prompt: str) -> str:
-    """A password that is to be set: as above, and asked for twice."""
-    return _password(file, prompt, confirm=True)
+def new_password(file: Path | None, prompt: str, variable: str = PASSWORD_VARIABLE) -> str:
+    """A password that is to be set: as above, from this variable, and asked for twice."""
+    return _password(file, prompt, variable, confirm=True)
 
 
-def _password(file: Path | None, prompt: str, *, confirm: bool) -> str:
+def _password(file: Path | None, prompt: str, variable: str, *, confirm: bool) -> str:
     if file is not None:
         found = read_secret_file(file, "the password")
-    elif PASSWORD_VARIABLE in os.environ:
-        found = os.environ[PASSWORD_VARIABLE]
+    elif variable in os.environ:
+        found = os.environ[variable]
     elif not sys.stdin.isatty():
         raise Failure(
             "there is no terminal to ask for the password",
-            next_step=f"Give it in {PASSWORD_VARIABLE}, or with --password-file FILE (- for stdin).",
+            next_step=f"Give it in {variable}, or with --password-file FILE (- for stdin).",
             code=ExitCode.USAGE,
         )
     else:

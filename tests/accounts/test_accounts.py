@@ -282,6 +282,27 @@ def test_passwords_set_at_once_leave_one_of_them_and_every_change_revoked(
     assert etcd_client.read(epoch).values[epoch].mod_revision == last
 
 
+def test_of_changes_made_at_once_with_one_old_password_one_counts(accounts: Accounts) -> None:
+    """Whoever knows a password that is the old one by now must not set another."""
+    _alice(accounts)
+    start = threading.Barrier(4)
+
+    def change(new: str, old: str) -> str | None:
+        start.wait(10)
+        try:
+            accounts.change_password("alice", old, new)
+        except (Refusal, FailedPrecondition):
+            return None
+        return new
+
+    old = PASSWORD
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(5):  # more than once: they have to come between each other's read and write
+            tries = [pool.submit(change, f"password {turn} {number}", old) for number in range(4)]
+            (old,) = [new for new in (one.result(30) for one in tries) if new]
+            assert accounts.authenticate_user("alice", old)
+
+
 def test_a_user_who_is_deleted_meanwhile_does_not_come_back_with_a_new_password(
     accounts: Accounts, passwords: Passwords, etcd_client: EtcdClient, layout: Layout
 ) -> None:

@@ -40,6 +40,7 @@ SERVICES = {
         "Introspect",
         "ResolveSession",
         "WhoAmI",
+        "ChangePassword",
         "GetKeySet",
     ),
     sessions_pb2_grpc.SessionServiceStub: ("ListSessions", "KickSession"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from authsvc.cli.failure import ExitCode
 from authsvc.cli.saved import read_login
-from tests.cli.conftest import PASSWORD, Command
+from tests.cli.conftest import PASSWORD, Command, signed_out
 from tests.support import wait_until
 
 
@@ -128,3 +129,35 @@ def test_print_gives_a_header_that_other_tools_take(command: Command, user: str)
     saved = read_login(command.login_file)
     assert saved is not None
     assert command.json("token", "print") == {"token": saved.access_token}
+
+
+def test_a_user_changes_the_own_password_and_stays_signed_in_where_that_was_done(command: Command, user: str) -> None:
+    elsewhere = command.with_profile("elsewhere")
+    for one in (command, elsewhere):
+        one.ok("login", user, password=PASSWORD)
+    changing = replace(command, variables={"CREDMESH_NEW_PASSWORD": "the new password"})
+    assert f"Changed the password of {user}" in changing.ok("passwd", password=PASSWORD)
+    assert command.json("whoami")["identity"]["subject"] == user
+    assert f"credmesh login {user}" in signed_out(elsewhere).stderr
+    assert elsewhere.run("login", user, password=PASSWORD).exit_code == ExitCode.FAILED
+    elsewhere.ok("login", user, password="the new password")
+
+
+def test_a_password_is_not_changed_by_whoever_does_not_know_it(command: Command, user: str) -> None:
+    changing = replace(command, variables={"CREDMESH_NEW_PASSWORD": "the new password"})
+    result = changing.run("passwd", password=PASSWORD)
+    assert (result.exit_code, "nobody is signed in" in result.stderr) == (ExitCode.USAGE, True)
+    command.ok("login", user, password=PASSWORD)
+    result = changing.run("passwd", password="not the password")
+    assert result.exit_code == ExitCode.USAGE
+    assert "old_password is not the caller's password" in result.stderr
+    assert command.json("whoami")["identity"]["subject"] == user
+
+
+def test_the_json_of_a_changed_password_holds_no_credential(command: Command, user: str) -> None:
+    command.ok("login", user, "--opaque", password=PASSWORD)
+    changing = replace(command, variables={"CREDMESH_NEW_PASSWORD": "the new password"})
+    text = changing.ok("passwd", "--json", password=PASSWORD)
+    assert json.loads(text)["credentials"]["sessionId"]
+    assert "cms_" not in text
+    assert command.json("whoami")["identity"]["subject"] == user
