@@ -48,7 +48,7 @@ _SECTIONS: Final[tuple[tuple[str, str, tuple[type, ...]], ...]] = (
 _COMMAND: Final = (
     "The `credmesh` command",
     "They override entry by entry what its profile says; `make run` writes one, `.mesh/profile.json`. `credmesh\n"
-    "bootstrap` reaches etcd as a node does, by the first table (`. .mesh/env` sets it for the mesh of `make run`).",
+    "bootstrap` reaches etcd as a node does, by the first table, or by the profile.",
 )
 
 _OF_THE_COMMAND: Final[Mapping[str, tuple[str, str]]] = {

@@ -74,13 +74,8 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
         name("client_id", client_id)
     except InvalidField as error:
         raise Failure(str(error), code=ExitCode.USAGE) from None
-    environ = dict(os.environ)
-    if invocation.profile.etcd:
-        environ["ETCD_ENDPOINTS"] = invocation.profile.etcd
-    if invocation.profile.etcd_prefix:
-        environ["CREDMESH_ETCD_PREFIX"] = invocation.profile.etcd_prefix
     try:
-        settings = read_settings(EtcdSettings, environ)
+        settings = read_settings(EtcdSettings, {**os.environ, **invocation.profile.etcd_environ()})
     except SettingsError as error:
         raise Failure(str(error), next_step="Set it, or `etcd` in the profile.", code=ExitCode.USAGE) from None
     with write_secret(secret_file) as keep, EtcdClient(settings) as etcd:

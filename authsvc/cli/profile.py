@@ -12,7 +12,8 @@ override it entry by entry, so that the command needs no file in a pod:
     client_id           CREDMESH_CLIENT_ID           the client that commands sign in as
     client_secret_file  CREDMESH_CLIENT_SECRET_FILE  the file with its secret
     issuer              CREDMESH_ISSUER              `iss` of the mesh's tokens
-    etcd, etcd_prefix   ETCD_ENDPOINTS, CREDMESH_ETCD_PREFIX   for `credmesh bootstrap` only
+    etcd, etcd_prefix   ETCD_ENDPOINTS, CREDMESH_ETCD_PREFIX   for `credmesh bootstrap` only, as the next three are
+    etcd_ca_file, etcd_cert_file, etcd_key_file   ETCD_CA_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ _VARIABLES: Final = {
     "issuer": "CREDMESH_ISSUER",
     "etcd": "ETCD_ENDPOINTS",
     "etcd_prefix": "CREDMESH_ETCD_PREFIX",
+    "etcd_ca_file": "ETCD_CA_FILE",
+    "etcd_cert_file": "ETCD_CERT_FILE",
+    "etcd_key_file": "ETCD_KEY_FILE",
     "plaintext": "CREDMESH_PLAINTEXT",
 }
-_PATHS: Final = frozenset({"ca_file", "cert_file", "key_file", "client_secret_file"})
+_PATHS: Final = frozenset(
+    {"ca_file", "cert_file", "key_file", "client_secret_file", "etcd_ca_file", "etcd_cert_file", "etcd_key_file"}
+)
 _TRUTHS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _HOW_TO_MAKE_ONE: Final = (
     "For a mesh on this machine run `make run` first: it writes .mesh/profile.json.\n"
@@ -73,8 +79,16 @@ class Profile:
     issuer: str = ""
     etcd: str = ""
     etcd_prefix: str = ""
+    etcd_ca_file: Path | None = None
+    etcd_cert_file: Path | None = None
+    etcd_key_file: Path | None = None
     source: Path | None = None
     folder: Path = Path()
+
+    def etcd_environ(self) -> dict[str, str]:
+        """What it says of etcd, as the variables by which services are told."""
+        said = {_VARIABLES[name]: getattr(self, name) for name in _VARIABLES if name.startswith("etcd")}
+        return {variable: str(value) for variable, value in said.items() if value}
 
     @property
     def origin(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from credmesh.store.v1 import auth_pb2
 from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
+from localmesh.certs import etcd_certificates
+from localmesh.etcd import EtcdProcess, EtcdTls
 from tests.cli.conftest import Command
 from tests.support import free_port
 
@@ -65,6 +68,27 @@ def test_etcd_is_found_by_the_profile_too(
     beside = nowhere.with_profile("b", etcd=",".join(etcd_settings.endpoints), etcd_prefix=etcd_settings.prefix)
     beside.ok("bootstrap", "operator")
     assert etcd_client.count(Layout(etcd_settings.prefix).clients) == 1
+
+
+def test_an_etcd_that_wants_certificates_is_reached_by_the_profile(nowhere: Command, tmp_path: Path) -> None:
+    """As the one of `make run` does. The paths are relative to the profile, and do not depend on where it is read."""
+    made = etcd_certificates(tmp_path)
+    server = made.server
+    files = {
+        "etcd_ca_file": os.path.relpath(made.client.ca_file, nowhere.profile.parent),
+        "etcd_cert_file": os.path.relpath(made.client.cert_file, nowhere.profile.parent),
+        "etcd_key_file": os.path.relpath(made.client.key_file, nowhere.profile.parent),
+    }
+    with EtcdProcess(
+        tmp_path / "etcd",
+        log_file=tmp_path / "etcd.log",
+        tls=EtcdTls(ca_file=server.ca_file, cert_file=server.cert_file, key_file=server.key_file),
+    ) as etcd:
+        beside = nowhere.with_profile("tls", etcd=etcd.endpoint, **files)
+        beside.ok("bootstrap", "operator")
+        without = nowhere.with_profile("none", etcd=etcd.endpoint)
+        result = replace(without, variables={"CREDMESH_ETCD_TIMEOUT": "1"}).run("bootstrap", "operator")
+        assert result.exit_code == ExitCode.UNREACHABLE
 
 
 def test_an_operator_that_is_there_is_left_as_it_is(beside: Command, tmp_path: Path) -> None:
