@@ -29,7 +29,6 @@ from authsvc.times import duration, stamp
 from authsvc.validate import InvalidField
 from credmesh.admin.v1 import receipt_pb2
 from interceptors.clock import ticks
-from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.history import Beacon
@@ -134,16 +133,17 @@ class Receipts:
 
         Returns when every registered node has acknowledged, at the strict bound, or after `patience` seconds, whichever
         comes first, and whatever becomes of etcd meanwhile. What `commit` raises is passed on, and EtcdUnavailable.
-        Refusal RATE_LIMITED, and nothing is committed, if too many are waited for already.
+        Where too many are waited for already it does not wait at all: what was asked for is done, and
+        the strict bound holds as ever.
 
         context: nobody waits any more when this call is over.
         """
-        if not self._slots.acquire(blocking=False):
-            raise Refusal(Reason.RATE_LIMITED, "too many receipts are waited for already; nothing was revoked by this")
+        may_wait = self._slots.acquire(blocking=False)
         try:
-            return self._confirm(commit, patience, context)
+            return self._confirm(commit, patience if may_wait else 0.0, context)
         finally:
-            self._slots.release()
+            if may_wait:
+                self._slots.release()
 
     def _confirm(self, commit: Commit, patience: float, context: grpc.ServicerContext | None) -> receipt_pb2.Receipt:
         barrier_id = f"receipt-{secrets.token_hex(8)}"
