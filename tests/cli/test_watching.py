@@ -55,6 +55,8 @@ def test_a_rotation_is_watched_for_longer_than_a_credential_lives_and_nothing_is
 ) -> None:
     (tmp_path / "brief.secret").write_text(brief.secrets["operator"])
     mine = command.with_profile("brief", auth=brief.auth.target, client_secret_file="brief.secret")
+    # A mesh that has just been made has no key to sign with yet.
+    wait_until(lambda: mine.run("whoami").exit_code == ExitCode.OK, timeout=30)
     before = logins(brief)
     with watching(mine, *(["--json"] if form == "json" else [])) as done:
         with Silent(brief):
