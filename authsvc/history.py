@@ -33,6 +33,7 @@ from authsvc.records import FORMAT, RecordError, parse_record
 from authsvc.revocation import Revocation
 from authsvc.times import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
+from interceptors.clock import ticks
 from interceptors.etcd.client import (
     Compacted,
     CreatedAt,
@@ -47,7 +48,7 @@ from interceptors.etcd.client import (
 )
 from interceptors.etcd.layout import EVERYONE, Layout
 from interceptors.history import NOTHING, Beacon, Continuity, Sight, further, judge, read_history
-from interceptors.past import Past
+from interceptors.past import OUT_OF_TOUCH, Past
 
 __all__ = ["HistoryGuard"]
 
@@ -130,16 +131,20 @@ class HistoryGuard:
         if self._thread.ident is not None:
             self._thread.join(timeout=10)
 
-    def note(self, beacon: Beacon) -> None:
-        """Remembers a commit that somebody is about to rely on, by the beacon that it has put.
+    def note(self, beacon: Beacon, sent_at: float) -> None:
+        """Remembers a commit that somebody is about to rely on, by the beacon that it has put. It is on disk then.
 
-        It is on disk when this returns, which never waits for etcd.
+        sent_at: by interceptors.clock, when the commit was sent. If that was long ago, as where the process was paused,
+        it may be lost already, and whoever did not know of it may have vouched for the etcd that lacks it. Then, and
+        only then, etcd is asked; EtcdUnavailable if that does not have it, or cannot tell.
         """
         known, seen = self._memory.sight.history, self._past.history
         if seen is not None and (known is None or known.history_id in seen.ancestors):
             # The node is quicker than the looks to learn of a history, and what is noted is of that.
             self._memory.begin(Sight(seen.cluster_id, history=seen), self._memory.noted)
         self._memory.note(beacon)
+        if ticks() - sent_at > OUT_OF_TOUCH and self._then(beacon.revision) != beacon:
+            raise EtcdUnavailable(f"what was revoked at revision {beacon.revision} may be lost again; revoke once more")
 
     def look(self, nodes: Snapshot | None = None) -> _Found | None:
         """Compares what is there with what was seen, and does what follows. None unless nothing is missing.

@@ -100,8 +100,9 @@ class Receipts:
 
     longest_freshness  seconds: the mesh's CREDMESH_LONGEST_FRESHNESS. A registered node that says more counts for more
     at_once            so many may be waited for: each holds a thread, and one silent node makes all of them wait
-    remember           is told of each revocation before its receipt is given out: what the receipt promises has to hold
-                       in an etcd that is restored from a backup too, and so somebody must know that it is missing there
+    remember           is told of each revocation before its receipt is given out, and when its commit was sent: what the
+                       receipt promises has to hold in an etcd that is restored from a backup too, so somebody must know
+                       that it is missing there. Raises EtcdUnavailable if it may have come too late for that
     clock              seconds since 1970, for people to read
     """
 
@@ -113,7 +114,7 @@ class Receipts:
         *,
         longest_freshness: float,
         at_once: int = 48,
-        remember: Callable[[Beacon], None] = lambda _beacon: None,
+        remember: Callable[[Beacon, float], None] = lambda _beacon, _sent_at: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
@@ -150,11 +151,12 @@ class Receipts:
         with self._board.waiting(barrier_id) as waiting:
             if context is not None and not context.add_callback(waiting.cancel):
                 waiting.cancel()  # the call is over; what was asked for is done all the same
+            sent_at = ticks()
             committed = self._commit(commit, barrier_id)
             revision = committed.revision
             strict_since = ticks()
             known_at, committed_at = time.monotonic(), self._clock()
-            self._remember(committed)
+            self._remember(committed, sent_at)
             nodes, all_are_listed = self._wait(waiting, revision, known_at, patience)
             receipt = self._write(waiting, nodes, revision, known_at, committed_at)
             # By another clock than the waiting: see _DRIFT.

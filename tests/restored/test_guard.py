@@ -15,10 +15,12 @@ import pytest
 from authsvc.board import Board
 from authsvc.memory import Memory
 from credmesh.store.v1 import auth_pb2
+from interceptors.clock import ticks
 from interceptors.errors import SettingsError
-from interceptors.etcd.client import EtcdClient, Put, Snapshot, moved_beacon
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Snapshot, moved_beacon
 from interceptors.etcd.layout import EVERYONE, Layout
 from interceptors.history import NOTHING, Beacon, History, Sight
+from interceptors.past import OUT_OF_TOUCH
 from interceptors.settings import EtcdSettings
 from tests.restored.guards import Make, fence, history, register
 from tests.support import wait_until
@@ -234,7 +236,7 @@ def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
         beacon = moved_beacon(layout)
         revision = etcd_client.commit([], [beacon])
         assert revision is not None
-        guard.note(Beacon(revision, beacon.value))
+        guard.note(Beacon(revision, beacon.value), ticks())
         again = Memory(path, layout.prefix).sight
         assert looking.is_alive()
         etcd.let.set()
@@ -243,6 +245,23 @@ def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
         # And the look, whose read was of before or after, takes nothing of it away.
         assert guard.memory.sight.beacon >= revision
         assert guard.look() is not None
+
+
+def test_what_is_noted_late_has_to_be_in_etcd_still(replica: Make, etcd_client: EtcdClient, layout: Layout) -> None:
+    """A replica that was paused right after its commit: others may have vouched for an etcd without it meanwhile."""
+    guard = replica()
+    guard.look()
+    beacon = moved_beacon(layout)
+    revision = etcd_client.commit([], [beacon])
+    assert revision is not None
+    etcd_client.commit([], [moved_beacon(layout)])
+    late = ticks() - OUT_OF_TOUCH - 1
+    guard.note(Beacon(revision, beacon.value), late)
+    for gone in (Beacon(revision, b"another"), Beacon(revision + 1 << 40, b"x")):
+        with pytest.raises(EtcdUnavailable):
+            guard.note(gone, late)
+        # In time it is taken at its word: nobody restores etcd as quickly as that.
+        guard.note(gone, ticks())
 
 
 def test_several_who_note_at_once_wait_for_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,10 +306,10 @@ def test_what_is_noted_of_a_history_that_only_the_node_knows_is_noted_as_of_that
     guard = replica()
     first, second = History("first", 1), History("second", 1, frozenset({"first"}))
     guard.past.begin(Sight(1, 50, 40, first, b"a"))
-    guard.note(Beacon(60, b"b"))
+    guard.note(Beacon(60, b"b"), ticks())
     assert guard.memory.sight == Sight(1, 60, 60, first, b"b")
     guard.past.begin(Sight(1, 30, 30, second, b"c"))
-    guard.note(Beacon(31, b"d"))
+    guard.note(Beacon(31, b"d"), ticks())
     assert guard.memory.sight == Sight(1, 31, 31, second, b"d")
 
 
