@@ -100,9 +100,9 @@ class Receipts:
 
     longest_freshness  seconds: the mesh's CREDMESH_LONGEST_FRESHNESS. A registered node that says more counts for more
     at_once            so many may be waited for: each holds a thread, and one silent node makes all of them wait
-    remember           is told of each revocation before its receipt is given out, and when its commit was sent: what the
-                       receipt promises has to hold in an etcd that is restored from a backup too, so somebody must know
-                       that it is missing there. Raises EtcdUnavailable if it may have come too late for that
+    remember           is told of each revocation before its receipt is given out, and when its commit was sent: what
+                       the receipt promises has to hold in an etcd that is restored from a backup too, so somebody must
+                       know that it is missing there. Raises EtcdUnavailable if it may have come too late for that
     clock              seconds since 1970, for people to read
     """
 
