@@ -41,6 +41,7 @@ from interceptors.etcd.client import (
     EtcdClient,
     EtcdUnavailable,
     KeyValue,
+    NoneSince,
     Put,
     Snapshot,
     Unchanged,
@@ -372,9 +373,10 @@ class HistoryGuard:
         marked_at = self._etcd.commit(fence, [Put(self._layout.check, mark)])
         if marked_at is None:
             return _SELDOM  # another one leads
-        # It rests on the order: mark, nodes, look, vouch. The etcd that the vouch is committed to is the one that has
-        # the mark, and it was looked at after the nodes registered there. What the mark holds tells it from another's,
-        # which may be at the same revision of a restored etcd.
+        # It rests on the order: registrations, mark, look, vouch. The etcd that the vouch is committed to has the mark;
+        # what that holds tells it from another's, which may be at the same revision of a restored etcd. And whoever has
+        # registered after the mark is not vouched for: an etcd that was restored from a backup with the mark in it was
+        # not looked at since.
         nodes = self._etcd.read_prefix(self._layout.nodes)
         found = self.look(nodes)
         if found is None:
@@ -383,7 +385,12 @@ class HistoryGuard:
             return _SELDOM
         found.record.vouched_at.CopyFrom(stamp(self._clock()))
         self._etcd.commit(
-            [*fence, Unchanged(self._layout.history, found.revision), Unchanged(self._layout.check, marked_at, mark)],
+            [
+                *fence,
+                Unchanged(self._layout.history, found.revision),
+                Unchanged(self._layout.check, marked_at, mark),
+                NoneSince(self._layout.nodes, marked_at),
+            ],
             [Put(self._layout.history, found.record.SerializeToString()), moved_beacon(self._layout)],
         )
         self._vouched_at = time.monotonic()

@@ -32,6 +32,7 @@ from interceptors.etcd.records import (
     CreatedAt,
     Delete,
     KeyValue,
+    NoneSince,
     Put,
     Snapshot,
     Unchanged,
@@ -55,6 +56,7 @@ __all__ = [
     "EtcdUnavailable",
     "KeyValue",
     "LeaseNotFound",
+    "NoneSince",
     "Put",
     "Snapshot",
     "Unchanged",
@@ -145,7 +147,7 @@ class EtcdClient:
 
     def commit(
         self,
-        conditions: Sequence[Unchanged | CreatedAt],
+        conditions: Sequence[Unchanged | CreatedAt | NoneSince],
         operations: Sequence[Put | Delete],
         *,
         timeout: float | None = None,

@@ -14,6 +14,7 @@ __all__ = [
     "CreatedAt",
     "Delete",
     "KeyValue",
+    "NoneSince",
     "Put",
     "Snapshot",
     "Unchanged",
@@ -75,6 +76,14 @@ class CreatedAt:
 
 
 @dataclass(frozen=True, slots=True)
+class NoneSince:
+    """Condition: no key that begins with this was written after this revision."""
+
+    prefix: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """Writes a key, under a lease unless that is 0."""
 
@@ -106,10 +115,14 @@ def collect(pairs: Any, values: dict[str, KeyValue]) -> None:
         values[decode_key(pair.key)] = KeyValue(pair.value, pair.mod_revision, pair.create_revision, pair.lease)
 
 
-def compare(condition: Unchanged | CreatedAt) -> list[Any]:
+def compare(condition: Unchanged | CreatedAt | NoneSince) -> list[Any]:
     """A condition as etcd's messages."""
-    key = encode_key(condition.key)
     message = _etcdrpc.Compare
+    if isinstance(condition, NoneSince):
+        start, end = encode_key(condition.prefix), prefix_end(condition.prefix)
+        after = condition.revision + 1
+        return [message(key=start, range_end=end, result=message.LESS, target=message.MOD, mod_revision=after)]
+    key = encode_key(condition.key)
     if isinstance(condition, Unchanged):
         written = message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)
     else:

@@ -20,7 +20,7 @@ from authsvc.sessions import Sessions
 from authsvc.settings import AuthSettings
 from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put, Unchanged
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, NoneSince, Put, Unchanged
 from interceptors.etcd.layout import Layout
 from interceptors.opaque import OpaqueToken
 from interceptors.settings import EtcdSettings
@@ -51,7 +51,7 @@ class Interrupted(EtcdClient):
 
     def commit(
         self,
-        conditions: Sequence[Unchanged | CreatedAt],
+        conditions: Sequence[Unchanged | CreatedAt | NoneSince],
         operations: Sequence[Put | Delete],
         *,
         timeout: float | None = None,

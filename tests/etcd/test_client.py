@@ -16,6 +16,7 @@ from interceptors.etcd.client import (
     EtcdRefused,
     EtcdUnavailable,
     LeaseNotFound,
+    NoneSince,
     Put,
     Unchanged,
 )
@@ -83,6 +84,19 @@ def test_a_commit_happens_only_if_all_conditions_hold(etcd_client: EtcdClient, e
     etcd_client.commit([], [Put(fence, b"")])
     assert etcd_client.commit([CreatedAt(fence, created)], [Put(key, b"no")]) is None
     assert etcd_client.read(key).values[key].value == b"3"
+
+
+def test_a_commit_can_ask_that_nothing_below_a_prefix_was_written_since(
+    etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
+    key = etcd_settings.prefix + "key"
+    nothing_yet = etcd_client.commit([NoneSince(key + "/", 0)], [Put(key + "/a", b"1")])
+    assert nothing_yet is not None
+    assert etcd_client.commit([NoneSince(key + "/", nothing_yet)], [Put(key, b"beside")]) is not None
+    second = etcd_client.commit([], [Put(key + "/b", b"1")])
+    assert second is not None
+    assert etcd_client.commit([NoneSince(key + "/", nothing_yet)], [Put(key, b"no")]) is None
+    assert etcd_client.commit([NoneSince(key + "/", second)], [Put(key, b"2")]) is not None
 
 
 def test_a_prefix_is_deleted_and_counted_and_its_neighbours_are_not(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put, Unchanged, moved_beacon
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, NoneSince, Put, Unchanged, moved_beacon
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.etcd import EtcdProcess
@@ -28,7 +28,7 @@ class Slow(EtcdClient):
 
     def commit(
         self,
-        conditions: Sequence[Unchanged | CreatedAt],
+        conditions: Sequence[Unchanged | CreatedAt | NoneSince],
         operations: Sequence[Put | Delete],
         *,
         timeout: float | None = None,
@@ -61,14 +61,33 @@ def test_another_replicas_mark_at_the_same_revision_is_not_taken_for_ones_own(
     def restored() -> None:
         marks.append(etcd_client.read(layout.check).values[layout.check].mod_revision)
         backups.restore(own_etcd, backup, new_cluster=False)
+        # In an etcd that this guard has not looked at. The node that wants the vouch is registered in both.
         marks.append(etcd_client.commit([], [Put(layout.check, b"another replica's")]))
-        # In an etcd that this guard has not looked at.
-        register(etcd_client, layout)
 
     slow.meanwhile = restored
     guard.vouch(lead)
     assert slow.meanwhile is None
     assert marks[0] == marks[1]
+    assert not history(etcd_client, layout).HasField("vouched_at")
+
+
+def test_a_backup_that_has_the_mark_in_it_is_not_vouched_for_by_who_looked_before_it_was_restored(
+    tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout, slow: Slow
+) -> None:
+    guard = replica(etcd=slow)
+    guard.look()
+    lead = fence(etcd_client, layout)
+    register(etcd_client, layout)
+
+    def restored() -> None:
+        backup = backups.save(own_etcd, tmp_path / "backup")
+        move(etcd_client, layout, 1)  # what is revoked now is lost
+        backups.restore(own_etcd, backup, new_cluster=False)
+        register(etcd_client, layout)
+
+    slow.meanwhile = restored
+    guard.vouch(lead)
+    assert slow.meanwhile is None
     assert not history(etcd_client, layout).HasField("vouched_at")
 
 
