@@ -46,11 +46,11 @@ class Deaths:
     def may_have_ended(self, issue: Issue, until: float, *, but: str = "") -> bool:
         """Whether a revocation may have ended a credential by then. The observer may learn of one a while later.
 
-        but: a scope whose revocations do not count unless somebody asked for them
+        but: a scope whose revocations do not count unless somebody asked for them, answered or not
         """
         for scope in issue.scopes:
             for revocation in self._facts.revocations.get(scope, ()):
-                if scope == but and revocation.record is None:
+                if scope == but and revocation.record is None and not self._facts.asked_for(scope, until):
                     continue
                 begun = revocation.known - _LAG if revocation.record is None else revocation.asked
                 if begun <= until and may_kill(revocation, issue):

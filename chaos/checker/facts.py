@@ -211,6 +211,11 @@ class Facts:
             ids = (one for one in self._members if one.life == life)
             yield from (one.id for one in ids if one.since < revision and revisions[after] < one.until)
 
+    def asked_for(self, scope: str, before: float) -> bool:
+        """Whether anybody had asked for a revocation of this scope by then, and may have got it."""
+        asked = (one for one in self.by_op["revoke"] if one["scope"] == scope and one["t"] <= before)
+        return any(one["answer"] in ("ok", "none") for one in asked)
+
     def revoked_keys(self, kid: str | None, before: float) -> bool:
         """Whether anybody had tried to remove this key by then."""
         return any(one["kid"] == kid and one["t"] <= before for one in self.by_op["revoke-key"])

@@ -359,6 +359,16 @@ class TestRefreshing:
         told.refused(alice["refresh"])
         assert told.verdict("I4").kept
 
+    @pytest.mark.parametrize(("answer", "violated"), [("none", 0), ("refused", 1)])
+    def test_whose_answer_may_have_been_lost(self, told: Told, answer: str, violated: int) -> None:
+        """Who revoked it was killed before it could say so."""
+        alice = told.issued()
+        told.refreshed(alice["refresh"])
+        told.tell("revoke", at="auth-1", how="kick", scope="sid/s1", wait=True, answer=answer, code="UNAVAILABLE")
+        told.etcd("epoch", scope="sid/s1", gone=False)
+        told.refused(alice["refresh"])
+        assert told.verdict("I4").violated == violated
+
     def test_after_a_reuse_the_session_must_be_over(self, told: Told) -> None:
         alice = told.issued()
         first = told.refreshed(alice["refresh"])
