@@ -6,7 +6,7 @@ import http.client
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -50,6 +50,7 @@ class Cluster:
         links = wires.links([(ANY, name, f"{_HOST}:{self._peer_ports[name]}") for name in MEMBERS])
         self._peer_urls = {name: f"http://{links[ANY, name]}" for name in MEMBERS}
         self._incarnation = 0
+        self._spoke = MEMBERS[0]
         self.parts: dict[str, Part] = {
             name: Part(
                 name,
@@ -276,15 +277,19 @@ class Cluster:
     def _status(self, name: str) -> Any:
         return self._ask(name, _etcdrpc.MaintenanceStub, "Status", _etcdrpc.StatusRequest())
 
-    def _any(self, ask: Callable[[str], T], names: Sequence[str] = MEMBERS) -> T:
-        """Asks one member after another until one answers."""
-        for name in names[:-1]:
+    def _any(self, ask: Callable[[str], T]) -> T:
+        """Asks one member after another until one answers; first who answered last, since others may be frozen."""
+        for name in sorted(MEMBERS, key=lambda name: name != self._spoke):
             try:
-                return ask(name)
+                answer = ask(name)
             except grpc.RpcError as error:
                 if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-        return ask(names[-1])
+                failure = error
+            else:
+                self._spoke = name
+                return answer
+        raise failure
 
     def _ask(self, name: str, stub: Any, method: str, request: Any) -> Any:
         with grpc.insecure_channel(self.address(name)) as channel:

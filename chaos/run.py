@@ -37,6 +37,8 @@ __all__ = ["Progress", "names_of", "play"]
 
 _TICK: Final = 0.1
 _TRY_AGAIN: Final = 0.5
+_HEALING: Final = 3.0
+"""Seconds that healing may take of a calm. What has to recover then has SETTLE less that."""
 _GIVE_UP: Final = 60.0
 _STOP_TIMEOUT: Final = 20.0
 _LAST_LOOK: Final = 0.5
@@ -111,6 +113,7 @@ class _Conductor:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._active: dict[int, Planned] = {}
+        self._healed_at: float | None = None  # since when nothing has been wrong, in seconds of time.monotonic()
 
     def conduct(self) -> None:
         """Does everything that is planned."""
@@ -138,6 +141,7 @@ class _Conductor:
         heapq.heappush(self._queue, (at, self._order, action))
 
     def _begin(self, number: int, fault: Planned) -> None:
+        self._healed_at = None
         try:
             said = KINDS[fault.kind].begin(self._world, fault.choices)
         except grpc.RpcError as error:
@@ -177,13 +181,18 @@ class _Conductor:
             self._world.cluster.free(filling.JUNK)
         except grpc.RpcError:
             self._at(self._progress.elapsed + _TRY_AGAIN, self._make_room)
+        else:
+            self._healed_at = time.monotonic()
 
     def _calmed(self, calm: Calm) -> None:
         now = time.monotonic()
+        self._progress.state = "running"
+        if self._healed_at is None or now - self._healed_at < calm.ends - calm.begins - _HEALING:
+            # Ending what was wrong took the test bed itself too long: this was no calm, and nobody had to recover.
+            return
         next_at = min((one.at for one in self._plan.faults if one.at >= calm.ends), default=self._plan.seconds)
         began, quiet = now - (calm.ends - calm.settled), now + (next_at - self._progress.elapsed)
         self._world.history.write("calm", by="world", asked=began, answered=now, quiet=quiet)
-        self._progress.state = "running"
 
     def _write(self, fault: Planned, what: str, said: str) -> None:
         record = {"elapsed": round(self._progress.elapsed, 3), "what": what, "said": said, **asdict(fault)}
