@@ -13,7 +13,8 @@ from typing import Any, Final
 __all__ = ["BUGS", "plant"]
 
 _BUSY: Final = 0.15
-_VERY_BUSY: Final = 1.5
+_BUSIER: Final = 0.3
+_VERY_BUSY: Final = 2.0
 
 
 def epoch_ignored() -> None:
@@ -87,7 +88,7 @@ def token_across_a_revocation() -> None:
     right: Any = Issuer.sign
 
     def newest(self: Any, *arguments: Any, epoch: int, **others: Any) -> Any:
-        time.sleep(_BUSY)
+        time.sleep(_BUSIER)
         epoch = max(epoch, self._etcd.read(self._layout.beacon).revision)
         return right(self, *arguments, epoch=epoch, **others)
 

@@ -53,6 +53,7 @@ class Shape:
     node_lease, leader_lease, etcd_timeout
                     seconds
     hasty           so many of the ten who revoke do not wait for receipts
+    wide            the part of all revocations that are of everybody, or nearly
     rotates         whether keys are rotated all the time
     forced          the part of these that remove the key that signs instead
     thieves         how often refresh tokens that were used long ago are shown, as a weight (see chaos.clients.holders)
@@ -73,6 +74,7 @@ class Shape:
     leader_lease: int = 3
     etcd_timeout: float = 4.0
     hasty: int = 2
+    wide: float = 0.004
     rotates: bool = True
     forced: float = 0.03
     thieves: int = 1
@@ -158,6 +160,7 @@ class World:
             "token_lifetime": self.shape.token_lifetime,
             "pace": self.shape.pace,
             "hasty": self.shape.hasty,
+            "wide": self.shape.wide,
             "rotates": self.shape.rotates,
             "forced": self.shape.forced,
             "thieves": self.shape.thieves,

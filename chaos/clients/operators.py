@@ -18,7 +18,7 @@ from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, ses
 __all__ = ["Desk", "gravedigger", "revoker", "rotator"]
 
 _PATIENCE: Final = 9.0
-_WIDE: Final = 0.004
+_YOUNGEST: Final = 10
 _ALGORITHMS: Final = (
     (keys_pb2.KEY_ALGORITHM_EDDSA, 90),
     (keys_pb2.KEY_ALGORITHM_ES256, 8),
@@ -62,7 +62,7 @@ async def revoker(town: Town, desk: Desk, number: int, *, wait: bool) -> None:
             continue
         victim = me.rng.choice(victims)
         admin = await desk.credential()
-        scope = _scope(me, victim)
+        scope = _scope(town, me, victim)
         at = me.rng.choice(town.auths)
         asked = time.monotonic()
         if scope.startswith("sid/") and me.rng.random() < 0.5:
@@ -100,22 +100,25 @@ async def gravedigger(town: Town, number: int) -> None:
     """Tries what was revoked, and what has expired or is about to, at any node: in calls, and in streams."""
     me = town.uses(f"gravedigger-{number}")
     while True:
-        pool = town.dead if me.rng.random() < 0.6 else town.old
-        if town.old and me.rng.random() < town.lingering:
+        kind, at = me.rng.random(), me.rng.choice(town.nodes)
+        # Of what was not revoked, only the expiry is left to refuse it.
+        untouched = [held for held in town.old if held.subject in town.spared]
+        if untouched and kind < town.lingering:
             # The youngest have some time left.
-            held = town.old[-1 - int(me.rng.random() ** 2 * len(town.old))]
-            at, method, seconds = me.rng.choice(town.nodes), me.rng.choice(STREAMS), me.rng.uniform(1, town.lifetime)
-            town.aside(town.asking.stream(me.name, at, method, held, seconds))
-        elif pool:
-            # The oldest are most worth a try: some have just expired.
-            held = pool[int(me.rng.random() ** 2 * len(pool))]
-            await town.asking.call(me.name, me.rng.choice(town.nodes), me.rng.choice(METHODS), held)
+            held, seconds = me.rng.choice(untouched[-_YOUNGEST:]), me.rng.uniform(0.5, 1.5) * town.lifetime
+            town.aside(town.asking.stream(me.name, at, me.rng.choice(STREAMS), held, seconds))
+        else:
+            pool = me.rng.choices((town.dead, town.old, untouched), (6, 2, 2))[0]
+            if pool:
+                # The oldest are most worth a try: some have just expired.
+                held = pool[int(me.rng.random() ** 2 * len(pool))]
+                await town.asking.call(me.name, at, me.rng.choice(METHODS), held)
         await town.pause(me.rng, 0.06)
 
 
-def _scope(me: Uses, victim: Credential) -> str:
+def _scope(town: Town, me: Uses, victim: Credential) -> str:
     """Mostly narrow: whoever revokes everybody has everybody sign in anew."""
-    if me.rng.random() < _WIDE:
+    if me.rng.random() < town.wide:
         wide: list[Callable[[], str]] = [
             lambda: EVERYONE,
             lambda: audience_scope(AUDIENCE),

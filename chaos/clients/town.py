@@ -39,6 +39,7 @@ class Town:
     dead      credentials that were revoked, to be tried again and again
     old       credentials that are about to expire, or have
     spared    who is never revoked alone, so that some credentials live as long as they may
+    wide      the part of all revocations that are everybody's, or nearly
     forced    the part of all rotations that remove the key that signs instead
     thieves   how often a refresh token that was used long ago is shown, compared to what holders do besides
     lingering the part of all tries of old credentials that are streams, which last beyond their expiry
@@ -52,6 +53,7 @@ class Town:
         self.secrets: dict[str, str] = settings["secrets"]
         self.grace: float = settings["refresh_grace"]
         self.lifetime: float = settings["token_lifetime"]
+        self.wide: float = settings["wide"]
         self.forced: float = settings["forced"]
         self.thieves: int = settings["thieves"]
         self.lingering: float = settings["lingering"]
