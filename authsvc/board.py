@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -128,10 +128,10 @@ class Waiting:
             self._changed.notify_all()
         self._tell()
 
-    def lose(self, node_ids: Iterable[str], revision: int) -> None:
-        """The registrations of these nodes have ended by this revision."""
+    def lose(self, gone: Mapping[str, int]) -> None:
+        """The registrations of these nodes have ended, each at its revision: a later one of the same node goes on."""
         with self._changed:
-            self._gone.update((node_id, revision) for node_id in node_ids)
+            self._gone.update(gone)
             self._changed.notify_all()
         self._tell()
 
@@ -251,11 +251,11 @@ class Board:
         registered = self._live(snapshot.values)
         known, self._registered = self._registered, registered
         for waiting in self._everybody():
-            waiting.lose(known.keys() - registered.keys(), snapshot.revision)
+            waiting.lose(dict.fromkeys(known.keys() - registered.keys(), snapshot.revision))
 
-    def _on_nodes(self, events: Sequence[Event], revision: int) -> None:
+    def _on_nodes(self, events: Sequence[Event], _revision: int) -> None:
         registered = dict(self._registered)
-        gone = []
+        gone: dict[str, int] = {}
         live = self._look_up([event.key for event in events if event.value is not None])
         for event in events:
             node_id = self._layout.name(event.key, self._layout.nodes)
@@ -264,11 +264,11 @@ class Board:
             else:
                 # Deleted by now, or written over without a lease.
                 registered.pop(node_id, None)
-                gone.append(node_id)
+                gone[node_id] = event.mod_revision
         self._registered = registered
         if gone:
             for waiting in self._everybody():
-                waiting.lose(gone, revision)
+                waiting.lose(gone)
 
     def _look_up(self, keys: Sequence[str]) -> Mapping[str, Registered]:
         """The live nodes among what lies now at keys below `nodes/`: the watch does not tell of leases."""

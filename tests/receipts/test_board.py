@@ -128,3 +128,22 @@ def test_nodes_are_read_anew_if_what_the_watch_brought_could_not_be_looked_up(
         etcd.commit([], [put(layout, "node", etcd.grant(600)), put(layout, "odd")])
         wait_until(lambda: set(board.registered) == {"node"})
         assert not etcd.away
+
+
+def test_a_node_that_is_back_has_not_left_however_much_the_watch_brings_at_once(
+    etcd_client: EtcdClient, layout: Layout, board: Board
+) -> None:
+    """A watch that lagged brings its end, its return and somebody else's arrival together."""
+    registered_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
+    gone_at = etcd_client.commit([], [Delete(layout.node("node"))]) or 0
+    back_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
+    other_at = etcd_client.commit([], [put(layout, "other", etcd_client.grant(600))]) or 0
+    together = [
+        Event(layout.node("node"), None, gone_at),
+        Event(layout.node("node"), put(layout, "node").value, back_at),
+        Event(layout.node("other"), put(layout, "other").value, other_at),
+    ]
+    with board.waiting("a-barrier") as waiting:
+        board._on_nodes(together, other_at)
+        assert waiting.has_left("node", registered_at)
+        assert not waiting.has_left("node", back_at)
