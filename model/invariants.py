@@ -16,12 +16,14 @@ __all__ = [
     "acks_stand_for_applied",
     "ended_sessions_stay_ended",
     "nobody_is_refused_by_rotation",
+    "nobody_survives_a_restore",
     "nobody_survives_the_receipt",
     "nothing_is_issued_across",
     "only_the_leader_writes",
     "refresh_tokens_are_traded_once",
     "removed_keys_are_gone",
     "rotation_is_done",
+    "whoever_remembers_notices",
 ]
 
 Invariant = Callable[[State, "World"], str | None]
@@ -36,6 +38,24 @@ def nobody_survives_the_receipt(state: State, world: World) -> str | None:
         if node.call.stage == ACCEPTED and node.call.late:
             return f"I1: node {name(index)} accepts the revoked credential in a call that began after the receipt"
     return None
+
+
+def nobody_survives_a_restore(state: State, world: World) -> str | None:
+    """I1, across a restore of etcd from a backup that does not have the revocation.
+
+    Unless a replica has vouched that remembers nothing: that is what a memory is for.
+    """
+    past = state.past
+    receipt = past.noted or not world.rules.makers_remember
+    serves = past.node.phase == READY and past.node.proven
+    if receipt and serves and not past.node.knows and not past.elsewhere:
+        return "I1: the node serves strict calls after the receipt, and does not know the revocation"
+    return None
+
+
+def whoever_remembers_notices(state: State, world: World) -> str | None:
+    """However far the restored etcd has gone on, and whoever has vouched for it meanwhile."""
+    return "I1: the replica remembers what is lost, and finds nothing missing" if state.past.fooled else None
 
 
 def acks_stand_for_applied(state: State, world: World) -> str | None:

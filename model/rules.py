@@ -28,6 +28,20 @@ class Rules:
       histories_are_told_apart  proofs and acknowledgements of one history of etcd say nothing about another
       clocks_never_stop         a node's clock goes on while the node stands still
 
+    A restored etcd
+      away_wants_vouch          a node that was out of touch proves nothing before it is vouched for anew
+      away_until_answered       it is out of touch until it is answered, however long that takes
+      proofs_expire             a proof counts only if its revision is applied soon after it was sent
+      proofs_name_beacons       and only if the watch has brought the very beacon that was read
+      makers_remember           who makes a receipt remembers its revocation before the receipt is out
+      late_notes_are_checked    and gives none if that comes late and the revocation is not in etcd any more
+      replicas_remember         a replica looks by what it remembers, and not only by what is there
+      beacons_are_told_apart    by what they hold, and not by their revisions alone
+      marks_come_first          whoever vouches writes its mark before it looks
+      vouching_compares_mark    and vouches only if the mark is still there
+      marks_are_told_apart      by what they hold, and not by their revisions alone
+      newcomers_wait            nobody is vouched for who has registered after the mark
+
     Calls
       proof_before_epochs       a call looks at the proof first and at the epochs after it
       generation_before_epochs  a call reads the generation first and the epochs after it
@@ -71,6 +85,18 @@ class Rules:
     every_commit_moves_beacon: bool = True
     histories_are_told_apart: bool = True
     clocks_never_stop: bool = True
+    away_wants_vouch: bool = True
+    away_until_answered: bool = True
+    proofs_expire: bool = True
+    proofs_name_beacons: bool = True
+    makers_remember: bool = True
+    late_notes_are_checked: bool = True
+    replicas_remember: bool = True
+    beacons_are_told_apart: bool = True
+    marks_come_first: bool = True
+    vouching_compares_mark: bool = True
+    marks_are_told_apart: bool = True
+    newcomers_wait: bool = True
     proof_before_epochs: bool = True
     generation_before_epochs: bool = True
     epochs_before_generation: bool = True

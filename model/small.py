@@ -36,7 +36,9 @@ class Small:
             nodes = (*nodes[: self._watched], *sorted(nodes[self._watched :]))
         if len(desk.workers) > 1:
             desk = desk._replace(workers=tuple(sorted(desk.workers)))
-        return State(keep(state.etcd), nodes, state.receipt, state.leaders, state.issuer, keep(desk), state.left)
+        return State(
+            keep(state.etcd), nodes, state.receipt, state.leaders, state.issuer, keep(desk), state.left, state.past
+        )
 
     def _keep(self, part: T) -> T:
         return self._parts.setdefault(part, part)  # type: ignore[return-value]

@@ -33,9 +33,14 @@ __all__ = [
     "Leader",
     "Left",
     "Node",
+    "Past",
+    "PastEtcd",
+    "PastNode",
+    "PastReplica",
     "Proof",
     "Receipt",
     "Session",
+    "Sight",
     "State",
     "Worker",
     "holds",
@@ -289,6 +294,100 @@ class Desk(NamedTuple):
     misjudged: bool = False
 
 
+class Sight(NamedTuple):
+    """How far somebody has seen (interceptors/history.py, Sight). vouched_at: the revision of the history's record.
+
+    A beacon is told by its revision, and by what it holds: here whether it was put after etcd was restored.
+    """
+
+    revision: int = 0
+    beacon: tuple[int, int] = (0, 0)
+    history: int = 0
+    vouched_at: int = 0
+
+
+class PastEtcd(NamedTuple):
+    """An etcd that can be restored. Here all of its revisions count.
+
+    log     the commits below mesh/: the beacon that each has put, and what it was
+    record  the node's registration: its revision, and the history that it says is broken
+    mark    the mark of whoever is about to vouch: its revision, and whose it is
+    """
+
+    revision: int = 0
+    log: tuple[tuple[tuple[int, int], str], ...] = ()
+    history: int = 0
+    vouched_at: int = 0
+    record: tuple[int, int] = (0, 0)
+    mark: tuple[int, int] = (0, 0)
+
+
+class PastNode(NamedTuple):
+    """A node under which etcd may be restored.
+
+    knows         the revocation, or the answer to a loss, which revokes everything
+    sight, wanted, lost, broken  as interceptors/past.py has them
+    told          what its registration says is broken
+    position      the revision that its watch is at, and the newest beacon by then; `anew`: it has to read anew
+    touched, mirrored  whether it was in touch, and its watch up, after etcd was restored
+    unproven      a proof that waits for this beacon
+    proven        a proof has counted
+    proof         a read under way: what was known; then what was found too
+    """
+
+    phase: int = DOWN
+    knows: bool = False
+    sight: Sight = Sight()
+    wanted: int = 0
+    lost: bool = False
+    broken: int = 0
+    told: int = 0
+    position: tuple[int, tuple[int, int]] = (0, (0, 0))
+    anew: bool = False
+    touched: bool = False
+    mirrored: bool = False
+    unproven: tuple[int, int] = (0, 0)
+    proven: bool = False
+    proof: tuple[Sight, ...] = ()
+
+
+class PastReplica(NamedTuple):
+    """A replica that watches over the history (authsvc/history.py).
+
+    stage       "" or what comes next: "looking", "vouch", "answer"; "mark" in a broken protocol
+    marked      the revision of its mark
+    vouched_at  the revision of the history's record as it found it
+    """
+
+    memory: Sight = Sight()
+    stage: str = ""
+    marked: int = 0
+    vouched_at: int = 0
+
+
+class Past(NamedTuple):
+    """The world in which etcd is restored.
+
+    backup     the snapshot that etcd may be restored from
+    revoked    the revision of the revocation, which the backup does not have
+    noted      the maker of its receipt remembers it, and the receipt may be out
+    elsewhere  somebody vouched who remembers nothing
+    fooled     the replica remembers what is lost, and has found nothing missing
+    left       what may still happen, besides the restore
+    """
+
+    etcd: PastEtcd = PastEtcd()
+    backup: PastEtcd = PastEtcd()
+    restored: bool = False
+    node: PastNode = PastNode()
+    replica: PastReplica = PastReplica()
+    revoked: int = 0
+    noted: bool = False
+    elsewhere: bool = False
+    fooled: bool = False
+    left: tuple[str, ...] = ()
+
+
 class Left(NamedTuple):
     """How much may still happen. What is counted here makes a world finite. Faults are of any kind that it has."""
 
@@ -309,6 +408,7 @@ class State(NamedTuple):
     issuer: Issuer = Issuer()
     desk: Desk = Desk()
     left: Left = Left()
+    past: Past = Past()
 
 
 def revision_of(etcd: Etcd) -> int:

@@ -12,14 +12,16 @@ from model.invariants import (
     Invariant,
     ended_sessions_stay_ended,
     nobody_is_refused_by_rotation,
+    nobody_survives_a_restore,
     nobody_survives_the_receipt,
     nothing_is_issued_across,
     only_the_leader_writes,
     refresh_tokens_are_traded_once,
     removed_keys_are_gone,
+    whoever_remembers_notices,
 )
 from model.rules import Rules
-from model.worlds import FETCHING, FEW_REQUESTS, ONE_HOLDER, ONE_NODE, RESTORE, THREADS, World
+from model.worlds import FETCHING, FEW_REQUESTS, HISTORIES, ONE_HOLDER, ONE_LOSS, ONE_NODE, RESTORE, THREADS, World
 
 __all__ = ["BROKEN", "SPARE", "Variant"]
 
@@ -56,6 +58,10 @@ def _rotation(name: str, says: str, rules: Rules, breaks: Invariant | None = nob
 
 def _sessions(name: str, says: str, rules: Rules, breaks: Invariant) -> Variant:
     return Variant(name=name, says=says, world=FEW_REQUESTS, rules=rules, breaks=breaks)
+
+
+def _histories(name: str, says: str, rules: Rules, breaks: Invariant = nobody_survives_a_restore) -> Variant:
+    return Variant(name=name, says=says, world=HISTORIES, rules=rules, breaks=breaks)
 
 
 _BY_LEASE: Rules = Rules(lease_bound=True, complete_is_not_all=False)
@@ -101,6 +107,38 @@ _RECEIPTS: tuple[Variant, ...] = (
         Rules(histories_are_told_apart=False),
         RESTORE,
     ),
+)
+
+_HISTORIES: tuple[Variant, ...] = (
+    _histories(
+        "away-unnoticed",
+        "a node that was out of touch goes on as if nothing had been",
+        Rules(away_wants_vouch=False),
+    ),
+    _histories(
+        "in-touch-when-asked",
+        "a node counts as in touch from the moment it asked, whenever the answer comes",
+        Rules(away_until_answered=False),
+    ),
+    _histories(
+        "proof-of-before",
+        "a proof waits for its revision however long that takes, and whatever beacon comes then",
+        Rules(proofs_expire=False, proofs_name_beacons=False),
+    ),
+    _histories("maker-forgets", "who makes a receipt does not remember its revision", Rules(makers_remember=False)),
+    _histories("late-note", "a receipt is given out however late it was noted", Rules(late_notes_are_checked=False)),
+    _histories("replica-forgets", "a replica goes by what is there alone", Rules(replicas_remember=False)),
+    _histories("numbers-alone", "beacons are compared by their revisions", Rules(beacons_are_told_apart=False)),
+    _histories(
+        "numbers-after-another",
+        "beacons are compared by their revisions, and one who knows less has vouched",
+        Rules(beacons_are_told_apart=False),
+        whoever_remembers_notices,
+    ),
+    _histories("mark-comes-late", "the mark is written after the look", Rules(marks_come_first=False)),
+    _histories("mark-uncompared", "vouching does not compare the mark", Rules(vouching_compares_mark=False)),
+    _histories("marks-alike", "marks are compared by their revisions alone", Rules(marks_are_told_apart=False)),
+    _histories("newcomer-vouched", "who registers after the mark is vouched for too", Rules(newcomers_wait=False)),
 )
 
 _ROTATIONS: tuple[Variant, ...] = (
@@ -184,7 +222,7 @@ _SESSIONS: tuple[Variant, ...] = (
     ),
 )
 
-BROKEN: tuple[Variant, ...] = _RECEIPTS + _ROTATIONS + _SESSIONS
+BROKEN: tuple[Variant, ...] = _RECEIPTS + _HISTORIES + _ROTATIONS + _SESSIONS
 """Each of them must be caught."""
 
 SPARE: tuple[Variant, ...] = (
@@ -205,6 +243,18 @@ SPARE: tuple[Variant, ...] = (
         says="any acknowledgement of a barrier counts; a late one is not written",
         world=ONE_HOLDER,
         rules=Rules(acks_name_revisions=False),
+    ),
+    Variant(
+        name="proofs-by-time-alone",
+        says="a proof counts whatever beacon the watch brings, if it comes soon",
+        world=ONE_LOSS,
+        rules=Rules(proofs_name_beacons=False),
+    ),
+    Variant(
+        name="proofs-by-beacon-alone",
+        says="a proof waits however long it takes, for the very beacon that it found",
+        world=ONE_LOSS,
+        rules=Rules(proofs_expire=False),
     ),
     Variant(
         name="complete-by-lease",

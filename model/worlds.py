@@ -9,26 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from model.actions import Action, applying, calls, nodes, receipts, rotation, sessions
+from model.actions import Action, applying, calls, histories, nodes, receipts, rotation, sessions
 from model.invariants import (
     Invariant,
     acks_stand_for_applied,
     ended_sessions_stay_ended,
     nobody_is_refused_by_rotation,
+    nobody_survives_a_restore,
     nobody_survives_the_receipt,
     nothing_is_issued_across,
     only_the_leader_writes,
     refresh_tokens_are_traded_once,
     removed_keys_are_gone,
     rotation_is_done,
+    whoever_remembers_notices,
 )
 from model.rules import AS_BUILT, Rules
-from model.state import MINE, READY, Etcd, Issuer, Leader, Left, Node, State
+from model.state import (
+    MINE,
+    READY,
+    Etcd,
+    Issuer,
+    Leader,
+    Left,
+    Node,
+    Past,
+    PastEtcd,
+    PastNode,
+    PastReplica,
+    Sight,
+    State,
+)
 
 __all__ = [
     "FETCHING",
     "FEW_REQUESTS",
+    "HISTORIES",
     "ONE_HOLDER",
+    "ONE_LOSS",
     "ONE_NODE",
     "RECEIPTS",
     "RESTORE",
@@ -195,6 +213,76 @@ RESTORE = World(
     over=_all_calls_decided,
 )
 
+
+def _node_knows(state: State) -> bool:
+    """The node knows the revocation, or that everything was revoked, and does not forget it."""
+    return state.past.node.knows and "crash" not in state.past.left
+
+
+def _before_restore(*left: str, vouched: bool = True, marked: bool = False, other: bool = False) -> State:
+    """The revocation was just committed, and nobody has noticed; the backup is of the revision before, or older.
+
+    vouched: the node waits for no vouch. marked: a vouch is about to be committed, and the backup has its mark.
+    """
+    log = (((1, 0), "vouched"), ((3, 0), "vouched" if vouched else "other"))[: 1 if marked else 2]
+    vouched_at = 3 if vouched else 1
+    sight = Sight(revision=3, beacon=log[-1][0], history=1, vouched_at=vouched_at)
+    backup = PastEtcd(3, log, 1, vouched_at, record=(2, 0), mark=(3, 1) if marked else (0, 0))
+    newer = ("other", "revoked") if other else ("revoked",)
+    log = (*log, *(((revision, 0), kind) for revision, kind in enumerate(newer, 4)))
+    return State(
+        past=Past(
+            etcd=backup._replace(revision=log[-1][0][0], log=log),
+            backup=backup,
+            node=PastNode(phase=READY, sight=sight, wanted=2, position=(3, sight.beacon)),
+            replica=PastReplica(sight, "vouch", 3, vouched_at) if marked else PastReplica(sight),
+            revoked=log[-1][0][0],
+            left=left,
+        )
+    )
+
+
+HISTORIES = World(
+    name="histories",
+    bounds="1 node, 1 replica that remembers; 1 or 2 commits are lost when etcd is restored; 1 or 2 of: the node dies, "
+    "something else is committed, another replica writes its mark, another that knows less vouches",
+    beginnings=(
+        _before_restore("crash", other=True),
+        _before_restore("other", "vouch"),
+        _before_restore("mark", vouched=False),
+        _before_restore(vouched=False, marked=True),
+    ),
+    actions=(
+        histories.restore,
+        histories.commit_something,
+        histories.mark_elsewhere,
+        histories.vouch_elsewhere,
+        histories.register,
+        histories.announce,
+        histories.read,
+        histories.follow,
+        histories.send_proof,
+        histories.serve_proof,
+        histories.receive_proof,
+        histories.crash,
+        histories.note,
+        histories.look,
+        histories.answer,
+        histories.mark,
+        histories.vouch,
+    ),
+    invariants=(nobody_survives_a_restore, whoever_remembers_notices),
+    over=_node_knows,
+)
+
+ONE_LOSS = replace(
+    HISTORIES,
+    name="one loss",
+    bounds="1 node, which may die, 1 replica that remembers; 2 commits are lost when etcd is restored",
+    beginnings=HISTORIES.beginnings[:1],
+)
+"""The smallest world in which a proof can outlive a restore."""
+
 _FIRST_KEY = 1 << 1
 _HOLDER = Node(record=MINE, phase=READY, keys=_FIRST_KEY)
 _STARTING = Node()
@@ -299,5 +387,5 @@ FEW_REQUESTS = replace(
 )
 """The smallest world in which a session can go wrong."""
 
-WORLDS = (RECEIPTS, THREADS, RESTORE, ROTATION, FETCHING, SESSIONS)
+WORLDS = (RECEIPTS, THREADS, RESTORE, HISTORIES, ROTATION, FETCHING, SESSIONS)
 """Where the protocol as it is must keep its promises."""
