@@ -131,6 +131,12 @@ types: $(DEV) ## mypy, strict
 bench: $(BENCH) ## what a call costs, beside what others would pick: make bench [QUICK=1]; figures in build/bench.json
 	@$(BIN)/python -m bench --scale $(if $(QUICK),quick,full)
 
+.PHONY: bench-check
+bench-check: $(BENCH) ## that the benchmark runs and leaves its figures, whatever they are: a quick one (two minutes)
+	@rm -f build/bench.json
+	@$(BIN)/python -m bench --scale quick
+	@test -s build/bench.json
+
 .PHONY: docs
 docs: $(DEV) ## write docs/configuration.md anew from the settings
 	@$(BIN)/python docs/configuration.py

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from authsvc.cli.secrets import PASSWORD_VARIABLE
+from authsvc.cli.secrets import NEW_PASSWORD_VARIABLE, PASSWORD_VARIABLE
 from authsvc.settings import AuthSettings
 from interceptors.serving import LogSettings
 from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
@@ -54,6 +54,7 @@ _COMMAND: Final = (
 _OF_THE_COMMAND: Final[Mapping[str, tuple[str, str]]] = {
     "CREDMESH_PROFILE": (".mesh/profile.json", "the profile, where `--profile` names none"),
     PASSWORD_VARIABLE: ("alice-password", "of the user who signs in, or is made, where no `--password-file` is given"),
+    NEW_PASSWORD_VARIABLE: ("a-new-password", "that `credmesh passwd` is to set, where no terminal asks for it"),
     "CREDMESH_AUTH": ("10.0.0.1:8443,10.0.0.2:8443", "host:port of each replica of the auth service"),
     "CREDMESH_CA_FILE": ("/etc/credmesh/ca.pem", "what signs its certificate; without it the system's authorities"),
     "CREDMESH_CERT_FILE": ("/etc/credmesh/client.pem", "a client certificate, where the mesh asks for one"),
@@ -65,6 +66,12 @@ _OF_THE_COMMAND: Final[Mapping[str, tuple[str, str]]] = {
     "CREDMESH_ISSUER": ("https://auth.example.com", "`iss` of the mesh's tokens, for `credmesh token inspect`"),
     "ETCD_ENDPOINTS": ("10.0.0.1:2379,10.0.0.2:2379", "for `credmesh bootstrap`: host:port of each member"),
     "CREDMESH_ETCD_PREFIX": ("/credmesh/", "for `credmesh bootstrap`: begins every key"),
+    "ETCD_CA_FILE": ("/etc/etcd/ca.pem", "for `credmesh bootstrap`: what signs etcd's certificate"),
+    "ETCD_CERT_FILE": (
+        "/etc/etcd/client.pem",
+        "for `credmesh bootstrap`: a client certificate, where etcd asks for one",
+    ),
+    "ETCD_KEY_FILE": ("/etc/etcd/client.key", "for `credmesh bootstrap`: its private key"),
     "CREDMESH_DEBUG": ("1", "show where a fault in the command happened, as a traceback"),
 }
 
