@@ -2,7 +2,8 @@
 
 A supervisor that is killed with -9 cannot end its children. The kernel can: PR_SET_PDEATHSIG survives exec. It is set
 in this small program rather than between fork and exec, where a process that has threads may do next to nothing. The
-command also gets a session of its own: Ctrl-C is for the supervisor, which then stops everybody in order.
+command also gets a session of its own: Ctrl-C is for the supervisor, which then stops everybody in order. SIGINT ends
+it as it ends any other program, also where a shell that runs things in the background has it ignored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
     if os.getppid() != parent:
         raise SystemExit("leash: whoever started this is gone already")
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the whole purpose
 
 

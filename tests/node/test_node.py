@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,11 +62,16 @@ def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
 
     def interrupt(_snapshot: object) -> None:
         registered.append(etcd_client.count(layout.nodes))
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     node._mirror._on_snapshot = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        node.__enter__()
+    # Whatever else has run in this process, or started it, may have left it another handler, or none.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            node.__enter__()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert registered == [1]
     assert etcd_client.count(layout.nodes) == 0
 
