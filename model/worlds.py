@@ -244,11 +244,12 @@ def _before_restore(*left: str, vouched: bool = True, marked: bool = False, othe
 
 HISTORIES = World(
     name="histories",
-    bounds="1 node, 1 replica that remembers; 1 or 2 commits are lost when etcd is restored; 1 or 2 of: the node dies, "
+    bounds="1 node, 1 replica that remembers; 1 or 2 commits are lost when etcd is restored; one of: the node dies, "
     "something else is committed, another replica writes its mark, another that knows less vouches",
     beginnings=(
         _before_restore("crash", other=True),
-        _before_restore("other", "vouch"),
+        _before_restore("other"),
+        _before_restore("vouch"),
         _before_restore("mark", vouched=False),
         _before_restore(vouched=False, marked=True),
     ),
