@@ -19,7 +19,7 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.certs import Certificates
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 __all__ = ["ISSUER", "KEK", "AuthProcess", "seed"]
 
@@ -39,7 +39,7 @@ class AuthProcess:
     tls       certificates to serve TLS with, e.g. from localmesh.certs; None for plaintext
     environ   further variables, e.g. CREDMESH_TOKEN_LIFETIME="2"; they win over those made here
 
-    It listens on ports that the kernel picks, and says which in its log; when it is started again it takes the same.
+    It says in its log which ports it listens on; when it is started again it takes the same.
     Use it as a context manager, or start() and stop() it.
     """
 
@@ -59,8 +59,9 @@ class AuthProcess:
             "CREDMESH_ETCD_PREFIX": etcd.prefix,
             "CREDMESH_ISSUER": ISSUER,
             "CREDMESH_KEK": KEK,
-            "CREDMESH_LISTEN": "127.0.0.1:0",
-            "CREDMESH_HTTP_LISTEN": "127.0.0.1:0",
+            # None that the kernel would pick: while the replica is down somebody's connection could be given it.
+            "CREDMESH_LISTEN": f"127.0.0.1:{free_port()}",
+            "CREDMESH_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
             "CREDMESH_DRAIN": "2",
             # Logins of a whole suite come from one address.
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
