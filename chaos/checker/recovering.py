@@ -49,10 +49,13 @@ def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) ->
     def demand(what: str, asked: list[Record]) -> None:
         if not asked:
             verdict.leave_open(f"nobody asked in a calm: {what}")
-        elif not any(one["answer"] == "ok" for one in asked):
-            verdict.violate(f"in a calm, {what} did not work", calm, *asked[-3:])
-        else:
+        elif any(one["answer"] == "ok" for one in asked):
             verdict.count("recoveries")
+        elif len(asked) == 1:
+            # On a machine that is busy etcd may change its leader at any time, which costs somebody an answer.
+            verdict.leave_open(f"only one asked in a calm, in vain: {what}")
+        else:
+            verdict.violate(f"in a calm, {what} did not work", calm, *asked[-3:])
 
     def alive(call: Record) -> bool:
         issue = facts.issues.get(call["cred"])

@@ -88,6 +88,7 @@ async def rotator(town: Town, desk: Desk) -> None:
             outcome = await town.admin.revoke_key(me.name, at, kid, admin, _PATIENCE)
             if outcome.answer == "ok":
                 await _bury(town, me, [held for held in town.signed_by(kid) if fresh(held)], outcome)
+                kid = ""
         else:
             algorithm = me.rng.choices([a for a, _ in _ALGORITHMS], [w for _, w in _ALGORITHMS])[0]
             outcome = await town.admin.rotate(me.name, at, algorithm, admin, _PATIENCE)
@@ -108,7 +109,7 @@ async def gravedigger(town: Town, number: int) -> None:
             held, seconds = me.rng.choice(untouched[-_YOUNGEST:]), me.rng.uniform(0.5, 1.5) * town.lifetime
             town.aside(town.asking.stream(me.name, at, me.rng.choice(STREAMS), held, seconds))
         else:
-            pool = me.rng.choices((town.dead, town.old, untouched), (6, 2, 2))[0]
+            pool = me.rng.choices((town.dead, town.old, untouched), (5, 1, 4))[0]
             if pool:
                 # The oldest are most worth a try: some have just expired.
                 held = pool[int(me.rng.random() ** 2 * len(pool))]

@@ -49,43 +49,67 @@ def test_each_bug_of_a_good_day_is_found_and_nothing_else(tmp_path: Path) -> Non
 
     And, at one replica, tokens that claim a revision at which their session was revoked already.
     """
-    seen = CARELESS.play(tmp_path)
-    for node in ("node-1", "node-2"):
-        assert any("applied the revocation" in one.what for one in at(violations(seen, "I1"), node)), node
-    assert any("had not acknowledged" in one.what for one in violations(seen, "I2"))
-    assert any("traded for two" in one.what for one in violations(seen, "I4"))
-    # A checker that finds fault with everything would find these bugs too.
-    assert all(seen.verdicts[name].kept for name in ("I6", "I7")), told(seen)
-    assert any("later revision" in one.what for one in at(violations(seen, "I3"), "auth-2"))
-    # What the other one stores without a compare may cross a revocation, too, and is then found as what it is.
-    assert all("a session that was begun before" in one.what for one in violations(seen, "I3")), told(seen)
+
+    def shows(seen: Seen) -> dict[str, bool]:
+        told_wrong = {
+            node: any("applied the revocation" in one.what for one in at(violations(seen, "I1"), node))
+            for node in ("node-1", "node-2")
+        }
+        return {
+            "epoch-ignored": told_wrong["node-1"],
+            "ack-before-applying": told_wrong["node-2"],
+            "signing-before-the-barrier": any("had not acknowledged" in one.what for one in violations(seen, "I2")),
+            "refresh-without-compare": any("traded for two" in one.what for one in violations(seen, "I4")),
+            "token-across-a-revocation": any(
+                "later revision" in one.what for one in at(violations(seen, "I3"), "auth-2")
+            ),
+        }
+
+    for seen in CARELESS.play_until(tmp_path, shows):
+        # A checker that finds fault with everything would find these bugs too.
+        assert all(seen.verdicts[name].kept for name in ("I6", "I7")), told(seen)
+        # What the other one stores without a compare may cross a revocation, too, and is then found as what it is.
+        assert all("a session that was begun before" in one.what for one in violations(seen, "I3")), told(seen)
 
 
 def test_each_thing_that_is_forgotten_is_found_and_nothing_else(tmp_path: Path) -> None:
     """A node that a receipt lacks, a key that a node keeps, the use of a refresh token, a revocation before it is
     committed."""
-    seen = FORGETFUL.play(tmp_path)
-    removed = {record.get("kid") for record in seen.history if record["op"] == "revoke-key"}
-    assert any("lacks" in one.what for one in at(violations(seen, "I1"), "auth-1"))
-    kept = [one for one in at(violations(seen, "I1"), "node-1") if one.records[1].get("kid") in removed]
-    assert any("applied the revocation" in one.what for one in kept)
-    assert any("accepted again" in one.what for one in violations(seen, "I4"))
-    lost = [one for one in violations(seen, "I5") if "is not in etcd" in one.what]
-    assert lost
-    assert at(lost, "auth-2") == lost
-    assert all(seen.verdicts[name].kept for name in ("I2", "I6", "I7")), told(seen)
+
+    def lost(seen: Seen) -> list[Violation]:
+        return [one for one in violations(seen, "I5") if "is not in etcd" in one.what]
+
+    def shows(seen: Seen) -> dict[str, bool]:
+        removed = {record["kid"] for record in seen.history if record["op"] == "revoke-key"}
+        accepted = at(violations(seen, "I1"), "node-1")
+        return {
+            "receipt-forgets-a-node": any("lacks" in one.what for one in at(violations(seen, "I1"), "auth-1")),
+            "removed-key-still-accepted": any(one.records[1].get("kid") in removed for one in accepted),
+            "reuse-is-forgiven": any("accepted again" in one.what for one in violations(seen, "I4")),
+            "revoked-in-memory": bool(lost(seen)),
+        }
+
+    for seen in FORGETFUL.play_until(tmp_path, shows):
+        assert at(lost(seen), "auth-2") == lost(seen)
+        assert all(seen.verdicts[name].kept for name in ("I2", "I6", "I7")), told(seen)
 
 
 def test_each_bug_of_a_bad_day_is_found_and_nothing_else(tmp_path: Path) -> None:
     """A freshness taken after the read, an expired credential or one for another service accepted, a stream that does
     not end, a plain method that refuses for being stale."""
-    seen = LATE.play(tmp_path)
-    late = violations(seen, "I1")
-    assert late
-    assert all("strict" in one.what for one in late), told(seen)
-    for what in ("accepted a forgery (audience)", "accepted a credential", "went on with a stream"):
-        assert any(what in one.what for one in at(violations(seen, "I6"), "node-1")), what
-    assert at(violations(seen, "I7"), "node-2")
-    assert all(seen.verdicts[name].kept for name in ("I2", "I3", "I4", "I5")), told(seen)
-    for name, guilty in (("I6", {"node-1"}), ("I7", {"node-2"})):
-        assert {one.records[0]["at"] for one in violations(seen, name)} <= guilty
+
+    def shows(seen: Seen) -> dict[str, bool]:
+        accepted = [one.what for one in at(violations(seen, "I6"), "node-1")]
+        return {
+            "freshness-after-the-read": bool(violations(seen, "I1")),
+            "any-audience": any("accepted a forgery (audience)" in what for what in accepted),
+            "expired-is-fine": any("accepted a credential" in what for what in accepted),
+            "streams-outlive-tokens": any("went on with a stream" in what for what in accepted),
+            "stale-for-everybody": bool(at(violations(seen, "I7"), "node-2")),
+        }
+
+    for seen in LATE.play_until(tmp_path, shows):
+        assert all("strict" in one.what for one in violations(seen, "I1")), told(seen)
+        assert all(seen.verdicts[name].kept for name in ("I2", "I3", "I4", "I5")), told(seen)
+        for name, guilty in (("I6", {"node-1"}), ("I7", {"node-2"})):
+            assert {one.records[0]["at"] for one in violations(seen, name)} <= guilty
