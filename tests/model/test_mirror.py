@@ -12,7 +12,9 @@ from model.worlds import WORLDS
 
 REPOSITORY = Path(__file__).parents[2]
 
-ACTIONS = sorted({action for world in WORLDS for action in world.actions}, key=lambda action: action.__name__)
+ACTIONS = sorted(
+    {action for world in WORLDS for action in world.actions}, key=lambda action: (action.__name__, action.__module__)
+)
 
 NOT_OURS = {
     "begin": "an operator",
