@@ -22,6 +22,7 @@ __all__ = [
     "EtcdRefused",
     "EtcdUnavailable",
     "LeaseNotFound",
+    "TooLate",
     "never_sent",
     "refusal",
     "text_of",
@@ -71,6 +72,18 @@ class EtcdFull(EtcdRefused):
 
 class LeaseNotFound(EtcdRefused):
     """The lease is gone: it ran out, was revoked, or never was."""
+
+
+class TooLate(grpc.RpcError):
+    """A request that is not waited for any longer, as gRPC tells of one whose deadline has passed."""
+
+    def code(self) -> grpc.StatusCode:
+        """DEADLINE_EXCEEDED."""
+        return _Code.DEADLINE_EXCEEDED
+
+    def details(self) -> str:
+        """How long was waited."""
+        return str(self.args[0])
 
 
 def refusal(error: grpc.RpcError) -> EtcdRefused | None:

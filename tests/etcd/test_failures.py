@@ -6,9 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from interceptors.errors import SettingsError
@@ -157,3 +160,34 @@ def test_endpoints_may_be_urls_names_and_addresses_of_both_kinds(etcd_settings: 
         with EtcdClient(_with(etcd_settings, endpoint)) as client:
             client.read("/a")
     EtcdClient(_with(etcd_settings, "[::1]:2379", "10.0.0.1:2379", "etcd.example:2379")).close()
+
+
+def test_a_read_that_is_not_waited_for_any_longer_is_not_taken_back(etcd_settings: EtcdSettings) -> None:
+    """An etcd before 3.5.5 dies of a transaction that is cancelled while it is carried out: here one that is slow."""
+    answer, seen = threading.Event(), threading.Event()
+    left: list[tuple[bool, float]] = []
+
+    def slow(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        seen.set()
+        answer.wait(20)
+        left.append((context.is_active(), context.time_remaining() or 0.0))
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    handlers: dict[str, Any] = {"Txn": grpc.unary_unary_rpc_method_handler(slow)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("etcdserverpb.KV", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with EtcdClient(_with(etcd_settings, f"127.0.0.1:{port}")) as client:
+            with pytest.raises(EtcdUnavailable, match="no answer within"):
+                client.read("/a", timeout=0.3)
+            assert seen.is_set()
+            answer.set()
+            wait_until(lambda: left)
+            active, remaining = left[0]
+            assert active
+            assert remaining > 20
+    finally:
+        answer.set()
+        server.stop(None)
