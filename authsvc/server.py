@@ -112,7 +112,7 @@ def run(settings: AuthSettings) -> None:
         stack.callback(node.stop)
         # The guard is up already: in an etcd that has lost something no node gets ready before that is answered. And
         # nobody can vouch for its history before a replica leads.
-        node.start(vouch_timeout=0)
+        node.start(strict_timeout=0)
         directory = SessionDirectory(settings.mesh.etcd, layout)
         stack.callback(directory.stop)
         directory.start()

@@ -57,6 +57,7 @@ class TrustBundle:
     revision    everything committed below mesh/ up to this etcd revision is in here; 0 before the first read
     generation  moves on with every change that a verified credential may not survive
     proven_at   by interceptors.clock: everything committed before this moment is in here; None before the first proof
+    proven      is set from the first proof on
     past        what was seen of etcd's past; while something of it is missing, nothing of etcd is taken in
 
     clock       what `prove` is told the time by
@@ -76,6 +77,7 @@ class TrustBundle:
         self.revision = 0
         self.generation = 0
         self.proven_at: float | None = None
+        self.proven = threading.Event()
 
     def load(self, snapshot: Snapshot, since: Sight | None = None) -> Changes:
         """Replaces everything by a snapshot of mesh/, unless something is missing in it that was seen before.
@@ -195,6 +197,7 @@ class TrustBundle:
             beacon, sent_at = self._unproven.popleft()
             if self._clock() - sent_at <= OUT_OF_TOUCH and self._has_brought(beacon):
                 self.proven_at = sent_at
+                self.proven.set()
 
     def _has_brought(self, beacon: Beacon) -> bool:
         if beacon.value is None or self._beacons.get(beacon.revision) == beacon.value:

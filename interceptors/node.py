@@ -79,7 +79,6 @@ class MeshNode:
         self.asker = Asker(self._fetch_key, resolver, self._ask_revision)
         self._client = EtcdClient(settings.etcd)
         self._read = threading.Event()
-        self._vouched = threading.Event()
         self._since = self.bundle.past.sight
         self._mirror = Mirror(
             settings.etcd,
@@ -106,14 +105,15 @@ class MeshNode:
         )
         self.bundle.past.listeners.append(self._on_lost)
 
-    def start(self, timeout: float | None = None, *, vouch_timeout: float = 5.0) -> None:
+    def start(self, timeout: float | None = None, *, strict_timeout: float = 5.0) -> None:
         """Connects to etcd and returns when the mesh's state has been read.
 
         timeout: seconds; None waits as long as it takes, and the log says what for. Raises NotReady when it has passed;
         the node goes on trying until it is stopped.
 
-        vouch_timeout: seconds to wait, of these, until the auth service has vouched that nothing is missing in what was
-        read. Methods with a freshness rule are refused until then however long it takes; all others are served then.
+        strict_timeout: seconds to wait, of these, until methods with a freshness rule can be served too: until the auth
+        service has vouched that nothing is missing in what was read, and a first proof of freshness counts. They are
+        refused until then however long it takes; all others are served at once.
         """
         begun = time.monotonic()
         self._pulse.start()
@@ -124,13 +124,14 @@ class MeshNode:
                 "ETCD_ENDPOINTS right?"
             )
         if timeout is not None:
-            vouch_timeout = min(vouch_timeout, max(timeout - (time.monotonic() - begun), 0.0))
-        if vouch_timeout > 0 and not self._vouched.wait(vouch_timeout):
-            _log.warning(
-                "no replica of the auth service has vouched for etcd's history within %g s; strict methods are refused "
-                "until one does",
-                vouch_timeout,
+            strict_timeout = min(strict_timeout, max(timeout - (time.monotonic() - begun), 0.0))
+        if strict_timeout > 0 and not self.bundle.proven.wait(strict_timeout):
+            missing = (
+                "this node could not prove how fresh its knowledge is; strict methods are refused until it can"
+                if self.bundle.past.vouched
+                else "no auth replica has vouched for etcd's history; strict methods are refused until one does"
             )
+            _log.warning("after %g s %s", strict_timeout, missing)
 
     def stop(self) -> None:
         """Takes the node out of the mesh and ends its threads. Verification goes on with what is known."""
@@ -264,8 +265,6 @@ class MeshNode:
     def _tell_ready(self) -> None:
         if self.ready:
             self._read.set()
-            if self.bundle.past.vouched:
-                self._vouched.set()
 
     def _acknowledge(self, changes: Changes, ended: Mapping[int, int] = MappingProxyType({})) -> None:
         """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""

@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -49,6 +51,45 @@ def test_a_node_is_registered_while_it_lives_and_gone_when_it_stops(
         assert (record.node_id, record.service, record.address) == ("node/1", "probe", "10.0.0.1:1")
         assert found.lease
     assert not etcd_client.read_prefix(layout.nodes).values
+
+
+def test_a_node_has_started_when_it_has_proven_itself_and_strict_methods_are_served(
+    etcd_settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is read by one thread, and the first proof made by another, which may be slower."""
+    node = MeshNode(settings(etcd_settings))
+    prove, may = node.bundle.prove, threading.Event()
+
+    def late(*found: Any) -> None:
+        may.wait(20)
+        prove(*found)
+
+    monkeypatch.setattr(node.bundle, "prove", late)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(node.start)
+        try:
+            wait_until(lambda: node.ready)
+            with pytest.raises(TimeoutError):
+                starting.result(0.5)
+            may.set()
+            starting.result(20)
+            assert node.freshness_age() is not None
+        finally:
+            may.set()
+            node.stop()
+
+
+def test_a_node_that_cannot_prove_itself_starts_all_the_same_and_says_so(
+    etcd_settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = MeshNode(settings(etcd_settings))
+    monkeypatch.setattr(node.bundle, "prove", lambda *_: None)
+    try:
+        node.start(strict_timeout=0.1)
+        assert node.ready
+        assert "could not prove how fresh its knowledge is" in caplog.text
+    finally:
+        node.stop()
 
 
 def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
