@@ -31,6 +31,7 @@ from interceptors.refusals import RefusalLog
 from interceptors.sessions import SessionResolver
 from interceptors.settings import MeshSettings
 from interceptors.verify import Verifier
+from interceptors.waiting import await_event
 
 __all__ = ["MeshNode"]
 
@@ -117,7 +118,7 @@ class MeshNode:
         """
         begun = time.monotonic()
         self._pulse.start()
-        if not self._read.wait(timeout):
+        if not await_event(self._read, timeout):
             endpoints = ", ".join(self.settings.etcd.endpoints)
             raise NotReady(
                 f"the mesh's state could not be read from etcd at {endpoints} within {timeout:g} s; is etcd up, and is "
@@ -125,7 +126,7 @@ class MeshNode:
             )
         if timeout is not None:
             strict_timeout = min(strict_timeout, max(timeout - (time.monotonic() - begun), 0.0))
-        if strict_timeout > 0 and not self.bundle.proven.wait(strict_timeout):
+        if strict_timeout > 0 and not await_event(self.bundle.proven, strict_timeout):
             missing = (
                 "this node could not prove how fresh its knowledge is; strict methods are refused until it can"
                 if self.bundle.past.vouched

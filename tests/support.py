@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from localmesh.etcd import free_port
 
-__all__ = ["free_port", "wait_until"]
+__all__ = ["free_port", "signal_another_thread", "wait_until"]
 
 T = TypeVar("T")
 
@@ -27,3 +30,11 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") 
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout:g} s in vain{f' for {what}' if what else ''}; last saw {value!r}")
         pause.wait(0.01)
+
+
+def signal_another_thread(pid: int, number: int) -> None:
+    """Sends a signal that a thread of the process takes which is not its main thread, as the kernel may at any time."""
+    other = next(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.tgkill(pid, other, number) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -20,6 +20,7 @@ from interceptors.client.alarm import alarm
 from interceptors.client.failed import CANCELLED, OUT_OF_TIME, FailedCall
 from interceptors.client.flow import Failure, Held, Unobtained
 from interceptors.errors import reason_of
+from interceptors.waiting import await_event
 
 __all__ = ["Phase", "RetriedCall", "is_renewable"]
 
@@ -179,14 +180,14 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     # How an attempt ends
 
     def _ended(self) -> Any:
-        self._decided.wait()
+        await_event(self._decided)
         return self._call
 
     def _wait(self, timeout: float | None) -> tuple[Any, float | None]:
         if timeout is None:
             return self._ended(), None
         started = time.monotonic()
-        if not self._decided.wait(timeout):
+        if not await_event(self._decided, timeout):
             raise grpc.FutureTimeoutError
         return self._call, max(0.0, timeout - (time.monotonic() - started))
 

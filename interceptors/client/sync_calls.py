@@ -15,6 +15,7 @@ from interceptors.client.failed import OUT_OF_TIME, FailedCall
 from interceptors.client.flow import Held, Unobtained
 from interceptors.client.retried import RetriedCall, is_renewable
 from interceptors.client.retried_stream import RetriedStream
+from interceptors.waiting import await_result
 
 __all__ = ["AttachingInterceptor", "Supply", "wait_for"]
 
@@ -50,7 +51,7 @@ def wait_for(supply: Supply, future: Future[Held] | None, timeout: float | None)
     if future is None:
         raise TypeError("a supply gives a future unless a refusal is to be followed")
     try:
-        held = future.result(timeout)
+        held = await_result(future, timeout)
     except Unobtained as unobtained:
         raise FailedCall(unobtained.failure) from None
     except TimeoutError:

@@ -21,6 +21,7 @@ from interceptors.server import ServerInterceptor
 from interceptors.serving.listening import SERVER_OPTIONS, ListenError, listen
 from interceptors.serving.metrics import serve_metrics
 from interceptors.settings import ServerSettings
+from interceptors.waiting import await_item
 
 __all__ = ["serve"]
 
@@ -80,7 +81,7 @@ def serve(
         server.start()
         reporter.start()
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
-        _log.info("stopping on %s; open calls get %g s", signal.Signals(signals.get()).name, settings.drain)
+        _log.info("stopping on %s; open calls get %g s", signal.Signals(await_item(signals)).name, settings.drain)
         stopping.set()
         servicer.enter_graceful_shutdown()
         done = server.stop(settings.drain)
@@ -105,7 +106,7 @@ def _wait(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue
         signals.put(0)
 
     threading.Thread(target=watch, name="credmesh-drain", daemon=True).start()
-    if signals.get() != 0:
+    if await_item(signals) != 0:
         _log.warning("asked again to stop; open calls are cancelled")
         server.stop(0).wait()
 

@@ -24,7 +24,7 @@ from localmesh.certs import development_certificates
 from localmesh.etcd import EtcdProcess
 from tests.probe.issuer import ISSUER
 from tests.serving.conftest import Launch, ServedProcess
-from tests.support import free_port, wait_until
+from tests.support import free_port, signal_another_thread, wait_until
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -103,12 +103,13 @@ def test_a_drain_is_over_when_its_time_is(kind: str, launch: Launch, bearer: Met
         call.result(timeout=20)
 
 
-def test_a_second_signal_means_now(kind: str, launch: Launch, bearer: Metadata) -> None:
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_second_signal_means_now(kind: str, launch: Launch, bearer: Metadata, anywhere: bool) -> None:
     server = launch(kind, CREDMESH_DRAIN="60")
     call = ask(server, "slow", bearer)
     server.process.terminate()
     wait_until(lambda: server.said("stopping on SIGTERM"), what="the drain has begun")
-    server.process.terminate()
+    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, signal.SIGTERM)
     with pytest.raises(grpc.RpcError):
         call.result(timeout=20)
 
@@ -162,13 +163,27 @@ def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
+def test_a_signal_that_another_thread_gets_is_noticed_all_the_same(
     kind: str, launch: Launch, number: signal.Signals
+) -> None:
+    """The kernel may hand it to any thread; Python's handlers run in the main one, which has to look."""
+    server = launch(kind)
+    assert server.port > 0
+    signal_another_thread(server.process.pid or 0, number)
+    assert server.process.wait(20)
+    assert server.process.exit_code == 0
+    assert server.said(f"stopping on {number.name}")
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
+    kind: str, launch: Launch, number: signal.Signals, anywhere: bool
 ) -> None:
     """By a handler of its own: as the first process of a container it would otherwise not even notice SIGTERM."""
     server = launch(kind, ETCD_ENDPOINTS=f"127.0.0.1:{free_port()}", CREDMESH_ETCD_TIMEOUT="0.5")
     wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
-    os.kill(server.process.pid or 0, number)
+    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, number)
     assert server.process.wait(20)
     assert server.process.exit_code == (0 if number is signal.SIGTERM else 130)
     assert not server.said("Traceback")
