@@ -18,8 +18,8 @@ from chaos.wires import Wires
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.settings import EtcdSettings
 from localmesh.errors import LocalMeshError
-from localmesh.etcd import free_port
 from localmesh.etcd_binary import CRASH_BUG_FIXED, clean_environment, find_etcd, version_of
+from localmesh.ports import free_port
 
 __all__ = ["MEMBERS", "Cluster"]
 

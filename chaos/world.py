@@ -25,7 +25,7 @@ from chaos.wires import Pair, Wires
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.etcd.layout import Layout
 from localmesh.errors import LocalMeshError
-from localmesh.etcd import free_port
+from localmesh.ports import free_port
 from localmesh.process import last_lines
 
 __all__ = ["CLIENTS", "PREFIX", "Shape", "World"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from localmesh.etcd import free_port
+from localmesh.ports import HOST, free_port, is_free
 
-__all__ = ["HOST", "PREFERRED", "Addresses", "choose_addresses"]
-
-HOST: Final = "127.0.0.1"
+__all__ = ["PREFERRED", "Addresses", "choose_addresses"]
 
 PREFERRED: Final[Mapping[str, int]] = {
     "etcd": 7379,
@@ -52,7 +49,7 @@ def choose_addresses(remembered: Path, *, preferred: Mapping[str, int] = PREFERR
     moved: list[tuple[str, int, int]] = []
     for name, wanted in {**preferred, **_read(remembered, preferred)}.items():
         port = wanted
-        while not port or port in chosen.values() or not _is_free(port):
+        while not port or port in chosen.values() or not is_free(port):
             port = free_port()
         if wanted and port != wanted:
             moved.append((name, wanted, port))
@@ -69,14 +66,3 @@ def _read(remembered: Path, known: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(found, dict):
         return {}
     return {name: port for name, port in found.items() if name in known and type(port) is int and 0 < port < 65536}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: connections that a former run closed linger for a minute, and are no reason to move.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
-import socket
 import subprocess
 import threading
 import time
@@ -20,16 +18,13 @@ from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.settings import EtcdSettings
 from localmesh.errors import LocalMeshError
 from localmesh.etcd_binary import CRASH_BUG_FIXED, clean_environment, find_etcd, version_of
+from localmesh.ports import HOST, free_port, is_free
 
-__all__ = ["EtcdProcess", "EtcdTls", "free_port"]
+__all__ = ["EtcdProcess", "EtcdTls"]
 
-_HOST: Final = "127.0.0.1"
 _START_TIMEOUT: Final = 20.0
 _STOP_TIMEOUT: Final = 10.0
 _ATTEMPTS: Final = 5
-_PORTS: Final = range(10_000, 32_000)
-"""Below the range that Linux takes outgoing connections' ports from: one of those (even a client's that tries to reach
-the very port) would otherwise sooner or later sit on a port that a restarted server wants back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +70,7 @@ class EtcdProcess:
         """host:port. Known once it was started, or if the port was given."""
         if not self._port:
             raise LocalMeshError("etcd has no port yet; start() it first")
-        return f"{_HOST}:{self._port}"
+        return f"{HOST}:{self._port}"
 
     @property
     def alive(self) -> bool:
@@ -138,7 +133,7 @@ class EtcdProcess:
 
     def _launch(self, binary: Path) -> None:
         port = self._port if self._port_is_kept else free_port()
-        if not _is_free(port):
+        if not is_free(port):
             raise self._port_taken(port)
         self._port = port
         with self.log_file.open("ab") as log:
@@ -156,12 +151,12 @@ class EtcdProcess:
     def _command(self, binary: Path, port: int) -> list[str]:
         scheme = "http" if self.tls is None else "https"
         # A lone member talks to no peer, so any free port does. Whoever reached it could still write by it.
-        peer = f"{scheme}://{_HOST}:0"
+        peer = f"{scheme}://{HOST}:0"
         command = [
             str(binary),
             f"--data-dir={self.data_dir}",
-            f"--listen-client-urls={scheme}://{_HOST}:{port}",
-            f"--advertise-client-urls={scheme}://{_HOST}:{port}",
+            f"--listen-client-urls={scheme}://{HOST}:{port}",
+            f"--advertise-client-urls={scheme}://{HOST}:{port}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
@@ -225,7 +220,7 @@ class EtcdProcess:
             if process.poll() is not None:
                 raise self._explain_exit(process, log_begin)
             # Asking before it listens would only make gRPC wait before it connects again.
-            if not _is_free(self._port):
+            if not is_free(self._port):
                 # A new client each time: etcd lets connections that come early wait for good.
                 with EtcdClient(self.settings(timeout=0.5)) as client:
                     try:
@@ -250,32 +245,13 @@ class EtcdProcess:
 
     def _port_taken(self, port: int) -> LocalMeshError:
         return _PortTakenError(
-            f"port {port} on {_HOST} is taken, so etcd cannot listen there; "
+            f"port {port} on {HOST} is taken, so etcd cannot listen there; "
             f"stop what uses it (ss -ltnp 'sport = :{port}' shows it) or choose another port"
         )
 
 
 class _PortTakenError(LocalMeshError):
     """Told apart because a port that nobody asked for can be exchanged."""
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on. Nothing reserves it: whoever needs it should take it soon."""
-    for port in random.sample(_PORTS, 100):
-        if _is_free(port):
-            return port
-    raise LocalMeshError(f"no free port was found on {_HOST} from {_PORTS.start} to {_PORTS.stop}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do, so that connections in TIME_WAIT do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _last_complaint(log: str) -> str:

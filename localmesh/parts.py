@@ -14,8 +14,9 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from interceptors.settings import EtcdSettings
-from localmesh.addresses import HOST, Addresses
+from localmesh.addresses import Addresses
 from localmesh.certs import Certificates
+from localmesh.ports import HOST
 from localmesh.process import Process
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from localmesh.etcd import free_port
+from localmesh.ports import free_port
 
 __all__ = ["free_port", "signal_another_thread", "wait_until"]
 

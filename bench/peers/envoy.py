@@ -18,7 +18,7 @@ from bench.machine import SERVING_CORES, cpu_seconds
 from bench.shop import AUDIENCE
 from bench.world import ISSUER, BenchFailed, Server, Tokens
 from interceptors.keys import read_key
-from localmesh.etcd import free_port
+from localmesh.ports import free_port
 from localmesh.process import leashed
 
 __all__ = ["HOW_TO_GET_ENVOY", "Envoy", "find_envoy"]

@@ -14,6 +14,7 @@ from localmesh import etcd as module
 from localmesh.errors import LocalMeshError
 from localmesh.etcd import EtcdProcess
 from localmesh.etcd_binary import find_etcd
+from tests.support import free_port
 
 
 def test_data_and_endpoint_survive_a_crash(own_etcd: EtcdProcess) -> None:
@@ -61,13 +62,13 @@ def test_a_port_that_is_taken_at_the_last_moment_is_named_or_exchanged(
 ) -> None:
     """Between looking and listening there is a moment in which somebody else can take the port."""
     answers = iter([True])
-    monkeypatch.setattr(module, "_is_free", lambda port: next(answers, False))
+    monkeypatch.setattr(module, "is_free", lambda port: next(answers, False))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(LocalMeshError, match=f"port {port} on 127.0.0.1 is taken"):
             EtcdProcess(tmp_path / "named", port=port, unsafe_no_fsync=True).start()
         monkeypatch.undo()
-        offered = [port, port, module.free_port()]
+        offered = [port, port, free_port()]
         monkeypatch.setattr(module, "free_port", lambda: offered.pop(0))
         with EtcdProcess(tmp_path / "exchanged", unsafe_no_fsync=True) as process:
             assert process.alive
