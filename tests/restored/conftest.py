@@ -53,6 +53,11 @@ class Mesh:
         self.auth = AuthProcess(self.settings, environ=ENVIRON | environ)
 
     @property
+    def layout(self) -> Layout:
+        """Where things lie in etcd."""
+        return Layout(self.settings.prefix)
+
+    @property
     def memory_file(self) -> Path:
         """Where the replica keeps its memory."""
         return self.folder / "memory.json"
@@ -76,7 +81,9 @@ class Mesh:
         return one
 
     def back_up(self) -> Path:
-        """Backs etcd up."""
+        """Backs etcd up. A key signs in it, so that what is issued later can be verified after a restore."""
+        with EtcdClient(self.settings) as client:
+            wait_until(lambda: client.read(self.layout.signing).values, what="a key that signs")
         self.backups += 1
         return backups.save(self.etcd, self.folder / f"backup-{self.backups}")
 

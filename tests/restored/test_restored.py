@@ -14,7 +14,6 @@ from credmesh.admin.v1 import sessions_pb2
 from credmesh.auth.v1 import auth_pb2
 from interceptors import Reason
 from interceptors.etcd.client import Delete, EtcdClient, Put
-from interceptors.etcd.layout import Layout
 from tests.etcd.proxy import Proxy
 from tests.probe.clients import bearer, make_client
 from tests.probe.process import ProbeProcess
@@ -147,7 +146,7 @@ def test_with_everything_restarted_nothing_revoked_comes_back(mesh: Mesh, new_cl
 def _remembers(mesh: Mesh) -> bool:
     """Whether the replica has written down all that there is."""
     with EtcdClient(mesh.settings) as etcd:
-        revision = etcd.read(Layout(mesh.settings.prefix).beacon).revision
+        revision = etcd.read(mesh.layout.beacon).revision
     return f'"revision": {revision}' in mesh.memory_file.read_text()
 
 
@@ -200,7 +199,7 @@ def test_a_plain_method_gives_it_away_too_a_moment_later(mesh: Mesh) -> None:
     backups.restore(mesh.etcd, backup, new_cluster=False)
     mesh.start()
     probe = mesh.probe()
-    reason(probe, "Unary", late.access_token)
+    assert reason(probe, "Unary", late.access_token) is None
     mesh.wait_until_answered()
     wait_until(lambda: reason(probe, "Unary", late.access_token) in GONE)
 
@@ -225,7 +224,7 @@ def test_a_node_that_was_cut_off_all_the_while_proves_nothing_before_somebody_ha
             proxy.mend()
             with EtcdClient(mesh.settings) as etcd:
                 # It is back: it has registered in the restored etcd, and asks for its history to be vouched for.
-                layout = Layout(mesh.settings.prefix)
+                layout = mesh.layout
                 restored_at = etcd.read(layout.beacon).revision
                 wait_until(
                     lambda: any(e.mod_revision > restored_at for e in etcd.read_prefix(layout.nodes).values.values()),
@@ -274,7 +273,7 @@ def test_an_etcd_that_another_replica_has_vouched_for_and_moved_on_is_found_all_
     backups.restore(mesh.etcd, backup, new_cluster=False)
     other = mesh.without_memory()
     with other, other.channel() as channel, EtcdClient(mesh.settings) as etcd:
-        layout = Layout(mesh.settings.prefix)
+        layout = mesh.layout
         people = People(channel, mesh.secrets)
         # This is what it comes to without a memory: nothing seems to be missing, so the loss is vouched for.
         probe = mesh.probe(auth=other)
