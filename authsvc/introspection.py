@@ -13,6 +13,7 @@ from interceptors.caller import Caller
 from interceptors.errors import Refusal
 from interceptors.node import MeshNode
 from interceptors.opaque import OpaqueToken
+from interceptors.tokens import token_kid
 
 __all__ = ["Introspection", "identity_of"]
 
@@ -45,7 +46,7 @@ class Introspection:
     def _token(self, token: str) -> auth_pb2.IntrospectResponse:
         caller = self._node.verify(token)
         # The node's knowledge may be some milliseconds old. Whoever asks here wants to know it for certain.
-        self._sessions.refuse_if_revoked(caller)
+        self._sessions.refuse_if_revoked(caller, token_kid(token))
         return auth_pb2.IntrospectResponse(
             active=True, identity=identity_of(caller), expires_at=stamp(caller.expires_at)
         )

@@ -32,7 +32,7 @@ from credmesh.store.v1 import auth_pb2 as store_pb2
 from interceptors.caller import Caller
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, Put, Unchanged
-from interceptors.etcd.layout import Layout, session_scope
+from interceptors.etcd.layout import Layout, key_scope, session_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken
 from interceptors.verify import revocation_scopes
 
@@ -107,10 +107,16 @@ class Sessions:
             raise _refusal(found)
         return record, found
 
-    def refuse_if_revoked(self, caller: Caller) -> None:
-        """Refusal CREDENTIAL_REVOKED if a verified credential was revoked since, as etcd knows it at this moment."""
-        found = self._etcd.read(*(self._layout.epoch(scope) for scope in revocation_scopes(caller)))
-        if any(stored.mod_revision > caller.epoch for stored in found.values.values()):
+    def refuse_if_revoked(self, caller: Caller, kid: str) -> None:
+        """Refusal CREDENTIAL_REVOKED if a verified token was revoked since, as etcd knows it at this moment.
+
+        kid: the key that signed it.
+        """
+        found = self._etcd.read(*(self._layout.epoch(scope) for scope in revocation_scopes(caller, kid))).values
+        # Whoever has a key that was revoked by force may claim any epoch.
+        if self._layout.epoch(key_scope(kid)) in found or any(
+            stored.mod_revision > caller.epoch for stored in found.values()
+        ):
             raise Refusal(Reason.CREDENTIAL_REVOKED, "a scope of it was revoked a moment ago")
 
     def logout(self, token: OpaqueToken) -> tuple[int, str]:

@@ -131,7 +131,10 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
                 return keys_pb2.RevokeKeyResponse(revision=commit())
             receipt = self._receipts.confirm(commit, patience=patience, context=context)
         except KeyMissing as error:
-            raise NotFound(f"{error}; ListKeys shows those that there are") from None
+            raise NotFound(
+                f"{error}; ListKeys shows those that there are. No token of a key that is gone is accepted; streams "
+                "that follow their session may outlive it, and are ended by revoking everyone, or whose they are"
+            ) from None
         return keys_pb2.RevokeKeyResponse(revision=receipt.revision, receipt=receipt)
 
     def WatchKeys(

@@ -6,8 +6,9 @@ import pytest
 
 from authsvc.introspection import Introspection
 from interceptors.errors import Refusal
-from interceptors.etcd.layout import subject_scope
+from interceptors.etcd.layout import key_scope, subject_scope
 from interceptors.node import MeshNode
+from interceptors.tokens import token_kid
 from tests.auth.replica import Replica
 
 
@@ -29,6 +30,21 @@ def test_a_token_is_inactive_although_the_node_has_not_heard_of_its_revocation(
     replica.revoke(subject_scope("alice"))
     assert cut_off.verify(token).subject == "alice", "the node should not know of it"
     assert not introspection.introspect(token).active
+
+
+def test_a_token_is_inactive_although_the_node_has_not_heard_that_its_key_was_revoked_by_force(
+    replica: Replica, cut_off: MeshNode
+) -> None:
+    """Whatever epoch it claims: who has the key can claim any."""
+    introspection = Introspection(node=cut_off, sessions=replica.sessions)
+    before = replica.login().access_token
+    revoked_at = replica.revoke(key_scope(token_kid(before)))
+    after = replica.login().access_token
+    assert token_kid(after) == token_kid(before)
+    for token in (before, after):
+        cut_off.verify(token)  # the node does not know of it
+        assert not introspection.introspect(token).active
+    assert cut_off.verify(after).epoch >= revoked_at
 
 
 def test_a_node_that_knows_nothing_says_that_it_cannot_tell(replica: Replica) -> None:
