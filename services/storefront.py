@@ -18,7 +18,7 @@ from credmesh.samples.storefront.v1.storefront_pb2_grpc import (
     StorefrontServiceServicer,
     add_StorefrontServiceServicer_to_server,
 )
-from interceptors import current_caller
+from interceptors import MeshNode, current_caller
 from interceptors.serving import serve_aio, service_process
 from interceptors.settings import read_settings
 from services.joining import aio_channel_to, joined
@@ -79,25 +79,27 @@ class Storefront(StorefrontServiceServicer):
         return f"There are {stock.left:,} of {sku}, {name}."
 
 
-async def _serve(settings: StorefrontSettings) -> None:
-    with joined(settings) as node:
-        async with (
-            aio_channel_to("ORDERS_TARGET", settings.orders, settings) as orders,
-            aio_channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory,
-        ):
-            storefront = Storefront(OrdersServiceStub(orders), InventoryServiceStub(inventory))
-            await serve_aio(
-                lambda server: add_StorefrontServiceServicer_to_server(storefront, server),
-                node=node,
-                settings=settings.server,
-                services=[pb.DESCRIPTOR.services_by_name["StorefrontService"].full_name],
-            )
+async def _serve(settings: StorefrontSettings, node: MeshNode) -> None:
+    async with (
+        aio_channel_to("ORDERS_TARGET", settings.orders, settings) as orders,
+        aio_channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory,
+    ):
+        storefront = Storefront(OrdersServiceStub(orders), InventoryServiceStub(inventory))
+        await serve_aio(
+            lambda server: add_StorefrontServiceServicer_to_server(storefront, server),
+            node=node,
+            settings=settings.server,
+            services=[pb.DESCRIPTOR.services_by_name["StorefrontService"].full_name],
+        )
 
 
 def main() -> None:
     """Runs storefront until it is told to stop."""
     with service_process("storefront"):
-        asyncio.run(_serve(read_settings(StorefrontSettings)))
+        settings = read_settings(StorefrontSettings)
+        # The node is started before the loop: waiting for etcd in it, Ctrl-C would be told to a task that cannot hear.
+        with joined(settings) as node:
+            asyncio.run(_serve(settings, node))
 
 
 if __name__ == "__main__":
