@@ -58,10 +58,8 @@ class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
     ) -> nodes_pb2.ListNodesResponse:
         """A page of the registered nodes; with `probe` each of these is asked to acknowledge."""
         layout = self._layout
-        found = {
-            layout.name(key, layout.nodes): entry.value
-            for key, entry in self._etcd.read_prefix(layout.nodes).values.items()
-        }
+        live = barriers.live_nodes(layout, self._etcd.read_prefix(layout.nodes).values)
+        found = {node_id: entry.value for node_id, entry in live.items()}
         names, token = page(found, name=str, size=request.page_size, token=request.page_token)
         nodes = [_message(node_id, found[node_id]) for node_id in names]
         if request.probe and nodes:

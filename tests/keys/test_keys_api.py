@@ -304,9 +304,14 @@ class TestListNodes:
         assert {node.node_id: node.acknowledged for node in nodes} == {api.node_id: True, "silent": False}
 
     def test_a_node_whose_record_cannot_be_read_is_shown_by_its_id(self, api: Api) -> None:
-        api.keys.etcd.commit([], [Put(api.keys.layout.node("odd/1"), b"\xff")])
+        api.keys.etcd.commit([], [Put(api.keys.layout.node("odd/1"), b"\xff", api.keys.etcd.grant(60))])
         nodes = api.call("ListNodes", nodes_pb2.ListNodesRequest()).nodes
         assert "odd/1" in [node.node_id for node in nodes]
+
+    def test_what_a_hand_put_among_the_nodes_is_none_and_is_not_waited_for(self, api: Api) -> None:
+        api.keys.etcd.commit([], [Put(api.keys.layout.node("by-hand"), b"")])
+        nodes = api.call("ListNodes", nodes_pb2.ListNodesRequest(probe=True)).nodes
+        assert {node.node_id: node.acknowledged for node in nodes} == {api.node_id: True}
 
     def test_pages_follow_each_other_in_the_order_of_the_ids(self, api: Api) -> None:
         for number in range(3):
