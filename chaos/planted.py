@@ -121,6 +121,16 @@ def streams_outlive_tokens() -> None:
     _replace(OpenCalls, "_take_expired", nothing)
 
 
+def strict_streams_go_on() -> None:
+    """The node lets go on what a strict method let in, however stale it has become since."""
+    from interceptors.calls import OpenCalls
+
+    def nothing(_self: Any, _now: float) -> tuple[list[Any], float]:
+        return [], 1.0
+
+    _replace(OpenCalls, "_take_outdated", nothing)
+
+
 def expired_is_fine() -> None:
     """The node forgives any clock skew."""
     from interceptors import verify
@@ -220,6 +230,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
         signing_before_the_barrier,
         stale_for_everybody,
         streams_outlive_tokens,
+        strict_streams_go_on,
         token_across_a_revocation,
     )
 }

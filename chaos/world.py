@@ -57,6 +57,7 @@ class Shape:
     rotates         whether keys are rotated all the time
     forced          the part of these that remove the key that signs instead
     thieves         how often refresh tokens that were used long ago are shown, as a weight (see chaos.clients.holders)
+    watchers        how often streams are opened, as such a weight
     lingering       the part of all tries of what was revoked or is old that are streams beyond its expiry
     plant           bugs to put in, by part (see chaos.planted)
     """
@@ -78,6 +79,7 @@ class Shape:
     rotates: bool = True
     forced: float = 0.03
     thieves: int = 1
+    watchers: int = 6
     lingering: float = 0.02
     plant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ class World:
             "rotates": self.shape.rotates,
             "forced": self.shape.forced,
             "thieves": self.shape.thieves,
+            "watchers": self.shape.watchers,
             "lingering": self.shape.lingering,
             "freshness": self.shape.freshness,
         }

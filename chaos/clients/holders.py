@@ -63,7 +63,7 @@ class _Session:
 
     async def live(self) -> None:
         """Does this and that until the session is over."""
-        habits = {self._call: 60, self._stream: 6}
+        habits = {self._call: 60, self._stream: self._town.watchers}
         if self._held.refresh_token is not None:
             habits |= {self._refresh: 8, self._refresh_twice: 3, self._retry: 3, self._reuse: self._town.thieves}
         habits[self._logout] = 1

@@ -42,6 +42,7 @@ class Town:
     wide      the part of all revocations that are everybody's, or nearly
     forced    the part of all rotations that remove the key that signs instead
     thieves   how often a refresh token that was used long ago is shown, compared to what holders do besides
+    watchers  how often a stream is opened, likewise
     lingering the part of all tries of old credentials that are streams, which last beyond their expiry
     """
 
@@ -56,6 +57,7 @@ class Town:
         self.wide: float = settings["wide"]
         self.forced: float = settings["forced"]
         self.thieves: int = settings["thieves"]
+        self.watchers: int = settings["watchers"]
         self.lingering: float = settings["lingering"]
         self.freshness: float = settings["freshness"]
         self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))

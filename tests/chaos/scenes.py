@@ -12,7 +12,7 @@ from chaos.plan import SETTLE, Calm, Plan, Planned
 from chaos.run import Progress, play
 from chaos.world import Shape
 
-__all__ = ["CARELESS", "FORGETFUL", "LATE", "SOUND", "Scene", "Seen"]
+__all__ = ["CARELESS", "FORGETFUL", "LATE", "LINGERING", "SOUND", "Scene", "Seen"]
 
 _TRIES = 4
 _MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
@@ -159,3 +159,26 @@ LATE = Scene(
     ),
 )
 """Bugs that show when etcd is away."""
+
+LINGERING = Scene(
+    Shape(
+        nodes=("aio", "sync"),
+        users=16,
+        hasty=10,
+        rotates=False,
+        # Of everybody: whoever holds a stream then is revoked.
+        wide=0.05,
+        watchers=60,
+        plant={"node-1": ("strict-streams-go-on",), "node-2": ("strict-streams-go-on",)},
+    ),
+    Plan(
+        seed=5,
+        seconds=13.0,
+        faults=(
+            _cut(4.0, 11.0, _from_etcd("node-1"), "silent"),
+            _cut(5.0, 12.0, _from_etcd("node-2"), "silent"),
+        ),
+        calms=(),
+    ),
+)
+"""A bug that shows when etcd is away for long, and to whom holds a stream."""

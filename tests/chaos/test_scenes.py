@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chaos.checker.verdict import Violation
-from tests.chaos.scenes import CARELESS, FORGETFUL, LATE, SOUND, Seen
+from tests.chaos.scenes import CARELESS, FORGETFUL, LATE, LINGERING, SOUND, Seen
 
 
 def violations(seen: Seen, invariant: str) -> list[Violation]:
@@ -113,3 +113,12 @@ def test_each_bug_of_a_bad_day_is_found_and_nothing_else(tmp_path: Path) -> None
         assert all(seen.verdicts[name].kept for name in ("I2", "I3", "I4", "I5")), told(seen)
         for name, guilty in (("I6", {"node-1"}), ("I7", {"node-2"})):
             assert {one.records[0].get("at") for one in violations(seen, name)} <= guilty, told(seen)
+
+
+def test_a_strict_stream_that_goes_on_at_a_stale_node_is_found_and_nothing_else(tmp_path: Path) -> None:
+    def shows(seen: Seen) -> dict[str, bool]:
+        return {"strict-streams-go-on": bool(violations(seen, "I1"))}
+
+    for seen in LINGERING.play_until(tmp_path, shows):
+        assert all("went on with a strict stream" in one.what for one in violations(seen, "I1")), told(seen)
+        assert all(verdict.kept for name, verdict in seen.verdicts.items() if name != "I1"), told(seen)
