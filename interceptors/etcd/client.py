@@ -186,10 +186,11 @@ class EtcdClient:
         request = _etcdrpc.LeaseKeepAliveRequest(ID=lease_id)
         return int(self._ask(_keep_alive, request).TTL)
 
-    def revoke_lease(self, lease_id: int) -> None:
-        """Ends a lease and deletes its keys. One that is gone is fine."""
+    def revoke_lease(self, lease_id: int, *, timeout: float | None = None) -> None:
+        """Ends a lease and deletes its keys. One that is gone is fine. timeout: seconds; by default the settings'."""
+        request = _etcdrpc.LeaseRevokeRequest(ID=lease_id)
         try:
-            self._ask(lambda endpoint: endpoint.lease.LeaseRevoke, _etcdrpc.LeaseRevokeRequest(ID=lease_id))
+            self._ask(lambda endpoint: endpoint.lease.LeaseRevoke, request, timeout=timeout)
         except LeaseNotFound:
             return
 

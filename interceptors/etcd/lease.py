@@ -9,6 +9,9 @@ from interceptors.etcd.client import EtcdClient
 
 __all__ = ["KeptLease"]
 
+_GOODBYE: Final = 1.5
+"""Seconds. A process that leaves while etcd is away must be gone before it is killed; its leases end without it."""
+
 
 class KeptLease:
     """A lease that its owner renews, about every third of its `ttl` (seconds). It starts no thread.
@@ -41,4 +44,4 @@ class KeptLease:
     def revoke(self) -> None:
         """Ends the lease and deletes the keys under it. From this call on it does not count as alive."""
         self._until = float("-inf")
-        self._client.revoke_lease(self.id)
+        self._client.revoke_lease(self.id, timeout=_GOODBYE)
