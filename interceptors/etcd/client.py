@@ -303,6 +303,8 @@ def _read_only(endpoint: Endpoint) -> Callable[..., Any]:
 
     def read(request: Any, *, timeout: float, metadata: Any) -> Any:
         future = endpoint.kv.Txn.future(request, timeout=timeout + _LET_FINISH, metadata=metadata)
+        # grpc cancels a call whose future is collected as garbage; one that has a callback is kept until it ends.
+        future.add_done_callback(lambda _: None)
         try:
             return future.result(timeout)
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
