@@ -75,6 +75,7 @@ class Pulse:
         self._on_behind = on_behind
         self._awaited = (0, 0.0)  # the revision that the watch has to bring, and when it was read
         self._barriers: queue.SimpleQueue[Applied | None] = queue.SimpleQueue()
+        self._owed: list[Applied] = []  # what etcd has refused; tried again with every proof
         self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
         self._stopping = False
         self._lease: KeptLease | None = None
@@ -83,6 +84,7 @@ class Pulse:
         self._prove_at = 0.0
         self._in_touch_at = 0.0
         self._away = False
+        self._refused = False
 
     @property
     def registered(self) -> bool:
@@ -140,13 +142,21 @@ class Pulse:
             self._announce()
         if now >= self._prove_at:
             self._prove_at = now + _PROOF_EVERY if self._prove() else now
+            for applied in self._owed:
+                self._barriers.put(applied)
+            self._owed.clear()
         barrier = self._next_barrier(min(self._renew_at, self._prove_at) - time.monotonic())
         if barrier is not None:
             try:
                 self._acknowledge(barrier)
-            except EtcdUnavailable:
-                self._barriers.put(barrier)
-                raise
+                self._refused = False
+            except EtcdUnavailable as error:
+                if not isinstance(error, EtcdRefused) or isinstance(error, LeaseNotFound):
+                    self._barriers.put(barrier)
+                    raise
+                # A full etcd takes no acknowledgement, and may not for hours. Reads go on proving this node meanwhile.
+                self._owed.append(barrier)
+                self._say_refused(error)
         if self._away:
             self._away = False
             _log.info("etcd answers again")
@@ -242,6 +252,9 @@ class Pulse:
             beacon = Beacon(0) if entry is None else Beacon(entry.mod_revision, entry.value)
             self._bundle.prove(beacon, sent_at, era)
             self._look_after_watch(beacon.revision, sent_at)
+        elif continuity is Continuity.ANOTHER:
+            # The watch would have brought that, if it were of the same etcd: it may hang at one that was left behind.
+            self._on_behind()
         self._in_touch_at = sent_at
         record = found.values.get(record_key)
         if record is None or record.mod_revision != self._registered_at:
@@ -283,6 +296,11 @@ class Pulse:
                 self._lease.revoke()
             except EtcdUnavailable:
                 _log.info("etcd does not answer; this node's record goes when its lease runs out")
+
+    def _say_refused(self, error: EtcdRefused) -> None:
+        if not self._refused:
+            self._refused = True
+            _log.warning("etcd refuses this node's acknowledgements, trying on: %s", error)
 
     def _say_away(self, error: EtcdUnavailable) -> None:
         if not self._away and not self._stopping:

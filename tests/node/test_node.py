@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from credmesh.store.v1 import mesh_pb2
 from interceptors import EtcdSettings, MeshNode, MeshSettings, NotReady, Reason, Refusal
 from interceptors.clock import ticks
-from interceptors.etcd.client import Delete, EtcdClient, KeyValue, Put, moved_beacon
+from interceptors.etcd.client import Delete, EtcdClient, EtcdFull, KeyValue, Put, moved_beacon
 from interceptors.etcd.layout import Layout, subject_scope
 from localmesh.etcd import EtcdProcess
 from tests.etcd.proxy import Proxy
@@ -77,6 +77,29 @@ def test_a_node_has_started_when_it_has_proven_itself_and_strict_methods_are_ser
         finally:
             may.set()
             node.stop()
+
+
+def test_a_node_whose_acknowledgements_are_refused_goes_on_proving_itself_and_makes_up_for_them(
+    etcd_settings: EtcdSettings, etcd_client: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full etcd answers reads, and refuses whatever is put."""
+    layout = Layout(etcd_settings.prefix)
+    barriers = [layout.barrier(f"b{number}") for number in range(3)]
+    ages: list[float] = []
+    with MeshNode(settings(etcd_settings)) as node:
+        real = node._client.commit
+
+        def full(*_: Any, **__: Any) -> int:
+            ages.append(node.freshness_age() or 0.0)
+            raise EtcdFull("etcd's database has reached its quota")
+
+        monkeypatch.setattr(node._client, "commit", full)
+        etcd_client.commit([], [*(Put(barrier, b"") for barrier in barriers), moved_beacon(layout)])
+        wait_until(lambda: len(ages) >= 15, 30, "five rounds of refusals")
+        assert max(ages) < 2.5
+        monkeypatch.setattr(node._client, "commit", real)
+        acks = [layout.ack(f"b{number}", node.id) for number in range(3)]
+        wait_until(lambda: len(etcd_client.read(*acks).values) == 3, what="the acknowledgements")
 
 
 def test_a_node_that_cannot_prove_itself_starts_all_the_same_and_says_so(
