@@ -208,10 +208,14 @@ class Leader:
 
     def _keep(self, lease: KeptLease) -> float:
         """Keeps the lease, and the lead if it has it. Returns the seconds to wait."""
+        certain_until = lease.certain_until
         if not lease.renew():
             self._lease = None
             self._end_term("its lease ran out")
             return 0.0
+        if time.monotonic() >= certain_until:
+            # It was late, and the lease had lived on. A job that asked meanwhile waits for a next term, and there is none.
+            self.wake()
         if self._unsure or self._term is None:
             self._unsure = False
             try:

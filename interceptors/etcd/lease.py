@@ -34,6 +34,11 @@ class KeptLease:
         self._until = sent + min(remaining, self.ttl) if remaining > 0 else sent
         return remaining > 0
 
+    @property
+    def certain_until(self) -> float:
+        """The time of `time.monotonic()` from which the lease is not certain any more."""
+        return self._until
+
     def alive(self, monotonic: float) -> bool:
         """Whether the lease is certainly alive at this time of `time.monotonic()`.
 

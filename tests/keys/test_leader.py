@@ -84,6 +84,41 @@ def test_a_leader_whose_key_is_deleted_leads_on_only_under_a_new_fence(start: St
     assert fences[1].create_revision > fences[0].create_revision
 
 
+def test_jobs_go_on_when_the_lease_is_renewed_so_late_that_it_was_not_certain_any_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process stood still, or the answer was long under way: etcd has renewed it in time."""
+    runs: list[CreatedAt] = []
+
+    def job(fence: CreatedAt) -> float:
+        runs.append(fence)
+        return 0.05
+
+    leader = start("one", job, ttl=3)
+    wait_until(lambda: runs)
+    renew, asked = leader._etcd.keep_alive, leader._runners[0]._fence
+    told: list[CreatedAt | None] = []
+    late_at: list[int] = []
+
+    def ask() -> CreatedAt | None:
+        told.append(asked())
+        return told[-1]
+
+    def late(lease_id: int) -> int:
+        remaining = renew(lease_id)
+        if not late_at:
+            wait_until(lambda: told[-1] is None, what="the job to be told that nobody leads")
+            late_at.append(len(runs))
+        return remaining
+
+    monkeypatch.setattr(leader._runners[0], "_fence", ask)
+    wait_until(lambda: told)
+    monkeypatch.setattr(leader._etcd, "keep_alive", late)
+    wait_until(lambda: late_at, 20)
+    wait_until(lambda: len(runs) > late_at[0], what="the job to go on")
+    assert {fence.create_revision for fence in runs} == {runs[0].create_revision}
+
+
 def test_a_leader_whose_key_is_anothers_does_not_lead(
     start: Start, etcd_client: EtcdClient, etcd_settings: EtcdSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
