@@ -15,6 +15,7 @@ import click
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.output import Output
 from authsvc.cli.profile import Profile, load_profile
+from authsvc.cli.repeated import refuse_repeated
 
 if TYPE_CHECKING:
     from authsvc.cli.connection import Connection
@@ -128,6 +129,13 @@ class MeshCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.params.extend(mesh_options())
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments, of which an option with one value may be there once."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        refuse_repeated(self, ctx, given)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         try:
@@ -163,6 +171,13 @@ class MeshGroup(click.Group):
     """A group of commands with the options above."""
 
     command_class = MeshCommand
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments before the command's name, as MeshCommand does those behind it."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        refuse_repeated(self, ctx, given)
+        return rest
 
 
 def confirm(question: str, *, yes: bool) -> None:

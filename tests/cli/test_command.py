@@ -77,6 +77,43 @@ def test_what_is_not_understood_exits_with_2(nowhere: Command, arguments: tuple[
     assert nowhere.run(*arguments).exit_code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("revoke", "--subject", "alice", "--subject", "bob"), "--subject"),
+        (("revoke", "--session", "a", "--session=a"), "--session"),
+        (("revoke", "--client", "a", "--client", "b"), "--client"),
+        (("revoke", "--audience", "a", "--audience", "b"), "--audience"),
+        (("sessions", "--subject", "alice", "--subject", "bob"), "--subject"),
+        (("kick", "a", "--reason", "x", "b", "--reason", "y"), "--reason"),
+        (("user", "add", "alice", "--password-file", "a", "--password-file", "b"), "--password-file"),
+        (("rotate-keys", "--no-wait", "--wait"), "--wait/--no-wait"),
+        (("--profile", "a", "--profile", "b", "keys"), "--profile"),
+        (("keys", "--timeout", "1", "--timeout", "2"), "--timeout"),
+    ],
+)
+def test_an_option_with_one_value_is_refused_when_it_is_given_twice(
+    nowhere: Command, arguments: tuple[str, ...], option: str
+) -> None:
+    result = nowhere.run(*arguments)
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{option} is given 2 times" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("login", "alice", "--scope", "a", "--scope", "b", "--audience", "a", "--audience", "b"),
+        ("revoke", "--everyone", "--yes", "--yes", "--json", "--json"),
+        ("--timeout", "1", "keys", "--timeout", "2"),  # an alias may hold the first
+    ],
+)
+def test_an_option_that_takes_several_or_says_the_same_twice_is_understood(
+    nowhere: Command, arguments: tuple[str, ...]
+) -> None:
+    assert "which mesh is meant" in nowhere.run(*arguments).stderr
+
+
 def test_options_are_taken_before_and_after_the_commands_name(nowhere: Command) -> None:
     other = nowhere.with_profile("other", auth=f"127.0.0.1:{free_port()}", plaintext=True, client_id="c")
     for arguments in (("--profile", str(other.profile), "keys"), ("keys", "--profile", str(other.profile))):
