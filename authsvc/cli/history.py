@@ -17,10 +17,10 @@ __all__ = ["history"]
 _COLUMNS = (
     Column("Lost", width=16),
     Column("History", whole=True),
-    Column("Revision", width=8),
+    Column("Revision", width=8, whole=True),
     Column("Restored to", width=11),
     Column("What gave it away", width=30),
-    Column("Noticed by", width=12, wide=True),
+    Column("Noticed by", width=12, whole=True),
 )
 _RECENT = 7 * 86_400.0
 

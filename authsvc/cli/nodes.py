@@ -17,12 +17,16 @@ __all__ = ["nodes"]
 
 _COLUMNS = (
     Column("Node", whole=True),
-    Column("Service", width=10),
-    Column("Address", width=15),
-    Column("Version", width=7, wide=True),
-    Column("Registered", width=12),
+    Column("Service", width=10, wide=1),  # a node's id begins with it
+    Column("Address", width=15, wide=4),
+    Column("Version", width=7, wide=5),
+    Column("Registered", width=12, wide=3),
 )
-_PROBE_COLUMNS = (Column("Answered", width=9), Column("Freshness", width=9), Column("Revision", width=8))
+_PROBE_COLUMNS = (
+    Column("Answered", width=9, whole=True),
+    Column("Freshness", width=9, whole=True),
+    Column("Revision", width=8, whole=True, wide=2),
+)
 
 
 @click.command("nodes", cls=MeshCommand)

@@ -26,6 +26,8 @@ __all__ = ["Cell", "Column", "Output", "as_data", "join"]
 _GAP: Final = 2
 _FOLDS_AT: Final = 24
 """Columns from which on a column of text may be folded to make room for others."""
+_FOLDS_TO: Final = 8
+"""Columns that a folded column keeps, so that it can still be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,14 @@ class Column:
 
     width  columns of the terminal that it takes at least, so that it stands still when its values change length
     whole  never broken over lines: an id has to be copied in one go
-    wide   left out on a terminal that is too narrow for it; a pipe and JSON have it
+    wide   left out on a terminal that is too narrow for it, the highest number first and among equals the last one; a
+           pipe and JSON have it. 0: never left out
     """
 
     title: str
     width: int = 0
     whole: bool = False
-    wide: bool = False
+    wide: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,33 +142,72 @@ def _draw_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     from rich.text import Text
 
     console = Console(highlight=False)
-    longest = [max((columns_of(row[place].text) for row in rows), default=0) for place in range(len(columns))]
-    shown = _that_fit(columns, longest, console.width)
+    widths = _widths(columns, rows, console.width)
+    if not widths:
+        _draw_one_by_one(columns, rows)
+        return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for place in shown:
-        column = columns[place]
-        width = max(column.width, longest[place]) if column.whole else column.width
-        table.add_column(column.title, min_width=width or None, no_wrap=column.whole, overflow="fold")
+    for place, width in widths.items():
+        table.add_column(columns[place].title, width=width, no_wrap=columns[place].whole, overflow="fold")
     for row in rows:
         # Text, not str: a name with square brackets is not markup.
-        table.add_row(*(Text(row[place].text, style=row[place].style) for place in shown))
+        table.add_row(*(Text(row[place].text, style=row[place].style) for place in widths))
     console.print(table)
 
 
-def _that_fit(columns: Sequence[Column], longest: Sequence[int], width: int) -> list[int]:
-    """The places of the columns to show: as many of the wide ones, from the left, as the terminal has room for."""
+def _draw_one_by_one(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    """A terminal too narrow for any table gets each value on a line of its own."""
+    width = max(columns_of(column.title) for column in columns)
+    for number, row in enumerate(rows):
+        if number:
+            _draw_line("", "")
+        for column, cell in zip(columns, row, strict=True):
+            _draw_line(f"{pad(column.title, width)}  {cell.text}", cell.style)
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int) -> dict[int, int]:
+    """The places of the columns to show, each with its width, so that no cell is cut.
+
+    Of the wide columns there are as many as fit. What is left over is folded: between words, and within them only if
+    that does not do. {} if even that is too wide.
+    """
+    texts = [[column.title, *(row[place].text for row in rows)] for place, column in enumerate(columns)]
+    full = [max(column.width, *map(columns_of, texts[place])) for place, column in enumerate(columns)]
+    shown = _that_fit(columns, full, room)
+    words = {
+        place: full[place]
+        if columns[place].whole
+        else max(columns_of(word) for text in texts[place] for word in (text.split() or [""]))
+        for place in shown
+    }
+    least = {place: words[place] if columns[place].whole else min(words[place], _FOLDS_TO) for place in shown}
+    widths = {place: full[place] for place in shown}
+    for floor in (words, least):
+        while _total(widths.values()) > room:
+            place = max(widths, key=lambda one: widths[one] if widths[one] > floor[one] else 0)
+            if widths[place] <= floor[place]:
+                break
+            widths[place] -= 1
+    return widths if _total(widths.values()) <= room else {}
+
+
+def _that_fit(columns: Sequence[Column], full: Sequence[int], room: int) -> list[int]:
+    """The places of the columns to show: as many of the wide ones as the terminal has room for, which may be folded."""
     needs = [
-        max(columns_of(column.title), column.width, longest[place] if column.whole else min(longest[place], _FOLDS_AT))
+        full[place] if column.whole else max(columns_of(column.title), column.width, min(full[place], _FOLDS_AT))
         for place, column in enumerate(columns)
     ]
-    room = width - sum(need + _GAP for column, need in zip(columns, needs, strict=True) if not column.wide)
-    shown = []
-    for place, column in enumerate(columns):
-        if column.wide:
-            room -= needs[place] + _GAP
-        if not column.wide or room >= 0:
-            shown.append(place)
-    return shown
+    shown = [place for place, column in enumerate(columns) if not column.wide]
+    for place in sorted(set(range(len(columns))) - set(shown), key=lambda one: columns[one].wide):
+        if _total(needs[one] for one in (*shown, place)) > room:
+            break
+        shown.append(place)
+    return sorted(shown)
+
+
+def _total(widths: Iterable[int]) -> int:
+    found = list(widths)
+    return sum(found) + _GAP * (len(found) - 1)
 
 
 def _draw_line(text: str, style: str) -> None:

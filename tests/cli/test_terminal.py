@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,56 @@ def test_a_table_fits_the_terminal_and_its_ids_stay_whole(command: Command, user
     assert ("Scopes" in lines[0]) is (columns == 200)
     assert columns < 80 or len(lines) == 3, "a session takes one line: what does not fit is left out, not folded"
     assert _STYLE.search(screen)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_the_nodes_fit_the_terminal_and_their_freshness_stays_whole(command: Command, columns: int) -> None:
+    code, screen = Terminal(command, "nodes", columns=columns).ends()
+    assert code == ExitCode.OK
+    text = _STYLE.sub("", screen)
+    for node in command.json("nodes", "--no-probe")["nodes"]:
+        assert node["nodeId"] in text
+    assert "Freshness" in text
+    assert re.search(r"\b\d+\.\d\d s\b", text)
+    assert columns < 60 or max(len(line.rstrip()) for line in text.splitlines()) <= columns
+
+
+_TABLE = (
+    Column("Id", width=16, whole=True),
+    Column("Lost since", width=16),
+    Column("Why", width=30),
+    Column("Noticed by", wide=2),
+    Column("Count", whole=True, wide=1),
+)
+_ROWS = (
+    ("0b4dc6a52a6dc59d", "now", "its history is of cluster bae51fc6a55e0661", "auth-vm-36d599c1", "12"),
+    (
+        "e4b7710b307b3885",
+        "2026-11-23 15:10",
+        "its revision is lower",
+        "auth-auth-7d9f8b6c5d-x2x4z-abcd1234",
+        "12345678",
+    ),
+)
+
+
+@pytest.mark.parametrize("width", [20, 36, 40, 60, 80, 100, 140])
+def test_no_cell_is_cut_at_any_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Columns are left out or folded, and where that does not do each value gets a line."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    Output(as_json=False).table(_TABLE, _ROWS)
+    text = _STYLE.sub("", capsys.readouterr().out)
+    shown = [place for place, column in enumerate(_TABLE) if not column.wide or column.title in text]
+    assert ("Count" in text) or ("Noticed by" not in text), "what matters less is left out first"
+    cells = "".join(_TABLE[place].title + "".join(row[place] for row in _ROWS) for place in shown)
+    assert Counter("".join(cells.split())) <= Counter("".join(text.split()))
+    assert all(row[0] in text for row in _ROWS), "an id is copied in one go"
+    if width >= 40:
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 
 def test_colour_is_left_out_where_it_is_not_wanted(command: Command) -> None:
