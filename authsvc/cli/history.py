@@ -50,7 +50,7 @@ def history(invocation: Invocation) -> None:
         ("etcd cluster", current.cluster_id),
     ]
     if current.HasField("vouched_at"):
-        pairs.append(("last checked", moment(seconds(current.vouched_at), now)))
+        pairs.append(("last vouched for", moment(seconds(current.vouched_at), now)))
     invocation.output.pairs(pairs)
     invocation.output.line()
     invocation.output.table(_COLUMNS, [_row(one, now) for one in answer.lost], empty="etcd has lost nothing.")

@@ -12,6 +12,7 @@ from authsvc.cli.failure import ExitCode
 from authsvc.cli.profile import load_profile
 from credmesh.admin.v1 import accounts_pb2, accounts_pb2_grpc
 from tests.cli.conftest import PASSWORD, Command, signed_out
+from tests.support import wait_until
 
 
 def session_of(command: Command, user: str) -> str:
@@ -180,6 +181,14 @@ def test_nodes_lists_the_replica_and_probes_it(command: Command) -> None:
     titles, row = command.ok("nodes").splitlines()
     assert titles.split()[-3:] == ["ANSWERED", "FRESHNESS", "REVISION"]
     assert row.split()[0] == node["nodeId"]
+
+
+def test_history_says_when_it_was_last_vouched_for(command: Command) -> None:
+    """It is vouched for on the way, not looked at by the clock: nothing to be alarmed about if that was a while ago."""
+    wait_until(lambda: "last vouched for" in command.ok("history"), what="the replica to vouch")
+    said = command.ok("history")
+    assert "etcd has lost nothing." in said
+    assert "checked" not in said
 
 
 def test_a_scope_that_is_missing_is_named_with_how_to_get_it(command: Command) -> None:
