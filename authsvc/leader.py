@@ -214,7 +214,7 @@ class Leader:
             self._end_term("its lease ran out")
             return 0.0
         if time.monotonic() >= certain_until:
-            # It was late, and the lease had lived on. A job that asked meanwhile waits for a next term, and there is none.
+            # Late, but the lease had lived on. A job that asked meanwhile waits for a next term, and there is none.
             self.wake()
         if self._unsure or self._term is None:
             self._unsure = False

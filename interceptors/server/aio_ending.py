@@ -12,6 +12,9 @@ from interceptors.errors import Refusal
 
 __all__ = ["RunningHandler", "ThreadedHandler"]
 
+_ENDING: Final = 10.0
+"""Seconds that a handler waits for the end of its call, at most: its event loop may have ended."""
+
 
 class RunningHandler:
     """A stream's handler, to be ended from any thread.
@@ -124,7 +127,7 @@ class ThreadedHandler:
     aborted  by what the call was ended; what the handler raises after that is of no interest
     """
 
-    __slots__ = ("_beginning", "_begun", "_call", "_due", "_inside", "_lock", "aborted", "context")
+    __slots__ = ("_beginning", "_begun", "_call", "_due", "_ended", "_inside", "_lock", "aborted", "context")
 
     def __init__(self, context: Any) -> None:
         self._call = context
@@ -133,6 +136,7 @@ class ThreadedHandler:
         self._inside = True
         self._beginning = False
         self._begun = False
+        self._ended: threading.Event | None = None  # set when the call was ended from outside; None before that begins
         self.aborted: grpc.aio.AbortError | None = None
         self.context = _ThreadedContext(context, self)
 
@@ -142,21 +146,28 @@ class ThreadedHandler:
             if self._beginning:
                 self._due = refusal
                 return
-            if not self._inside:
+            if not self._inside or self._ended is not None:
                 return
-        # This context's abort blocks until the loop has sent the status. In a daemon thread, since nobody wakes it up
-        # if the server's loop ends meanwhile.
-        threading.Thread(target=self._abort_quietly, args=(refusal,), name="credmesh-end", daemon=True).start()
+            ended = threading.Event()
+            # This context's abort blocks until the loop has sent the status. In a daemon thread, since nobody wakes it
+            # up if the server's loop ends meanwhile.
+            threading.Thread(target=self._end, args=(refusal, ended), name="credmesh-end", daemon=True).start()
+            self._ended = ended
 
     def begin(self, initial_metadata: Any = ()) -> None:
         """Sends the initial metadata, unless that is done: see RunningHandler.beginning. Ends the call if that is due.
 
-        grpc takes a response from this thread long before it has sent it, so here the two are sent apart.
+        grpc takes a response from this thread long before it has sent it, so here the two are sent apart. Where the
+        call is being ended in this very moment, waits until it is, and raises what it was ended by.
         """
         with self._lock:
             if self._begun:
                 return
-            self._beginning = True
+            ended = self._ended
+            self._beginning = ended is None
+        if ended is not None:
+            ended.wait(_ENDING)
+            raise self.aborted or grpc.aio.AbortError("the call was ended")
         self._call.send_initial_metadata(initial_metadata)
         with self._lock:
             self._begun, self._beginning = True, False
@@ -169,13 +180,15 @@ class ThreadedHandler:
         with self._lock:
             self._inside = False
 
-    def _abort_quietly(self, refusal: Refusal) -> None:
+    def _end(self, refusal: Refusal, ended: threading.Event) -> None:
         try:
             self._abort(refusal)
         except grpc.aio.AbortError as aborted:  # how an abort that succeeded returns
             self.aborted = aborted
         except grpc.aio.BaseError:
             pass  # the call was over already
+        finally:
+            ended.set()
 
     def _abort(self, refusal: Refusal) -> None:
         self._call.set_trailing_metadata(refusal.trailing_metadata())
