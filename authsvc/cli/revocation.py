@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import click
 
+from authsvc.cli.connection import Connection
 from authsvc.cli.failure import ExitCode, Failure
+from authsvc.cli.known import (
+    client_is_known,
+    session_is_known,
+    subject_is_known,
+    unknown_client,
+    unknown_session,
+    unknown_subject,
+    warn,
+)
 from authsvc.cli.options import Invocation, MeshCommand, confirm, pass_invocation
+from authsvc.cli.output import as_data
 from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
 from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc
 
@@ -38,6 +49,9 @@ def revoke(
 
     Every node refuses it from then on and ends the streams that it opened. What is issued afterwards is not touched.
     With --wait the nodes confirm it: the answer is a receipt.
+
+    A name that nobody has is revoked too, with a warning: it may be one that was deleted. In --json `known` says
+    whether somebody has it; it is absent for everyone, for an audience, and where you may not look.
     """
     scopes = {"subject": subject, "session_id": session_id, "client_id": client_id, "audience": audience}
     named = {name: value for name, value in scopes.items() if value is not None}
@@ -55,17 +69,39 @@ def revoke(
         confirm("Revoke everybody's credentials? Everybody has to sign in again, services too.", yes=yes)
     ask_to_wait(request, wait=wait, at_most=at_most)
     with invocation.connect() as auth:
+        # A session is gone once it is revoked. Whether an account is there can wait, and the revocation cannot.
+        known = session_is_known(auth, request.session_id) if request.session_id else None
         stub = revocation_pb2_grpc.RevocationServiceStub(auth.channel)
         answer = auth.call(stub.Revoke, request, timeout=invocation.patience if request.wait else None)
+        if not invocation.as_json:
+            _tell(invocation, request, answer)
+        known = _account_is_known(auth, request) if known is None else known
     if invocation.as_json:
-        invocation.output.message(answer)
-    else:
-        what = _what(request)
-        invocation.output.line(f"Revoked {what} up to now: from revision {answer.revision} on nodes refuse it.")
-        if answer.HasField("receipt"):
-            show_receipt(invocation.output, answer.receipt)
+        invocation.output.data(as_data(answer) | ({} if known is None else {"known": known}))
+    elif known is False:
+        warn(_unknown(request))
     if answer.HasField("receipt"):
         exit_by(answer.receipt)
+
+
+def _tell(invocation: Invocation, request: revocation_pb2.RevokeRequest, answer: revocation_pb2.RevokeResponse) -> None:
+    what = _what(request)
+    invocation.output.line(f"Revoked {what} up to now: from revision {answer.revision} on nodes refuse it.")
+    if answer.HasField("receipt"):
+        show_receipt(invocation.output, answer.receipt)
+
+
+def _account_is_known(auth: Connection, request: revocation_pb2.RevokeRequest) -> bool | None:
+    """Whether the account is there whose credentials were revoked; None if it cannot be said, or is no account."""
+    if request.subject:
+        return subject_is_known(auth, request.subject)
+    return client_is_known(auth, request.client_id) if request.client_id else None
+
+
+def _unknown(request: revocation_pb2.RevokeRequest) -> str:
+    if request.subject:
+        return unknown_subject(request.subject)
+    return unknown_client(request.client_id) if request.client_id else unknown_session(request.session_id)
 
 
 def _what(request: revocation_pb2.RevokeRequest) -> str:

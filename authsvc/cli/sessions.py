@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from authsvc.cli.failure import ExitCode, Failure
+from authsvc.cli.known import subject_is_known, unknown_subject, warn
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import Cell, Column, as_data, join
 from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
@@ -39,21 +40,27 @@ _ID_LIKE_AN_OPTION: Final = re.compile(r"-[A-Za-z0-9_-]{21}")
 @click.option("--count", is_flag=True, help="Only say how many there are.")
 @pass_invocation
 def sessions(invocation: Invocation, subject: str, count: bool) -> None:
-    """List the live sessions: whose they are, and when they were last seen."""
+    """List the live sessions: whose they are, and when they were last seen.
+
+    Where a subject has none, and nobody of that name is there, a warning says so (in --json: `known` is false).
+    """
     request = sessions_pb2.ListSessionsRequest(subject=subject, page_size=1)
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
         answer = auth.call(stub.ListSessions, request) if count else auth.every_page(stub.ListSessions, request)
+        known = subject_is_known(auth, subject) if subject and not answer.total_size else None
     if count:
         answer = sessions_pb2.ListSessionsResponse(total_size=answer.total_size)
     if invocation.as_json:
-        invocation.output.message(answer)
+        invocation.output.data(as_data(answer) | ({} if known is None else {"known": known}))
     elif count:
         invocation.output.line(str(answer.total_size))
     else:
         now = time.time()
         nobody = f"{subject} has no session." if subject else "There is no session."
         invocation.output.table(_COLUMNS, [_row(session, now) for session in answer.sessions], empty=nobody)
+    if known is False and not invocation.as_json:
+        warn(unknown_subject(subject))
 
 
 class _Kick(MeshCommand):
