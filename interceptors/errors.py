@@ -13,9 +13,9 @@ stays in the exception's own text, for the log and the audit trail.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2
@@ -131,8 +131,18 @@ def trailing_metadata(reason: Reason, metadata: tuple[tuple[str, str], ...] = ()
     return ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-def reason_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
-    """The reason in a failed call's trailing metadata, or None if credmesh did not refuse it (or a newer one did)."""
+def reason_of(failed: grpc.RpcError | grpc.Call | Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
+    """The reason why a call was refused, or None if credmesh did not refuse it (or one with newer reasons did).
+
+    `failed` is the error that was caught, of `grpc` or `grpc.aio`; or a call of `grpc`; or its trailing metadata, which
+    is what a call of `grpc.aio` is asked for: `reason_of(await call.trailing_metadata())`.
+    """
+    if isinstance(failed, grpc.RpcError | grpc.Call):
+        # A bare RpcError, as a test or a library may raise it, has none.
+        read: Callable[[], Any] = getattr(failed, "trailing_metadata", tuple)
+        metadata: Iterable[tuple[str, str | bytes]] | None = read()
+    else:
+        metadata = failed
     for key, value in metadata or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return _reason_in(value)

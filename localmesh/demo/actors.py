@@ -66,8 +66,7 @@ def why(error: grpc.RpcError) -> Reason | grpc.StatusCode:
     """Why a call was not served: our reason if there is one, else gRPC's status."""
     if not isinstance(error, aio.AioRpcError):
         return grpc.StatusCode.UNKNOWN
-    metadata: Any = error.trailing_metadata()
-    return reason_of(metadata) or error.code()
+    return reason_of(error) or error.code()
 
 
 def reason_text(found: Reason | grpc.StatusCode | None) -> str:

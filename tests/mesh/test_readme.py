@@ -132,6 +132,15 @@ def test_the_client_in_ten_lines_runs(mesh: RunningMesh) -> None:
     assert 'subject: "alice"' in done.stdout
 
 
+def test_the_reason_of_a_refused_call_is_read_as_the_readme_says(
+    mesh: RunningMesh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mesh.channel(mesh.profile["services"]["inventory"]) as channel:
+        stub = inventory_pb2_grpc.InventoryServiceStub(channel)
+        exec(block("reason"), {"inventory_pb2": inventory_pb2, "stub": stub})  # noqa: S102 - the README's own
+    assert capsys.readouterr().out == "Reason.CREDENTIAL_MISSING\n"
+
+
 def test_the_proto_in_the_readme_is_the_samples_own_and_compiles(tmp_path: Path) -> None:
     sample = (REPOSITORY / "protos/credmesh/samples/inventory/v1/inventory.proto").read_text()
     for line in block("proto").splitlines():

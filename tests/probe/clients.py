@@ -84,7 +84,7 @@ def make_client(kind: str, target: str, interceptors: Sequence[Any] = ()) -> Cli
 
 
 def _outcome(error: Any, answers: Sequence[str] = ()) -> Outcome:
-    return Outcome(error.code(), error.details() or "", reason_of(error.trailing_metadata()), tuple(answers))
+    return Outcome(error.code(), error.details() or "", reason_of(error), tuple(answers))
 
 
 class SyncClient:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from interceptors import MeshNode, Reason
+from interceptors import MeshNode, Reason, Refusal, reason_of
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.opaque import OpaqueKind, OpaqueToken
 from tests.probe.clients import Client, bearer
@@ -58,6 +58,13 @@ def test_every_bad_credential_is_refused_with_its_reason(client: Client, issuer:
             assert (outcome.reason, outcome.code, outcome.answers) == (reason, reason.status, ()), (name, kind)
             # The caller learns the reason, never the cause.
             assert outcome.details == reason.message
+
+
+def test_the_reason_is_read_from_an_error_and_from_metadata_and_is_none_where_there_is_none() -> None:
+    """Errors of real calls, of both clients and every kind, are read in all of these tests."""
+    assert reason_of(Refusal(Reason.MESH_STALE).trailing_metadata()) is Reason.MESH_STALE
+    for nothing in (grpc.RpcError(), (), None, (("grpc-status-details-bin", b"\xff"),)):
+        assert reason_of(nothing) is None
 
 
 @pytest.mark.parametrize(
