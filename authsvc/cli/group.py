@@ -5,12 +5,14 @@ A command's room is loaded when the command is used: `credmesh --help` answers w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
 import click
 
-from authsvc.cli.failure import EXIT_CODES
+from authsvc.cli.failure import EXIT_CODES, ExitCode, Failure
 from authsvc.cli.options import MeshGroup, mesh_options
 
 __all__ = ["COMMANDS", "credmesh"]
@@ -44,6 +46,7 @@ COMMANDS: Final = {
 """Section of the help → command → its room and what it does in a line."""
 
 _PLACES: Final = {name: place for section in COMMANDS.values() for name, place in section.items()}
+_GIVEN: Final = "authsvc.cli.given"
 _PROFILE_ROWS: Final = (
     ("auth", "CREDMESH_AUTH: host:port of each replica of the auth service"),
     ("ca_file", "CREDMESH_CA_FILE: what signs its certificate (else the system's CAs)"),
@@ -57,7 +60,41 @@ _PROFILE_ROWS: Final = (
 )
 
 
+@contextmanager
+def _usage_as_asked(arguments: Sequence[str]) -> Iterator[None]:
+    """Makes what click says of a command that was not understood an error as any other, where JSON was asked for.
+
+    By the words themselves: a command that was not understood has no options yet.
+    """
+    try:
+        yield
+    except click.UsageError as error:
+        if "--json" not in arguments:
+            raise
+        failure = Failure(
+            # click's own is the whole help.
+            "Missing command." if isinstance(error, click.exceptions.NoArgsIsHelpError) else error.format_message(),
+            next_step=f"`{error.ctx.command_path if error.ctx else 'credmesh'} --help` says what there is.",
+            code=ExitCode.USAGE,
+        )
+        failure.as_json = True
+        raise failure from None
+
+
 class _Credmesh(MeshGroup):
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = tuple(args)
+        with _usage_as_asked(given):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_GIVEN] = given
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_as_asked(ctx.meta[_GIVEN]):
+            return super().invoke(ctx)
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(_PLACES)
 

@@ -78,6 +78,32 @@ def test_what_is_not_understood_exits_with_2(nowhere: Command, arguments: tuple[
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says", "help_of"),
+    [
+        (("--json", "frobnicate"), "No such command 'frobnicate'", "credmesh"),
+        (("--json", "--bogus"), "No such option '--bogus'", "credmesh"),
+        (("--json",), "Missing command", "credmesh"),
+        (("--json", "keys", "--bogus"), "No such option '--bogus'", "credmesh keys"),
+        (("keys", "--bogus", "--json"), "No such option '--bogus'", "credmesh keys"),
+        (("--json", "sessions", "x"), "unexpected extra argument", "credmesh sessions"),
+        (("keys", "--json", "--timeout", "soon"), "'soon' is not a valid float", "credmesh keys"),
+        (("--json", "user", "frobnicate"), "No such command 'frobnicate'", "credmesh user"),
+        (("--json", "user"), "Missing command", "credmesh user"),
+    ],
+)
+def test_what_is_not_understood_is_said_in_json_where_json_was_asked_for(
+    nowhere: Command, arguments: tuple[str, ...], says: str, help_of: str
+) -> None:
+    result = nowhere.run(*arguments)
+    error = json.loads(result.stderr)["error"]
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+    assert error["nextStep"].startswith(f"`{help_of} --help`")
+    assert result.exit_code == error["exitCode"] == ExitCode.USAGE
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
     ("arguments", "option"),
     [
         (("revoke", "--subject", "alice", "--subject", "bob"), "--subject"),
