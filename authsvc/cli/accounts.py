@@ -44,7 +44,7 @@ _yes = click.option("--yes", is_flag=True, help=_YES_HELP)
 
 def _changes(command: F) -> F:
     """The options of a command that changes an account."""
-    command = click.option("--no-audiences", is_flag=True, help="Its credentials are for no service.")(command)
+    command = click.option("--no-audiences", is_flag=True, help="It cannot sign in: no service takes it.")(command)
     command = click.option("--no-scopes", is_flag=True, help="It may do nothing.")(command)
     return _scopes(_audiences(command))
 
@@ -72,7 +72,11 @@ def user_add(
     audiences: tuple[str, ...],
     password_file: Path | None,
 ) -> None:
-    """Make the user SUBJECT. Without scopes and audiences it can sign in and do nothing."""
+    """Make the user SUBJECT.
+
+    Without an audience it cannot sign in, since no service would take its credential; these commands take one for
+    credmesh.auth. Without scopes it may do only what asks for none.
+    """
     request = accounts_pb2.CreateUserRequest(
         user=accounts_pb2.User(subject=subject, scopes=scopes, audiences=audiences),
         password=new_password(password_file, f"Password for {subject}"),
@@ -82,7 +86,8 @@ def user_add(
     if invocation.as_json:
         invocation.output.message(answer)
     else:
-        invocation.output.line(f"Made user {subject}. Sign in: credmesh login {subject}")
+        how = f"Sign in: credmesh login {subject}" if answer.user.audiences else _cannot_sign_in("user", subject)
+        invocation.output.line(f"Made user {subject}. {how}")
 
 
 @user.command("list")
@@ -123,7 +128,7 @@ def user_update(
     if invocation.as_json:
         invocation.output.message(answer)
     else:
-        _tell_update(invocation, f"user {subject}", answer.user, answer.revision)
+        _tell_update(invocation, "user", subject, answer.user, answer.revision)
 
 
 @user.command("passwd")
@@ -175,13 +180,19 @@ def client_add(
     audiences: tuple[str, ...],
     secret_file: Path | None,
 ) -> None:
-    """Make the client CLIENT_ID and its secret, which is shown this once."""
+    """Make the client CLIENT_ID and its secret, which is shown this once.
+
+    Without an audience it cannot sign in, since no service would take its credential. Without scopes it may do only
+    what asks for none.
+    """
     new = accounts_pb2.Client(client_id=client_id, scopes=scopes, audiences=audiences)
     with invocation.connect() as auth, write_secret(secret_file) as keep:
         stub = accounts_pb2_grpc.AccountServiceStub(auth.channel)
         answer = auth.call(stub.CreateClient, accounts_pb2.CreateClientRequest(client=new))
         keep(answer.client_secret)
     _tell_secret(invocation, answer, secret_file, f"Made client {client_id}.")
+    if not audiences:
+        invocation.output.note(_cannot_sign_in("client", client_id))
 
 
 @client.command("add-secret")
@@ -267,7 +278,7 @@ def client_update(
     if invocation.as_json:
         invocation.output.message(answer)
     else:
-        _tell_update(invocation, f"client {client_id}", answer.client, answer.revision)
+        _tell_update(invocation, "client", client_id, answer.client, answer.revision)
 
 
 @client.command("delete")
@@ -320,11 +331,19 @@ def _tell_secret(
 
 
 def _tell_update(
-    invocation: Invocation, what: str, account: accounts_pb2.User | accounts_pb2.Client, revision: int
+    invocation: Invocation, kind: str, name: str, account: accounts_pb2.User | accounts_pb2.Client, revision: int
 ) -> None:
-    invocation.output.line(f"Changed {what}. Scopes: {join(account.scopes)}  Audiences: {join(account.audiences)}")
+    invocation.output.line(
+        f"Changed {kind} {name}. Scopes: {join(account.scopes)}  Audiences: {join(account.audiences)}"
+    )
     if revision:
         invocation.output.line(f"From revision {revision} on nodes refuse what was issued to it before.")
+    if not account.audiences:
+        invocation.output.line(_cannot_sign_in(kind, name))
+
+
+def _cannot_sign_in(kind: str, name: str) -> str:
+    return f"It has no audience, so it cannot sign in. Give it one: credmesh {kind} update {name} --audience NAME"
 
 
 def _columns(title: str) -> tuple[Column, ...]:

@@ -44,7 +44,7 @@ _NOBODY_TEXTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """As whom a call was made; `kind` is "client", "user", or "" for nobody."""
+    """As whom a call was made; `kind` is "client", "user", or "" for nobody, or for the user `name` who signs in."""
 
     kind: str = ""
     name: str = ""
@@ -122,7 +122,9 @@ def _who_is_away(details: str, profile: Profile) -> tuple[str, str]:
 def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speaker) -> Failure:
     code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
     message, next_step = reason.message, ""
-    if reason is Reason.SCOPE_MISSING:
+    if reason in (Reason.SCOPE_MISSING, Reason.AUDIENCE_MISMATCH) and not speaker.kind and speaker.name:
+        message, next_step = _not_granted(trouble, reason, speaker.name)
+    elif reason is Reason.SCOPE_MISSING:
         scope = trouble.metadata.get("scope", "")
         message = f"{speaker} may not do this: it lacks the scope {scope}" if scope else f"{speaker} lacks a scope"
         next_step = (
@@ -150,3 +152,21 @@ def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speake
             "`credmesh bootstrap operator` makes another client."
         )
     return Failure(message, next_step=next_step, code=code, reason=reason.name)
+
+
+def _not_granted(trouble: Trouble, reason: Reason, subject: str) -> tuple[str, str]:
+    """What to say to a user who showed the right password, and asked for what the account does not have."""
+    what = "scope" if reason is Reason.SCOPE_MISSING else "audience"
+    asked = trouble.metadata.get(what, "")
+    if not asked and what == "audience":
+        return (
+            f"{subject} was not signed in: the account has no audience, so no service would take its credential",
+            "Somebody who may change accounts gives it one: "
+            f"credmesh user update {subject} --audience NAME (credmesh.auth for these commands).",
+        )
+    named = f"{what}s {asked}" if " " in asked else f"{what} {asked}".rstrip()
+    return (
+        f"{subject} was not signed in: the account does not have the {named}",
+        f"Is that a typo? `credmesh user list` shows what it has, and without --{what} you get all of it.\n"
+        f"`credmesh user update {subject}` changes that; say all that it is to have.",
+    )

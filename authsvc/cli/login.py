@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from authsvc.cli.connection import Connection
+from authsvc.cli.explaining import Speaker
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
 from authsvc.cli.output import join
@@ -57,6 +58,7 @@ def login(
     )
     with invocation.connect_anonymously() as auth:
         stub = auth_pb2_grpc.AuthServiceStub(auth.channel)
+        auth.speaker = Speaker(name=subject)
         try:
             credentials = auth.call(stub.Login, request).credentials
         except Failure as failure:

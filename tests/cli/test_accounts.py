@@ -60,6 +60,21 @@ def test_a_user_who_may_do_less_is_signed_out_and_one_who_may_do_more_is_not(com
     assert command.json("user", "update", user, "--audience", "credmesh.auth")["user"]["audiences"] == ["credmesh.auth"]
 
 
+def test_who_has_no_audience_cannot_sign_in_and_is_said_so(command: Command, name: str) -> None:
+    told = "It has no audience, so it cannot sign in. Give it one: credmesh {} update {} --audience NAME"
+    assert command.ok("user", "add", name, password=PASSWORD) == f"Made user {name}. {told.format('user', name)}\n"
+    result = command.run("login", name, password=PASSWORD)
+    assert result.exit_code == ExitCode.FAILED
+    assert f"{name} was not signed in: the account has no audience" in result.stderr
+    assert f"credmesh user update {name} --audience NAME" in result.stderr
+    assert told.split(".")[0] not in command.ok("user", "update", name, "--audience", "orders")
+    command.ok("login", name, password=PASSWORD)
+    assert command.ok("user", "update", name, "--no-audiences").splitlines()[-1] == told.format("user", name)
+    result = command.run("client", "add", f"{name}-c")
+    assert result.stderr.splitlines()[-1] == told.format("client", f"{name}-c")
+    assert command.run("client", "add", f"{name}-d", "--json").stderr == ""
+
+
 def test_an_update_has_to_say_what_and_only_one_thing(command: Command, user: str, name: str) -> None:
     for kind in ("user", "client"):
         result = command.run(kind, "update", user)

@@ -179,7 +179,9 @@ def test_who_is_away_is_told_apart(details: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-@pytest.mark.parametrize("speaker", [Speaker(), Speaker("client", "c"), Speaker("user", "alice")])
+@pytest.mark.parametrize(
+    "speaker", [Speaker(), Speaker(name="alice"), Speaker("client", "c"), Speaker("user", "alice")]
+)
 def test_every_reason_says_something_and_quotes_no_status_number(reason: Reason, speaker: Speaker) -> None:
     failure = explain(Trouble(reason.status, reason.message, reason), Profile(auth="h:1"), speaker, timeout=1)
     assert failure.message

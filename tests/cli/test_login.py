@@ -67,6 +67,28 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(command: Command, us
     assert not command.login_file.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says", "advises"),
+    [
+        (("--audience", "inventroy"), "does not have the audience inventroy", "without --audience"),
+        (("--audience", "a", "--audience", "b"), "does not have the audiences a b", "without --audience"),
+        (("--scope", "shop.raed"), "does not have the scope shop.raed", "without --scope"),
+    ],
+)
+def test_a_login_that_asks_for_what_the_account_lacks_says_which_and_where_to_look(
+    command: Command, user: str, arguments: tuple[str, ...], says: str, advises: str
+) -> None:
+    result = command.run("login", user, *arguments, password=PASSWORD)
+    assert result.exit_code == ExitCode.FAILED
+    message, *next_step = result.stderr.splitlines()
+    assert message == f"credmesh: {user} was not signed in: the account {says}"
+    assert "`credmesh user list`" in next_step[0]
+    assert advises in next_step[0]
+    assert f"credmesh user update {user}" in next_step[1]
+    assert "client add" not in result.stderr
+    assert not command.login_file.exists()
+
+
 def test_a_password_comes_from_a_file_or_from_stdin(command: Command, user: str, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
