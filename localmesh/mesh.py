@@ -8,12 +8,14 @@ import queue
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 from authsvc.bootstrap import generate_kek, seed_development
+from interceptors.errors import CredmeshError
 from interceptors.etcd.client import EtcdClient
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings, read_settings
@@ -48,6 +50,20 @@ class Options:
 
     folder: Path
     any_ports: bool = False
+
+
+@contextmanager
+def _own_etcd_is_offered() -> Iterator[None]:
+    """An etcd that cannot be used may have been named by accident: a shell that has read .mesh/env does that."""
+    try:
+        yield
+    except CredmeshError as error:
+        named = os.environ["ETCD_ENDPOINTS"]
+        raise LocalMeshError(
+            f"ETCD_ENDPOINTS={named} is set, so that etcd is used, and none is started: {error}\n"
+            "If it is not meant (a shell that has read .mesh/env has it), `unset ETCD_ENDPOINTS`: the mesh then starts "
+            "an etcd of its own"
+        ) from error
 
 
 class LocalMesh:
@@ -92,6 +108,9 @@ class LocalMesh:
                     certificates=etcd_certificates(self._tls).server,
                 )
             )
+        else:
+            with _own_etcd_is_offered():
+                self._check_answers(around)
         self._check_continuity(around)
         # They take a moment to load, and the accounts are made meanwhile.
         for part in auth_parts(around):
@@ -169,11 +188,17 @@ class LocalMesh:
                 cert_file=client.cert_file,
                 key_file=client.key_file,
             )
-        settings = read_settings(EtcdSettings)
+        with _own_etcd_is_offered():
+            settings = read_settings(EtcdSettings)
         if os.environ.get("CREDMESH_ETCD_PREFIX", "").strip():
             return settings
         # Somebody else's etcd may hold a mesh that matters; accounts for trying things out have no place in it.
         return replace(settings, prefix=_EXTERNAL_PREFIX)
+
+    def _check_answers(self, around: Surroundings) -> None:
+        """Before anything is started: without it nothing would come up, and every part would say so at length."""
+        with EtcdClient(around.etcd) as etcd:
+            etcd.count(Layout(around.etcd.prefix).prefix)
 
     def _check_continuity(self, around: Surroundings) -> None:
         """The key that seals the signing keys lies in the folder; what it sealed lies in etcd. Both or neither."""

@@ -73,7 +73,7 @@ class Supervised:
     """A part and what is known of it.
 
     since     monotonic seconds of its last start
-    took      seconds from its start until it was ready
+    took      seconds from its start until it was ready; 0.0 if it never was
     deaths    monotonic seconds of its last unwanted ends
     again_at  monotonic seconds: when to start it again; None if nobody is to
     """
@@ -155,7 +155,9 @@ class Supervisor:
             if not supervised.part.wait(max(0.0, deadline - time.monotonic())):
                 supervised.part.kill()
                 supervised.part.wait(_STOP_PATIENCE)
-            self._tell(Happening.STOPPED, supervised)
+            if supervised.took:
+                # One that never came up was not there for anybody.
+                self._tell(Happening.STOPPED, supervised)
 
     def kill(self) -> None:
         """Ends everything at once."""

@@ -172,6 +172,16 @@ def test_stopping_asks_first_and_then_insists(
     assert not any(part.alive for part in parts), "nobody starts them again"
 
 
+def test_only_what_was_up_is_said_to_have_stopped(supervisor: Supervisor, told: Told, tmp_path: Path) -> None:
+    supervisor.start(ScriptPart("up", READY, tmp_path))
+    tick_until(supervisor, lambda: supervisor.all_up)
+    late = ScriptPart("late", READY, tmp_path)
+    supervisor.start(late)
+    supervisor.stop()
+    assert not late.alive
+    assert [name for happening, name in told.happenings if happening is Happening.STOPPED] == ["up"]
+
+
 def test_a_process_dies_with_whoever_started_it(tmp_path: Path) -> None:
     """The child of a process that is killed with -9, in a session of its own, is gone too."""
     script = (

@@ -242,6 +242,20 @@ def test_an_etcd_that_is_there_is_used_below_a_prefix_of_its_own(own_etcd: EtcdP
     assert "holds a mesh below /credmesh-local/ whose secrets are not in" in other.output
 
 
+@pytest.mark.parametrize("kind", ["foo", "away"])
+def test_an_etcd_that_cannot_be_used_is_said_to_have_been_named_by_the_environment(kind: str, tmp_path: Path) -> None:
+    """A shell that has read .mesh/env names the etcd of a mesh that may have been stopped since."""
+    named = "foo" if kind == "foo" else f"127.0.0.1:{free_port()}"
+    (tmp_path / ".mesh" / "secrets").mkdir(parents=True)
+    (tmp_path / ".mesh" / "secrets" / "kek").write_text("there was a mesh here before")
+    mesh = RunningMesh(tmp_path / ".mesh", environ={"ETCD_ENDPOINTS": named}).start(wait=False)
+    assert mesh.process.wait(60)
+    assert mesh.process.exit_code == 1
+    assert f"ETCD_ENDPOINTS={named} is set" in mesh.output
+    assert "unset ETCD_ENDPOINTS" in mesh.output
+    assert "has stopped" not in mesh.output, "nothing was up"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     mesh = RunningMesh(tmp_path / "file" / ".mesh")
