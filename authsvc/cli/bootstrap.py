@@ -84,9 +84,10 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
                 etcd, Layout(settings.prefix), client_id, scopes=OPERATOR_SCOPES, audiences=(AUTH_AUDIENCE,)
             )
         except EtcdUnavailable as error:
+            place = invocation.profile.place("etcd")
             raise Failure(
                 str(error),
-                next_step="Is it up, and does this machine reach it? ETCD_ENDPOINTS says where it is.",
+                next_step=f"Is it up, and does this machine reach it? {place} says where it is.",
                 code=ExitCode.UNREACHABLE,
             ) from None
         if secret is None:

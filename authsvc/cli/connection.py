@@ -206,10 +206,11 @@ def _choice(profile: Profile, prefer: str) -> str:
 
 
 def _channel(profile: Profile) -> grpc.Channel:
-    for path in (profile.ca_file, profile.cert_file, profile.key_file):
+    files = {"ca_file": profile.ca_file, "cert_file": profile.cert_file, "key_file": profile.key_file}
+    for name, path in files.items():
         if path is not None and not path.is_file():
             raise Failure(
-                f"{path}, which {profile.origin} names, is not there",
+                f"{path}, which {profile.place(name)} names, is not there",
                 next_step="`make run` makes a new development CA; for another mesh ask whoever runs it for its CA.",
                 code=ExitCode.USAGE,
             )
@@ -225,7 +226,7 @@ def _channel(profile: Profile) -> grpc.Channel:
     except (OSError, ValueError) as error:
         raise Failure(
             f"the auth service at {profile.auth} cannot be spoken to: {error}",
-            next_step=f"{profile.origin} says how; `credmesh --help` explains its entries.",
+            next_step=f"{profile.place('auth')} says where it is; `credmesh --help` explains the entries of a profile.",
             code=ExitCode.USAGE,
         ) from None
 

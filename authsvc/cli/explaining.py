@@ -76,7 +76,7 @@ def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: fl
         next_step = "Give it longer with --timeout SECONDS, or look at its log: it may be waiting for etcd."
     elif trouble.code is _Code.UNIMPLEMENTED:
         message = f"what listens at {profile.auth} does not know this call"
-        next_step = f"Is that an auth service, and as new as this command? {profile.origin} says where it is."
+        next_step = f"Is that an auth service, and as new as this command? {profile.place('auth')} says where it is."
     elif trouble.code in (_Code.INTERNAL, _Code.UNKNOWN):
         next_step = "The auth service's log says more (`make run` keeps it in .mesh/logs)."
     return Failure(message, next_step=next_step, code=code, reason=trouble.code.name)
@@ -92,12 +92,12 @@ def _who_is_away(details: str, profile: Profile) -> tuple[str, str]:
     if "Hostname Verification" in details or "Peer name" in details:
         return (
             f"the certificate of {profile.auth} is for another host",
-            f"Set server_name (CREDMESH_SERVER_NAME) in {profile.origin} to the name that it holds.",
+            f"Set {profile.entry('server_name')} to the name that it holds.",
         )
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return (
             f"the certificate of {profile.auth} is not signed by {trusted}",
-            f"ca_file in {profile.origin} has to be what signed it. A mesh that was made anew has a new one.",
+            f"{profile.entry('ca_file')} has to be what signed it. A mesh that was made anew has a new one.",
         )
     if "WRONG_VERSION_NUMBER" in details:
         return (
@@ -105,16 +105,19 @@ def _who_is_away(details: str, profile: Profile) -> tuple[str, str]:
             "Is that the right port? plaintext (CREDMESH_PLAINTEXT) is for a mesh without TLS.",
         )
     if any(text in details for text in _TLS_TEXTS):
-        return f"no TLS connection to {profile.auth}: {details}", f"{profile.origin} says what is trusted: {trusted}."
+        return (
+            f"no TLS connection to {profile.auth}: {details}",
+            f"What is trusted is {trusted}; {profile.entry('ca_file')} is where to change that.",
+        )
     if profile.plaintext and profile.ca_file is None and any(text in details for text in _HUNG_UP_TEXTS):
         return (
             f"what listens at {profile.auth} hangs up on a connection without TLS",
-            f"Set ca_file (CREDMESH_CA_FILE) in {profile.origin} in place of plaintext.",
+            f"Set {profile.entry('ca_file')}, in place of {profile.entry('plaintext')}.",
         )
     if not details or any(text in details for text in _NOBODY_TEXTS):
         return (
             f"nobody answers at {profile.auth}",
-            f"Is the mesh up? `make run` starts one on this machine. {profile.origin} says where it is.",
+            f"Is the mesh up? `make run` starts one on this machine. {profile.place('auth')} says where it is.",
         )
     return f"the auth service cannot answer now: {details}", "Try again. If it lasts: is etcd up?"
 

@@ -65,6 +65,7 @@ class Profile:
     """A mesh, and who speaks to it.
 
     source  the file that it came from; None if the environment said everything
+    told    the entries that the environment said, in place of the file's
     folder  where `credmesh login` keeps credentials
     """
 
@@ -83,6 +84,7 @@ class Profile:
     etcd_cert_file: Path | None = None
     etcd_key_file: Path | None = None
     source: Path | None = None
+    told: frozenset[str] = frozenset()
     folder: Path = Path()
 
     def etcd_environ(self) -> dict[str, str]:
@@ -92,8 +94,17 @@ class Profile:
 
     @property
     def origin(self) -> str:
-        """Where it came from, for messages."""
+        """Where an entry is looked for that no variable says, for messages; see `place` for one that is there."""
         return "the environment" if self.source is None else str(self.source)
+
+    def place(self, name: str) -> str:
+        """Where an entry came from, for messages: its variable or the file. Where it could be put if it is absent."""
+        return _VARIABLES[name] if self.source is None or name in self.told else str(self.source)
+
+    def entry(self, name: str) -> str:
+        """As `place`, with its name in the file, for who is to change it."""
+        place = self.place(name)
+        return place if place == _VARIABLES[name] else f"{name} in {place}"
 
     @property
     def credentials_file(self) -> Path:
@@ -131,14 +142,15 @@ def load_profile(path: Path | None, environ: Mapping[str, str] | None = None) ->
     folder = _config_folder(environ) if source is None else source.absolute().parent
     for name in _PATHS & entries.keys():
         entries[name] = folder / entries[name]
-    for name, variable in _VARIABLES.items():
-        text = environ.get(variable, "").strip()
-        if text:
-            entries[name] = _from_variable(name, variable, text)
-    profile = Profile(**entries, source=source, folder=folder)
+    said = {name: environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
+    told = frozenset(name for name, text in said.items() if text)
+    for name in told:
+        entries[name] = _from_variable(name, _VARIABLES[name], said[name])
+    profile = Profile(**entries, source=source, told=told, folder=folder)
     if (profile.cert_file is None) != (profile.key_file is None):
+        only = "key_file" if profile.cert_file is None else "cert_file"
         raise Failure(
-            f"cert_file and key_file go together; {profile.origin} has only one of them",
+            f"cert_file and key_file go together; only one of them is set: {profile.entry(only)}",
             next_step="Set both or neither (CREDMESH_CERT_FILE, CREDMESH_KEY_FILE).",
             code=ExitCode.USAGE,
         )

@@ -107,11 +107,14 @@ def test_an_id_that_cannot_be_one_is_refused(beside: Command) -> None:
     assert "client_id" in result.stderr
 
 
-def test_an_etcd_that_is_away_exits_with_3(nowhere: Command) -> None:
-    away = nowhere.with_profile("away", etcd=f"127.0.0.1:{free_port()}")
-    result = replace(away, variables={"CREDMESH_ETCD_TIMEOUT": "0.3"}).run("bootstrap", "operator")
-    assert result.exit_code == ExitCode.UNREACHABLE
-    assert "ETCD_ENDPOINTS" in result.stderr
+def test_an_etcd_that_is_away_exits_with_3_and_says_what_named_it(nowhere: Command) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    by_file = replace(nowhere.with_profile("away", etcd=address), variables={"CREDMESH_ETCD_TIMEOUT": "0.3"})
+    by_variable = replace(by_file, variables={**by_file.variables, "ETCD_ENDPOINTS": address})
+    for command, place in ((by_file, str(by_file.profile)), (by_variable, "ETCD_ENDPOINTS")):
+        result = command.run("bootstrap", "operator")
+        assert result.exit_code == ExitCode.UNREACHABLE
+        assert f"{place} says where it is" in result.stderr
 
 
 def test_without_an_etcd_it_says_how_to_name_one(nowhere: Command) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from authsvc.cli.explaining import Speaker, Trouble, explain
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.profile import load_profile, require_auth
+from tests.cli.conftest import Command
 
 
 def write(path: Path, **entries: Any) -> Path:
@@ -109,3 +113,45 @@ def test_a_secret_that_is_absent_or_empty_is_said_so(tmp_path: Path, content: st
     with pytest.raises(Failure) as caught:
         profile.client_secret()
     assert str(tmp_path / "secret") in caught.value.message
+
+
+def test_an_entry_is_said_to_be_from_where_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "profile.json", auth="h:1", ca_file="ca.pem", etcd="e:1")
+    profile = load_profile(path, {"CREDMESH_AUTH": "h:2", "CREDMESH_CA_FILE": " ", "ETCD_ENDPOINTS": ""})
+    assert (profile.place("auth"), profile.entry("auth")) == ("CREDMESH_AUTH", "CREDMESH_AUTH")
+    assert (profile.place("ca_file"), profile.entry("ca_file")) == (str(path), f"ca_file in {path}")
+    assert (profile.place("etcd"), profile.entry("server_name")) == (str(path), f"server_name in {path}")
+    monkeypatch.chdir(tmp_path)
+    assert load_profile(None, {"CREDMESH_AUTH": "h:2"}).entry("ca_file") == "CREDMESH_CA_FILE"
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "variable"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "", "CREDMESH_AUTH"),
+        (grpc.StatusCode.UNIMPLEMENTED, "", "CREDMESH_AUTH"),
+        (grpc.StatusCode.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED", "CREDMESH_CA_FILE"),
+        (grpc.StatusCode.UNAVAILABLE, "SSL handshake failed", "CREDMESH_CA_FILE"),
+        (grpc.StatusCode.UNAVAILABLE, "Peer name a.test is not in peer certificate", "CREDMESH_SERVER_NAME"),
+    ],
+)
+def test_advice_names_the_variable_or_the_file_whichever_said_it(
+    tmp_path: Path, code: grpc.StatusCode, details: str, variable: str
+) -> None:
+    entries = {"auth": "h:1", "ca_file": "ca.pem", "server_name": "a.test"}
+    names = {"CREDMESH_AUTH": "auth", "CREDMESH_CA_FILE": "ca_file", "CREDMESH_SERVER_NAME": "server_name"}
+    path = write(tmp_path / "profile.json", **entries)
+    for environ in ({}, {variable: "other"}):
+        failure = explain(Trouble(code, details), load_profile(path, environ), Speaker(), timeout=1)
+        assert (variable in failure.next_step) is bool(environ)
+        assert (str(path) in failure.next_step) is not bool(environ)
+    del entries[names[variable]]
+    told = load_profile(write(tmp_path / "profile.json", **entries), {variable: "other"})
+    assert variable in explain(Trouble(code, details), told, Speaker(), timeout=1).next_step
+
+
+def test_a_file_that_is_not_there_is_said_to_be_named_by_whatever_named_it(nowhere: Command) -> None:
+    profile = nowhere.with_profile("ca", auth="127.0.0.1:1", ca_file="absent.pem")
+    assert f"absent.pem, which {profile.profile} names" in profile.run("login", "a", password="p").stderr
+    told = replace(profile, variables={"CREDMESH_CA_FILE": "gone.pem"})
+    assert "gone.pem, which CREDMESH_CA_FILE names, is not there" in told.run("login", "a", password="p").stderr
