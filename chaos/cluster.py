@@ -177,6 +177,21 @@ class Cluster:
         request = _etcdrpc.AlarmRequest(action=action, **which)
         return self._any(lambda name: self._ask(name, _etcdrpc.MaintenanceStub, "Alarm", request))
 
+    def disagreement(self) -> str:
+        """Which member answers a linearizable read by less than another had answered before; "" if none does.
+
+        Before 3.5.3, a member that is killed under load may come back without some of what it had applied, and go on
+        with another state than the others (etcd-io/etcd#13766). Nothing that rests on etcd can be asked for then.
+        """
+        newest, told_by = 0, ""
+        for name in (*MEMBERS, *MEMBERS):
+            answer = self._ask(name, _etcdrpc.KVStub, "Range", _etcdrpc.RangeRequest(key=b"\0"))
+            revision = int(answer.header.revision)
+            if revision < newest:
+                return f"{name} is at revision {revision}, and {told_by} had been at {newest}"
+            newest, told_by = revision, name
+        return ""
+
     def snapshot(self, path: Path) -> None:
         """Saves a backup, as `etcdctl snapshot save` does."""
 

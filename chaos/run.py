@@ -1,7 +1,7 @@
 """One run: a world, its clients, and a plan carried out; what is left is the history.
 
 The world's own records in the history: "meta" (how clocks are set, what the parts are called), "clock" (a process's
-wall clock was set: who, ahead, before), "calm" (everything was to work: t to u; and until `quiet` no fault begins),
+wall clock was set: who, ahead, before), "calm" (everything was to work: t to u; until `quiet` no fault begins; `disagreement` of etcd's members, if any),
 "exit" (a process ended by itself: who, code), "restore" (an operator restored a backup: t to u, life). Which faults
 there were is not among them.
 """
@@ -192,7 +192,11 @@ class _Conductor:
             return
         next_at = min((one.at for one in self._plan.faults if one.at >= calm.ends), default=self._plan.seconds)
         began, quiet = now - (calm.ends - calm.settled), now + (next_at - self._progress.elapsed)
-        self._world.history.write("calm", by="world", asked=began, answered=now, quiet=quiet)
+        try:
+            disagreement = self._world.cluster.disagreement()
+        except grpc.RpcError:
+            disagreement = ""  # it is for the mesh to show that etcd is well again
+        self._world.history.write("calm", by="world", asked=began, answered=now, quiet=quiet, disagreement=disagreement)
 
     def _write(self, fault: Planned, what: str, said: str) -> None:
         record = {"elapsed": round(self._progress.elapsed, 3), "what": what, "said": said, **asdict(fault)}

@@ -13,7 +13,7 @@ from typing import Final
 from chaos.history import Record
 from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 
-__all__ = ["SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
+__all__ = ["NO_CALM", "SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
 
 SETTLE: Final = 12.0
 """Seconds after a restore in which it must have been noticed everywhere."""
@@ -21,6 +21,9 @@ SETTLE: Final = 12.0
 TRAIL: Final = 6
 """So many messages of a stream must be too late, a fifth of a second apart: a process that stood still says one or two
 before its other threads have noticed that time has passed."""
+
+NO_CALM: Final = "no calm"
+"""What a calm counts as in which etcd itself had fallen apart."""
 
 _UNSEEN: Final = 1.0
 """Seconds before a restore in which the observer may have missed the last commits."""
@@ -145,7 +148,8 @@ class Facts:
     def __post_init__(self) -> None:
         self.by_op = defaultdict(list)
         for record in self.history:
-            self.by_op[record["op"]].append(record)
+            # Where etcd's members disagree, whatever is read is now this and now that: no mesh gets well by that.
+            self.by_op[NO_CALM if record.get("disagreement") else record["op"]].append(record)
         self.meta = self.by_op["meta"][0]
         self.restores = [(one["t"], one["u"]) for one in self.by_op["restore"]]
         self.issues = {

@@ -507,6 +507,18 @@ class TestRecovering:
         told.records[-1]["t"] = began
         assert told.verdict("I7").violated == 1
 
+    def test_a_calm_in_which_etcd_has_fallen_apart_is_none(self, told: Told) -> None:
+        began = told.now
+        for _ in range(2):
+            told.tell("login", at="auth-1", answer="none", code="UNAVAILABLE", subject="alice", client="password")
+        calm = told.tell("calm", lasts=0.0, disagreement="etcd-3 is at revision 1, and etcd-2 had been at 2")
+        calm["t"] = began
+        verdict = told.verdict("I7")
+        assert verdict.kept
+        assert any("disagreed" in why for why in verdict.undecided)
+        calm["disagreement"] = ""
+        assert told.verdict("I7").violated == 1
+
     @pytest.mark.parametrize("op", ["login", "rotate", "revoke"])
     def test_in_a_calm_every_replica_must_serve(self, told: Told, op: str) -> None:
         began = told.now

@@ -10,6 +10,8 @@ import pytest
 
 from chaos.cluster import Cluster
 from chaos.wires import Wires
+from interceptors.etcd.client import EtcdClient, Put
+from localmesh.etcd import EtcdProcess
 from localmesh.etcd_binary import find_etcd, version_of
 
 
@@ -31,6 +33,17 @@ def test_a_leader_does_not_move_to_a_member_that_is_away(cluster: Cluster) -> No
     cluster.parts[away].kill()
     with pytest.raises(grpc.RpcError):
         cluster.move_leader(away)
+
+
+def test_a_member_that_answers_by_less_than_another_had_is_noticed(
+    cluster: Cluster, own_etcd: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EtcdClient(cluster.settings("/chaos/")) as client:
+        client.commit([], [Put("/chaos/a", b"")])
+    assert cluster.disagreement() == ""
+    addresses = {name: cluster.address(name) for name in cluster.parts} | {"etcd-3": own_etcd.endpoint}
+    monkeypatch.setattr(cluster, "address", addresses.__getitem__)
+    assert cluster.disagreement() == "etcd-3 is at revision 1, and etcd-2 had been at 2"
 
 
 def test_the_version_of_etcd_is_what_the_members_run(cluster: Cluster) -> None:
