@@ -48,7 +48,8 @@ def wait_options(command: F) -> F:
     wait = click.option(
         "--wait",
         is_flag=True,
-        help="Return when every node has applied it, or is known to refuse on strict methods; exit code 1 if one lags.",
+        help="Return when every node has applied it, or is known to refuse on strict methods; exit code 1 if one lags, "
+        "or if it is not known which there are.",
     )
     return wait(at_most(command))
 
@@ -62,11 +63,15 @@ def ask_to_wait(request: _Waits, *, wait: bool, at_most: float | None) -> None:
 
 def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     """Prints a receipt for people."""
-    output.table(_COLUMNS, [_row(node) for node in receipt.nodes], empty="No node is registered.")
+    output.table(_COLUMNS, [_row(node) for node in receipt.nodes], empty="No node is known to be registered.")
     applied = [node for node in receipt.nodes if node.state == _APPLIED]
+    lagging = [node.node_id for node in receipt.nodes if node.state != _APPLIED and not node.lease_ended]
+    # Nobody in it lags, and yet it is not complete: so it may lack somebody.
+    some_may_be_missing = not receipt.complete and not lagging
     if applied:
         slowest = max(_seconds(node.applied_after) for node in applied)
-        who = "Every node" if len(applied) == len(receipt.nodes) else f"{len(applied)} of {len(receipt.nodes)} nodes"
+        every = "Every node above" if some_may_be_missing else "Every node"
+        who = every if len(applied) == len(receipt.nodes) else f"{len(applied)} of {len(receipt.nodes)} nodes"
         ended = receipt.streams_ended
         streams = f"{ended:,} open stream{' was' if ended == 1 else 's were'} ended" if ended else "no stream was open"
         output.line(f"{who} applied it within {_milliseconds(slowest)}; {streams}.")
@@ -74,17 +79,23 @@ def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     since = clock_time(seconds(receipt.strict_from))
     begins = f"From {since} (in {span(left)})" if left > 0 else f"Since {since}"
     output.line(f"{begins} every other node refuses it too on methods with a freshness rule, reachable or not.")
-    lagging = [node.node_id for node in receipt.nodes if node.state != _APPLIED and not node.lease_ended]
     if lagging:
         output.line(
             f"{' '.join(lagging)}: no answer. Methods without a freshness rule may serve it there until the tokens "
             "expire; `credmesh nodes --probe` shows whether it is back.",
             "yellow",
         )
+    elif some_may_be_missing:
+        output.line(
+            "The list of nodes could not be read in time: there may be others, where methods without a freshness rule "
+            "serve it until they hear of it. `credmesh nodes --probe` shows who is there; --at-most or --timeout gives a "
+            "receipt more time.",
+            "yellow",
+        )
 
 
 def exit_by(receipt: receipt_pb2.Receipt) -> None:
-    """Ends the command with exit code 1 if a registered node lags."""
+    """Ends the command with exit code 1 if a registered node lags, or may be missing in the receipt."""
     if not receipt.complete:
         raise click.exceptions.Exit(int(ExitCode.FAILED))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from authsvc.cli.failure import ExitCode
+from authsvc.cli.output import Output
+from authsvc.cli.receipts import show_receipt
 from authsvc.cli.watching import Line, RotationStory
-from credmesh.admin.v1 import keys_pb2
+from credmesh.admin.v1 import keys_pb2, receipt_pb2, revocation_pb2
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, Put
 from interceptors.etcd.layout import Layout
 from tests.cli.conftest import PASSWORD, Command, Mesh
+from tests.cli.misbehaving import served, signs_in
 
 PREPARED, ACTIVE, RETIRING = (
     keys_pb2.KEY_STATE_PREPARED,
@@ -67,6 +72,47 @@ def test_a_node_that_lags_is_named_and_the_exit_code_tells(command: Command, mes
         result = command.run("revoke", "--subject", user, "--at-most", "0.3", "--json")
         assert result.exit_code == ExitCode.FAILED
         assert not json.loads(result.stdout)["receipt"]["complete"]
+
+
+UNREAD = "The list of nodes could not be read in time"
+
+
+def receipt_of(*states: receipt_pb2.NodeReceipt.State.ValueType, complete: bool) -> receipt_pb2.Receipt:
+    nodes = [receipt_pb2.NodeReceipt(node_id=f"n{number}", state=state) for number, state in enumerate(states)]
+    return receipt_pb2.Receipt(revision=7, complete=complete, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "unread"),
+    [
+        (receipt_of(receipt_pb2.NodeReceipt.STATE_APPLIED, complete=True), False),
+        (receipt_of(receipt_pb2.NodeReceipt.STATE_APPLIED, complete=False), True),
+        (receipt_of(complete=False), True),
+        (receipt_of(receipt_pb2.NodeReceipt.STATE_LAGGING, complete=False), False),
+    ],
+)
+def test_a_receipt_that_may_lack_a_node_says_so(
+    receipt: receipt_pb2.Receipt, unread: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every node in it has applied the revocation, and it is not complete: the list could not be read afterwards."""
+    show_receipt(Output(as_json=False), receipt)
+    shown = capsys.readouterr().out
+    assert (UNREAD in shown) is unread
+    assert ("Every node applied it" in shown) is receipt.complete
+
+
+def test_a_receipt_that_may_lack_a_node_is_not_answered_with_an_exit_code_alone(nowhere: Command) -> None:
+    receipt = receipt_of(receipt_pb2.NodeReceipt.STATE_APPLIED, complete=False)
+    answer = revocation_pb2.RevokeResponse(revision=7, receipt=receipt).SerializeToString()
+    (nowhere.profile.parent / "secret").write_text("cmc_x")
+    with served(Login=signs_in, Revoke=lambda _: answer) as server:
+        stranger = nowhere.with_profile(
+            "stranger", auth=server.target, plaintext=True, client_id="c", client_secret_file="secret"
+        )
+        result = stranger.run("revoke", "--subject", "alice", "--at-most", "0.001")
+    assert result.exit_code == ExitCode.FAILED
+    assert UNREAD in result.stdout
+    assert result.stderr == "", "this server has no list of users, so nothing is said of alice"
 
 
 def test_revoking_a_key_comes_with_a_receipt(command: Command) -> None:
