@@ -88,8 +88,8 @@ def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     elif some_may_be_missing:
         output.line(
             "The list of nodes could not be read in time: there may be others, where methods without a freshness rule "
-            "serve it until they hear of it. `credmesh nodes --probe` shows who is there; --at-most or --timeout gives a "
-            "receipt more time.",
+            "serve it until they hear of it. `credmesh nodes --probe` shows who is there; --at-most or --timeout gives "
+            "a receipt more time.",
             "yellow",
         )
 
