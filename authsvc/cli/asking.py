@@ -6,7 +6,6 @@ anybody but the auth service. That the mesh cannot be asked is an answer too.
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from jwt import PyJWK
@@ -14,7 +13,7 @@ from jwt.exceptions import PyJWTError
 
 from authsvc.cli.connection import Connection
 from authsvc.cli.failure import ExitCode, Failure
-from authsvc.cli.inspection import Check, Decoded, Kind, Verdict, check_keys
+from authsvc.cli.inspection import FORGIVEN, LEEWAY, Check, Decoded, Kind, Verdict, check_keys
 from authsvc.cli.options import Invocation
 from authsvc.cli.times import relative
 from authsvc.times import seconds
@@ -29,8 +28,11 @@ _MOST_SENT: Final = 8000
 """Bytes of metadata that gRPC lets through (its default soft limit is 8 KiB)."""
 
 
-def ask_the_mesh(invocation: Invocation, text: str, token: Decoded, checks: list[Check]) -> list[Check]:
-    """The checks and what the mesh has to say, in the order in which a node looks. Raises nothing for a mesh away."""
+def ask_the_mesh(invocation: Invocation, text: str, token: Decoded, checks: list[Check], now: float) -> list[Check]:
+    """The checks and what the mesh has to say, in the order in which a node looks. Raises nothing for a mesh away.
+
+    now is the one in seconds since 1970 that the checks were made with, so that all speak of the same moment.
+    """
     if token.problem or token.kind in (Kind.CLIENT_SECRET, Kind.UNREADABLE):
         return checks
     try:
@@ -45,7 +47,7 @@ def ask_the_mesh(invocation: Invocation, text: str, token: Decoded, checks: list
         # is another mesh's, which is nothing to show around.
         if any(check.verdict is Verdict.BAD and check.name not in ("time", "audience") for check in found):
             return found
-        return [*found, _check_now(invocation, auth, text, token, found)]
+        return [*found, _check_now(invocation, auth, text, token, found, now)]
 
 
 def _check_signature(auth: Connection, text: str, token: Decoded) -> Check:
@@ -69,7 +71,9 @@ def _verification_key(key: auth_pb2.JsonWebKey) -> VerificationKey | None:
     return VerificationKey(key.kid, key.alg, public_key, mesh_pb2.VerificationKey.STATE_UNSPECIFIED)
 
 
-def _check_now(invocation: Invocation, auth: Connection, text: str, token: Decoded, checks: list[Check]) -> Check:
+def _check_now(
+    invocation: Invocation, auth: Connection, text: str, token: Decoded, checks: list[Check], now: float
+) -> Check:
     """What the auth service says: by Introspect, whose answer has no reasons; then by the token's own call."""
     try:
         with invocation.connect() as signed_in:
@@ -78,17 +82,19 @@ def _check_now(invocation: Invocation, auth: Connection, text: str, token: Decod
     except Failure as failure:
         if token.kind is Kind.REFRESH_TOKEN or failure.exit_code == ExitCode.UNREACHABLE:
             return _unchecked("now", failure)
-        return _check_own_call(auth, text, token, checks, _unchecked("now", failure))
+        return _check_own_call(auth, text, token, checks, _unchecked("now", failure), now)
     if answer.active:
-        return _accepted(token, answer)
+        return _accepted(token, answer, now)
     if token.kind is Kind.REFRESH_TOKEN:
         why = "the auth service does not take it: it was used already, or its session has ended"
         return Check("now", Verdict.BAD, why)
     inactive = Check("now", Verdict.BAD, "the auth service does not accept it")
-    return _check_own_call(auth, text, token, checks, inactive)
+    return _check_own_call(auth, text, token, checks, inactive, now)
 
 
-def _check_own_call(auth: Connection, text: str, token: Decoded, checks: list[Check], otherwise: Check) -> Check:
+def _check_own_call(
+    auth: Connection, text: str, token: Decoded, checks: list[Check], otherwise: Check, now: float
+) -> Check:
     """What the auth service's own interceptor says to the token: the reason that any node would give.
 
     `otherwise` is the answer if it cannot be asked so.
@@ -99,12 +105,12 @@ def _check_own_call(auth: Connection, text: str, token: Decoded, checks: list[Ch
         stub = auth_pb2_grpc.AuthServiceStub(auth.channel)
         answer = auth.call(stub.WhoAmI, auth_pb2.WhoAmIRequest(), credential=text)
     except Failure as failure:
-        return _reason(failure, token, checks, otherwise)
+        return _reason(failure, token, checks, otherwise, now)
     speaks_for = f"the auth service accepts it for {answer.identity.subject}"
     return Check("now", Verdict.GOOD, speaks_for)
 
 
-def _reason(failure: Failure, token: Decoded, checks: list[Check], otherwise: Check) -> Check:
+def _reason(failure: Failure, token: Decoded, checks: list[Check], otherwise: Check, now: float) -> Check:
     reason = Reason.__members__.get(failure.reason)
     if reason is None or reason.status.name == "UNAVAILABLE":
         return otherwise if otherwise.verdict is Verdict.BAD else _unchecked("now", failure)
@@ -117,9 +123,11 @@ def _reason(failure: Failure, token: Decoded, checks: list[Check], otherwise: Ch
         why = f"it was revoked: its subject, session, client or audience, or everyone's,{since}"
     elif reason is Reason.CREDENTIAL_EXPIRED:
         expires = token.time("exp")
-        why = "it expired" if expires is None else f"it expired {relative(expires, time.time())}"
+        why = "it expired" if expires is None else f"it expired {relative(expires, now)}"
         if not any(check.name == "time" and check.verdict is Verdict.BAD for check in checks) and expires is not None:
             why = "it expired by the auth service's clock; is this machine's clock right?"
+            if now >= expires:
+                why = f"it expired {relative(expires, now)}, and is not forgiven any more by the auth service's clock"
     elif reason is Reason.KEY_UNKNOWN:
         why = f"key {token.header.get('kid')} is not one of the mesh's: it was removed or revoked"
     elif token.kind is Kind.SESSION_TOKEN:
@@ -129,13 +137,15 @@ def _reason(failure: Failure, token: Decoded, checks: list[Check], otherwise: Ch
     return Check("now", Verdict.BAD, why)
 
 
-def _accepted(token: Decoded, answer: auth_pb2.IntrospectResponse) -> Check:
+def _accepted(token: Decoded, answer: auth_pb2.IntrospectResponse, now: float) -> Check:
     why = f"the auth service accepts it for {answer.identity.subject}"
     if answer.HasField("expires_at"):
         ends = seconds(answer.expires_at)
-        why += f", and it expires {relative(ends, time.time())}"
-        if token.kind is Kind.ACCESS_TOKEN and ends < time.time():
-            why += " by this machine's clock, which is not the auth service's"
+        why += f", and it {'expires' if now < ends else 'expired'} {relative(ends, now)}"
+        if token.kind is Kind.ACCESS_TOKEN and now >= ends + LEEWAY:
+            why += f": this machine's clock is ahead, or CREDMESH_LEEWAY is more than {LEEWAY:.0f} s there"
+        elif token.kind is Kind.ACCESS_TOKEN and now >= ends:
+            why += f", {FORGIVEN}"
     return Check("now", Verdict.GOOD, why)
 
 

@@ -21,10 +21,24 @@ if TYPE_CHECKING:
     from interceptors.keys import VerificationKey
     from interceptors.opaque import OpaqueToken
 
-__all__ = ["Check", "Conclusion", "Decoded", "Kind", "Verdict", "check_keys", "check_locally", "conclude", "decode"]
+__all__ = [
+    "FORGIVEN",
+    "LEEWAY",
+    "Check",
+    "Conclusion",
+    "Decoded",
+    "Kind",
+    "Verdict",
+    "check_keys",
+    "check_locally",
+    "conclude",
+    "decode",
+]
 
 LEEWAY: Final = 5.0
 """Seconds of clock skew that nodes forgive unless CREDMESH_LEEWAY says otherwise."""
+FORGIVEN: Final = f"within the {LEEWAY:.0f} s that nodes forgive (CREDMESH_LEEWAY)"
+"""Why a token is good after its time."""
 
 _ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 _HEADER: Final = frozenset({"alg", "kid", "typ"})
@@ -222,6 +236,8 @@ def _check_claims(token: Decoded) -> Check:
 def _check_issuer(found: object, issuer: str) -> Check:
     if not issuer:
         return Check("issuer", Verdict.UNKNOWN, "this mesh's issuer is not known here: set `issuer` or CREDMESH_ISSUER")
+    if found is None:
+        return Check("issuer", Verdict.BAD, f"it names no issuer (iss), and this mesh's is {issuer}")
     if found != issuer:
         return Check("issuer", Verdict.BAD, f"issued by {found}, and this mesh's issuer is {issuer}")
     return Check("issuer", Verdict.GOOD, "this mesh's")
@@ -236,7 +252,7 @@ def _check_times(token: Decoded, now: float) -> Check:
     if begins is not None and now < begins - LEEWAY:
         return Check("time", Verdict.BAD, f"not valid for another {span(begins - now)}; is this machine's clock right?")
     if now >= expires:
-        return Check("time", Verdict.GOOD, f"expired {relative(expires, now)}, within the {LEEWAY:.0f} s forgiven")
+        return Check("time", Verdict.GOOD, f"expired {relative(expires, now)}, {FORGIVEN}")
     return Check("time", Verdict.GOOD, f"expires {relative(expires, now)}")
 
 
@@ -253,11 +269,12 @@ def check_keys(text: str, token: Decoded, keys: Mapping[str, VerificationKey]) -
     from interceptors.errors import Refusal
     from interceptors.tokens import TokenReader, UnknownKey
 
-    kid = str(token.header.get("kid"))
+    kid = token.header.get("kid")
+    if not isinstance(kid, str):
+        return Check("signature", Verdict.BAD, "it names no key (kid) by which to check it")
     if kid not in keys:
-        known = ", ".join(sorted(keys)) or "none"
-        why = f"key {kid} is not one of the mesh's ({known}): it was removed or revoked, or is another mesh's"
-        return Check("signature", Verdict.BAD, why)
+        why = f"key {kid} is not one of the mesh's: it was removed or revoked, or is another mesh's"
+        return Check("signature", Verdict.BAD, f"{why} (`credmesh keys` lists the mesh's)")
     try:
         # The issuer is a check of its own; here it is whatever the token says.
         TokenReader(str(token.claims.get("iss")), keys).read(text)

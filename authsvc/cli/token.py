@@ -98,7 +98,7 @@ def token_inspect(invocation: Invocation, text: str | None, file: Path | None, a
     if not offline:
         from authsvc.cli.asking import ask_the_mesh
 
-        checks = ask_the_mesh(invocation, credential, decoded, checks)
+        checks = ask_the_mesh(invocation, credential, decoded, checks, now)
     conclusion = conclude(checks)
     if invocation.as_json:
         invocation.output.data(_as_json(decoded, checks, conclusion))
