@@ -23,6 +23,11 @@ _EXIT_CODES: Final = {
     _Code.NOT_FOUND: ExitCode.NOTHING,
     _Code.INVALID_ARGUMENT: ExitCode.USAGE,
 }
+_COMMANDS: Final = {
+    "ListKeys": "`credmesh keys` lists the signing keys.",
+    "ListClients": "`credmesh client list` lists the clients and their secrets' ids.",
+}
+"""What makes the calls that the auth service advises in its errors, which are for programs too."""
 # gRPC has no code for "no connection": its texts decide whether anybody was there to answer. A text that changes makes
 # the message less exact, never wrong.
 _TLS_TEXTS: Final = ("SSL", "handshak", "Handshak")
@@ -70,7 +75,7 @@ def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: fl
     if trouble.code is _Code.UNAVAILABLE:
         return _unavailable(trouble, profile)
     code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
-    message, next_step = trouble.details or f"the auth service answered {trouble.code.name}", ""
+    message, next_step = trouble.details or f"the auth service answered {trouble.code.name}", _command(trouble)
     if trouble.code is _Code.DEADLINE_EXCEEDED:
         message = f"the auth service at {profile.auth} did not answer within {timeout:g} s"
         next_step = "Give it longer with --timeout SECONDS, or look at its log: it may be waiting for etcd."
@@ -80,6 +85,11 @@ def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: fl
     elif trouble.code in (_Code.INTERNAL, _Code.UNKNOWN):
         next_step = "The auth service's log says more (`make run` keeps it in .mesh/logs)."
     return Failure(message, next_step=next_step, code=code, reason=trouble.code.name)
+
+
+def _command(trouble: Trouble) -> str:
+    """The command for the call that the text advises; "" if it advises none."""
+    return next((command for name, command in _COMMANDS.items() if name in trouble.details), "")
 
 
 def _unavailable(trouble: Trouble, profile: Profile) -> Failure:
@@ -139,6 +149,7 @@ def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speake
         next_step = "Its account, and its sign-in, need the audience credmesh.auth."
     elif reason is Reason.RATE_LIMITED and trouble.details not in ("", reason.message):
         message = trouble.details  # it says what there is too much of, and what to do
+        next_step = _command(trouble)
     elif reason is Reason.RATE_LIMITED:
         message = "too many attempts to sign in"
         next_step = "Wait a minute before the next."

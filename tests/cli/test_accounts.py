@@ -112,7 +112,9 @@ def test_a_clients_secret_is_replaced_while_the_old_one_goes_on_to_work(
     assert f"Removed the secret {first}" in command.ok("client", "remove-secret", name, first, "--yes")
     assert speaks[0].run("whoami").exit_code == ExitCode.FAILED
     assert speaks[1].json("whoami")["identity"]["subject"] == name
-    assert command.run("client", "remove-secret", name, first, "--yes").exit_code == ExitCode.NOTHING
+    again = command.run("client", "remove-secret", name, first, "--yes")
+    assert again.exit_code == ExitCode.NOTHING
+    assert again.stderr.splitlines()[-1] == "  `credmesh client list` lists the clients and their secrets' ids."
     assert command.run("client", "remove-secret", name, second, "--yes").exit_code == ExitCode.FAILED
 
 

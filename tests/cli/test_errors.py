@@ -46,7 +46,7 @@ def at(command: Command, target: str) -> Command:
         (refuses(Reason.MESH_NOT_READY), 3, "cannot answer now", "etcd"),
         (refuses(Reason.MESH_STALE), 3, "cannot answer now", "etcd"),
         (refuses(Reason.RATE_LIMITED), 1, "too many attempts", "Wait a minute"),
-        (turns_away("as many watch as may; ask ListKeys"), 1, "as many watch as may; ask ListKeys", ""),
+        (turns_away("as many watch as may; ask ListKeys"), 1, "as many watch as may; ask ListKeys", "`credmesh keys`"),
         (refuses(Reason.METHOD_DENIED), 1, "no rule allows", ""),
         (refuses(Reason.CREDENTIAL_REVOKED), 1, "client c", "secret"),
     ],

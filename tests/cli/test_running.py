@@ -57,7 +57,9 @@ def test_revoking_a_key_signs_nobody_out(command: Command, user: str) -> None:
     assert kid not in command.ok("keys")
     # The saved token is of the key that is gone; the command renews it by itself.
     assert command.json("whoami")["identity"]["subject"] == user
-    assert command.run("revoke-key", kid).exit_code == ExitCode.NOTHING
+    again = command.run("revoke-key", kid)
+    assert again.exit_code == ExitCode.NOTHING
+    assert again.stderr.splitlines()[-1] == "  `credmesh keys` lists the signing keys."
 
 
 def test_sessions_lists_counts_and_filters(command: Command, user: str) -> None:
