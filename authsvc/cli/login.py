@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def login(
     """
     path = require_auth(invocation.profile).credentials_file
     before = read_login(path)
-    subject = subject or click.prompt("User", err=True)
+    subject = subject or _ask_who()
     request = auth_pb2.LoginRequest(
         password=auth_pb2.PasswordGrant(subject=subject, password=password(password_file, f"Password for {subject}")),
         audiences=audiences,
@@ -156,6 +157,18 @@ def passwd(invocation: Invocation, password_file: Path | None, new_password_file
             f"Changed the password of {saved.subject}: from revision {answer.revision} on nodes refuse what was issued "
             f"before. {next_step}"
         )
+
+
+def _ask_who() -> str:
+    """The user's name, asked for. Failure if there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise Failure(
+            "there is no terminal to ask who signs in",
+            next_step="Say it: credmesh login SUBJECT",
+            code=ExitCode.USAGE,
+        )
+    name: str = click.prompt("User", err=True)
+    return name
 
 
 def _public(answer: auth_pb2.ChangePasswordResponse) -> auth_pb2.ChangePasswordResponse:

@@ -111,6 +111,13 @@ def test_without_a_terminal_a_password_is_not_waited_for(command: Command) -> No
     assert "CREDMESH_PASSWORD" in result.stderr
 
 
+@pytest.mark.parametrize("stdin", [None, "alice\n"])
+def test_without_a_terminal_a_name_is_not_waited_for(command: Command, stdin: str | None) -> None:
+    result = command.run("login", stdin=stdin, password=PASSWORD)
+    assert result.exit_code == ExitCode.USAGE
+    assert result.stderr == "credmesh: there is no terminal to ask who signs in\n  Say it: credmesh login SUBJECT\n"
+
+
 def test_signing_out_ends_the_session_on_the_mesh(command: Command, user: str) -> None:
     command.ok("login", user, password=PASSWORD)
     credential = command.ok("token", "print").strip()
