@@ -78,18 +78,23 @@ class OpenCalls:
         return len(self._calls)
 
     def add(self, call: OpenCall) -> None:
-        """Keeps a stream. The caller then rechecks its credential: an epoch may have passed by in between."""
+        """Keeps a stream. The caller then rechecks its credential: an epoch may have passed by in between.
+
+        RuntimeError if the process can have no thread that watches its end.
+        """
         with self._lock:
+            if self._thread is None and not self._stopped:
+                # First: without it nobody would end the stream in time, so if it cannot be had, neither can the stream.
+                thread = threading.Thread(target=self._watch_deadlines, name="credmesh-deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
             self._calls.add(call)
             for scope in call.verified.scopes:
                 self._by_scope.setdefault(scope, set()).add(call)
             if call.freshness is not None:
                 self._strict.setdefault(call.freshness, set()).add(call)
             heapq.heappush(self._deadlines, (call.deadline, next(self._sequence), call))
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._watch_deadlines, name="credmesh-deadlines", daemon=True)
-                self._thread.start()
-            elif self._deadlines[0][2] is call or call.freshness is not None:
+            if self._deadlines[0][2] is call or call.freshness is not None:
                 self._wake.notify()
 
     def remove(self, call: OpenCall) -> None:

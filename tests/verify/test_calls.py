@@ -41,6 +41,21 @@ def calls() -> Iterator[OpenCalls]:
     one.stop()
 
 
+def test_without_a_thread_that_watches_it_no_stream_is_kept(calls: OpenCalls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have as many as it can have, for a moment."""
+    with monkeypatch.context() as patched:
+
+        def no_thread(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            Opened(calls, verified(), seconds=60)
+        assert len(calls) == 0
+    one = Opened(calls, verified(), seconds=0.1)
+    wait_until(lambda: one.refusals)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20)), max_size=20),
     st.sampled_from("abc"),
