@@ -183,6 +183,8 @@ class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
         # A reader knows whether there was an answer before the end, so while one reads it is for it to decide.
         if self._outcome() is None and self._deciding is None and not self._reading:
             self._deciding = asyncio.get_running_loop().create_task(self._decide(first))
+            # A task that is cancelled before its first step settles nothing by itself.
+            self._deciding.add_done_callback(lambda _: self._settle(aio_error(CANCELLED)))
 
     async def _decide(self, first: Any) -> None:
         """The first attempt is over, and nothing of it was received."""

@@ -214,13 +214,20 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 return
             if renewable and not self._cancelled:
                 self._phase = Phase.RENEWING
-        future = self._renew() if self._phase is Phase.RENEWING else None
+        try:
+            future = self._renew() if self._phase is Phase.RENEWING else None
+        except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
+            self._settle(_not_made(error))
+            return
         if future is None:
             self._settle(first)
             return
         future.add_done_callback(self._renewed)
         if self._deadline is not None and not future.done():
-            alarm(self._deadline, functools.partial(_call_method, weakref.ref(self), "_out_of_time"))
+            try:
+                alarm(self._deadline, functools.partial(_call_method, weakref.ref(self), "_out_of_time"))
+            except RuntimeError as error:  # there can be no more threads, so nobody would end the waiting
+                self._give_up(_not_made(error))
 
     def _renewed(self, future: Future[Held]) -> None:
         with self._lock:
@@ -247,11 +254,14 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             second.cancel()
 
     def _out_of_time(self) -> None:
+        self._give_up(FailedCall(OUT_OF_TIME))
+
+    def _give_up(self, failed: FailedCall) -> None:
         with self._lock:
             if self._phase is not Phase.RENEWING:
                 return
             self._phase = Phase.SECOND  # so that nobody begins one
-        self._settle(FailedCall(OUT_OF_TIME))
+        self._settle(failed)
 
     def _settle(self, call: Any) -> None:
         """Whatever happens to this attempt is what happened to the call."""
