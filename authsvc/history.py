@@ -139,10 +139,12 @@ class HistoryGuard:
         it may be lost already, and whoever did not know of it may have vouched for the etcd that lacks it. Then, and
         only then, etcd is asked; EtcdUnavailable if that does not have it, or cannot tell.
         """
+        # Read first: what others note from here on is of the history that is begun below, or begun by them.
+        noted = self._memory.noted
         known, seen = self._memory.sight.history, self._past.history
         if seen is not None and (known is None or known.history_id in seen.ancestors):
             # The node is quicker than the looks to learn of a history, and what is noted is of that.
-            self._memory.begin(Sight(seen.cluster_id, history=seen), self._memory.noted)
+            self._memory.begin(Sight(seen.cluster_id, history=seen), noted)
         self._memory.note(beacon)
         if ticks() - sent_at > OUT_OF_TOUCH and self._then(beacon.revision) != beacon:
             raise EtcdUnavailable(f"what was revoked at revision {beacon.revision} may be lost again; revoke once more")

@@ -247,6 +247,35 @@ def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
         assert guard.look() is not None
 
 
+def test_what_one_notes_in_a_new_history_another_does_not_take_away(tmp_path: Path, replica: Make) -> None:
+    """Two receipts at once, of which the slower one found the history before."""
+    path = tmp_path / "memory.json"
+    guard = replica(path)
+    old, new = History("old", 1), History("new", 1, frozenset({"old"}))
+    guard.memory.begin(Sight(1, 50, 50, old, b"o"), guard.memory.noted)
+    seen, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """What the node has seen, told late to one thread."""
+
+        @property
+        def history(self) -> History:
+            if threading.current_thread() is slower:
+                seen.set()
+                go_on.wait(20)
+            return new
+
+    guard._past = Slow()  # type: ignore[assignment]
+    slower = threading.Thread(target=guard.note, args=(Beacon(99, b"b"), ticks()))
+    slower.start()
+    assert seen.wait(20)
+    guard.note(Beacon(100, b"a"), ticks())
+    go_on.set()
+    slower.join(20)
+    again = Memory(path, guard._layout.prefix).sight
+    assert (again.history, again.beacon, again.beacon_value) == (new, 100, b"a")
+
+
 def test_what_is_noted_late_has_to_be_in_etcd_still(replica: Make, etcd_client: EtcdClient, layout: Layout) -> None:
     """A replica that was paused right after its commit: others may have vouched for an etcd without it meanwhile."""
     guard = replica()
