@@ -1,9 +1,9 @@
 """One run: a world, its clients, and a plan carried out; what is left is the history.
 
 The world's own records in the history: "meta" (how clocks are set, what the parts are called), "clock" (a process's
-wall clock was set: who, ahead, before), "calm" (everything was to work: t to u; until `quiet` no fault begins; `disagreement` of etcd's members, if any),
-"exit" (a process ended by itself: who, code), "restore" (an operator restored a backup: t to u, life). Which faults
-there were is not among them.
+wall clock was set: who, ahead, before), "calm" (everything was to work: t to u; until `quiet` no fault begins; whether
+there was a `disagreement` among etcd's members), "exit" (a process ended by itself: who, code), "restore" (an operator
+restored a backup: t to u, life). Which faults there were is not among them.
 """
 
 from __future__ import annotations

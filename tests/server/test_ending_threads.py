@@ -32,7 +32,7 @@ def test_it_ends_with_its_status_while_its_first_response_begins() -> None:
 
     async def serve() -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(ThreadPoolExecutor(16))
-        method = grpc.unary_stream_rpc_method_handler(behaviour)
+        method: Any = grpc.unary_stream_rpc_method_handler(behaviour)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": method}),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -46,7 +46,8 @@ def test_it_ends_with_its_status_while_its_first_response_begins() -> None:
             for _ in range(12):
                 held.clear()
                 go.clear()
-                call: Any = channel.unary_stream("/s/m")(b"", timeout=5)
+                stream: Any = channel.unary_stream("/s/m")
+                call = stream(b"", timeout=5)
                 assert held.wait(10)
                 go.set()
                 handlers[-1].end_soon(Refusal(Reason.CREDENTIAL_REVOKED, "a test"))
