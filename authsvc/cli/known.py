@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from authsvc.cli.connection import PAGE_SIZE, Connection
+from authsvc.cli.connection import Connection
 from authsvc.cli.failure import Failure
 from authsvc.cli.text import printable
 from authsvc.paging import token_after
@@ -35,6 +35,8 @@ EVERY_USERS_CLIENT: Final = "password"
 
 _PATIENCE: Final = 2.0
 """Seconds for one call."""
+_PAGE: Final = 100
+"""Names to ask for at once: those that begin like the one that is looked for, nearly always fewer."""
 _SESSION_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _DIGITS: Final = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 """Of a session's id, in the order in which sessions are listed."""
@@ -111,7 +113,7 @@ def _is_listed(
     auth: Connection, method: Any, request: Any, names_of: Callable[[Any], Sequence[str]], name: str
 ) -> bool:
     """Whether a list that is ordered by name has the name. Its pages are begun right before it: it may be long."""
-    request.page_size, request.page_token = PAGE_SIZE, token_after(name[:-1])
+    request.page_size, request.page_token = _PAGE, token_after(name[:-1])
     while True:
         answer = auth.call(method, request, timeout=_PATIENCE)
         names = names_of(answer)
