@@ -54,14 +54,19 @@ class SharedLeases:
         self._held: _Lease | None = None
 
     def lease(self) -> int:
-        """A lease that lives `needed` seconds from now at least. May raise EtcdUnavailable."""
-        with self._lock:
+        """A lease that lives `needed` seconds from now at least. EtcdUnavailable within two of etcd's timeouts, about."""
+        # With etcd away everybody would wait for everybody before him, each of whom has a whole timeout to try.
+        if not self._lock.acquire(timeout=self._etcd.settings.timeout):
+            raise EtcdUnavailable("etcd does not answer those who asked for the same lease before")
+        try:
             bucket = 0 if self._clock is None else int(self._clock() // self._stretch)
             held = self._held
             now = ticks()
             if held is None or held.bucket != bucket or now - held.renewed_at > self._stretch / 2:
                 held = self._held = self._renewed(bucket, now)
             return held.id
+        finally:
+            self._lock.release()
 
     def forget(self) -> None:
         """Lets go of the lease, which turned out to be gone: it is granted anew when it is needed."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 
 from authsvc.leases import LEEWAY, SharedLeases
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import KeyValue, Put, Unchanged
-from interceptors.etcd.layout import EVERYONE, client_scope, session_scope, subject_scope
+from interceptors.etcd.client import EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
+from interceptors.etcd.layout import EVERYONE, Layout, client_scope, session_scope, subject_scope
+from interceptors.settings import EtcdSettings
 from tests.auth.replica import Clock, Replica
+from tests.support import free_port
 
 
 def _stored(replica: Replica, scope: str) -> KeyValue:
@@ -19,6 +24,19 @@ def _stored(replica: Replica, scope: str) -> KeyValue:
 def _beacon(replica: Replica) -> int:
     stored = replica.etcd.read(replica.layout.beacon).values.get(replica.layout.beacon)
     return 0 if stored is None else stored.mod_revision
+
+
+def test_with_etcd_away_nobody_waits_for_all_who_asked_for_the_lease_before(etcd_settings: EtcdSettings) -> None:
+    away = replace(etcd_settings, endpoints=(f"127.0.0.1:{free_port()}",), timeout=0.5)
+    with EtcdClient(away) as etcd, ThreadPoolExecutor(12) as pool:
+        leases = SharedLeases(etcd, Layout(away.prefix), 660.0, clock=None)
+        failures = [asking.exception(30) for asking in [pool.submit(leases.lease) for _ in range(12)]]
+    assert {type(failure) for failure in failures} == {EtcdUnavailable}
+    asked = [failure for failure in failures if f"etcd at {away.endpoints[0]}" in str(failure)]
+    waited = [failure for failure in failures if "asked for the same lease before" in str(failure)]
+    # Those who got the lock in time have asked; it was free once in each timeout, and nobody waited for it for two.
+    assert 1 <= len(asked) <= 3
+    assert len(asked) + len(waited) == 12
 
 
 def test_a_revocation_is_an_epoch_at_its_own_revision_and_moves_the_beacon(replica: Replica) -> None:
