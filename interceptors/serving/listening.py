@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -30,6 +31,10 @@ SERVER_OPTIONS: Final = (
 )
 
 
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_FINAL: Final = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL})
+
+
 class ListenError(CredmeshError):
     """The server cannot listen: the port is taken, not allowed, or the address is not this machine's."""
 
@@ -44,11 +49,17 @@ class _Listener(Protocol):
 
 def listen(server: _Listener, settings: ServerSettings) -> int:
     """Adds the port that the settings name; returns the port that it became. ListenError, SettingsError."""
+    credentials = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        credentials = _credentials(_Certificate(settings.tls_cert_file, settings.tls_key_file))
+    # Looked at before, since gRPC would write a line of its own about it, which says less. Whoever takes the port
+    # between the two is found below.
+    if problem := _in_the_way(settings.listen):
+        raise ListenError(f"cannot listen on {settings.listen}: {problem}")
     try:
-        if settings.tls_cert_file is None or settings.tls_key_file is None:
+        if credentials is None:
             port = server.add_insecure_port(settings.listen)
         else:
-            credentials = _credentials(_Certificate(settings.tls_cert_file, settings.tls_key_file))
             port = server.add_secure_port(settings.listen, credentials)
     except RuntimeError:
         port = 0  # grpc says no more than that it failed
@@ -65,6 +76,37 @@ def split_address(address: str, variable: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
 
 
+def _in_the_way(address: str) -> str:
+    """Why nobody can listen there; "" if gRPC may find a way. Nothing listens meanwhile, so nobody connects to it."""
+    try:
+        host, port = split_address(address, "CREDMESH_LISTEN")
+    except SettingsError:
+        return ""  # e.g. unix:/run/a.sock, which gRPC knows
+    problem = ""
+    # gRPC is content with one of a name's addresses, and takes either family's "any" for the other's.
+    for one in _ANY if host in _ANY else (host,):
+        try:
+            found = socket.getaddrinfo(one, port, type=socket.SOCK_STREAM)
+        except OSError:
+            return ""  # to resolve names is gRPC's own affair
+        for family, kind, protocol, _, target in found:
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                    probe.bind(target)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:
+                    continue  # a machine without IPv6
+                if error.errno not in _FINAL:
+                    return ""
+                problem = problem or _advice(error)
+            else:
+                return ""
+    return problem
+
+
 def _why_not(address: str) -> str:
     host, port = split_address(address, "CREDMESH_LISTEN")
     try:
@@ -74,8 +116,12 @@ def _why_not(address: str) -> str:
             probe.bind(target)
             probe.listen(1)
     except OSError as error:
-        return f"{error.strerror or error}; stop what uses it, or set CREDMESH_LISTEN to another host:port"
+        return _advice(error)
     return "gRPC refused it without saying why"
+
+
+def _advice(error: OSError) -> str:
+    return f"{error.strerror or error}; stop what uses it, or set CREDMESH_LISTEN to another host:port"
 
 
 class _Certificate:

@@ -130,6 +130,7 @@ def test_a_taken_port_is_named(kind: str, launch: Launch, bearer: Metadata) -> N
         assert server.process.wait(30)
     assert server.process.exit_code == 1
     assert server.said(f"cannot listen on {address}: Address already in use; stop what uses it, or set CREDMESH_LISTEN")
+    assert not server.said("add_port"), "gRPC writes a line of its own if it is asked"
 
 
 def test_two_servers_do_not_share_a_port(kind: str, launch: Launch, bearer: Metadata) -> None:
