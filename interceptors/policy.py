@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from credmesh.policy.v1 import policy_pb2
-from interceptors.errors import Reason, Refusal
+from interceptors.errors import CredmeshError, Reason, Refusal
 
 __all__ = ["MethodRule", "Policy", "PolicyError"]
 
@@ -28,8 +28,8 @@ _PUBLIC_SERVICES: Final = frozenset(
 )
 
 
-class PolicyError(ValueError):
-    """A method's rule is missing or contradicts itself. The text names the method and says how to write the rule."""
+class PolicyError(CredmeshError, ValueError):
+    """A method's rule is missing or contradicts itself, or its service is not known. The text names it and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,18 @@ class Policy:
     def check(self, service_names: Mapping[str, object] | frozenset[str] | tuple[str, ...]) -> None:
         """Raises PolicyError for the first method of these services that has no valid rule. For start-up and tests.
 
-        Warns of rules whose freshness is longer than the limit.
+        Also for a service that is not known: its _pb2 module has to be imported. Warns of rules whose freshness is
+        longer than the limit.
         """
         for name in service_names:
             if name not in self._public_services:
-                service = self._pool.FindServiceByName(name)
+                try:
+                    service = self._pool.FindServiceByName(name)
+                except KeyError:
+                    raise PolicyError(
+                        f"there is no service {name!r}: its _pb2 module has to be imported first, and its name is the "
+                        'full one, with the package; for example: "notes.v1.NotesService"'
+                    ) from None
                 for method in service.methods:
                     self._limited(rule_of(service, method))
 

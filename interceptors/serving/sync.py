@@ -46,7 +46,8 @@ def serve(
 
     add           adds the servicers, e.g. `lambda server: add_OrdersServiceServicer_to_server(Orders(), server)`
     node          a started node; its interceptor is put first, so that nothing runs before a call is verified
-    services      full names of the services, for reflection and health; PolicyError for a method without a rule
+    services      full names of the services, for reflection and health; PolicyError for a method without a rule,
+                  and for a service whose _pb2 module is not imported
     interceptors  further ones, behind ours
     workers       how many calls are served at once; an open stream takes one
     on_stop       called when the drain begins, for handlers that would otherwise go on: to end their streams

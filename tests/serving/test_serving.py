@@ -148,6 +148,16 @@ def test_a_wrong_setting_is_named_with_an_example(kind: str, launch: Launch) -> 
     assert server.said("CREDMESH_PLAINTEXT='maybe' is not a valid bool; for example: CREDMESH_PLAINTEXT=true")
 
 
+def test_a_service_that_is_not_known_is_one_line(kind: str, launch: Launch) -> None:
+    """As is a method without a rule: both are a PolicyError."""
+    server = launch(kind, WAITING_SERVICES="no.such.Service")
+    assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    (said,) = [line["message"] for line in server.lines() if line["level"] == "CRITICAL"]
+    assert said.startswith("waiting cannot go on: there is no service 'no.such.Service': its _pb2 module has to be")
+    assert not server.said("Traceback")
+
+
 @pytest.mark.parametrize("wrong", ["CREDMESH_TLS_CERT_FILE", "CREDMESH_TLS_KEY_FILE"])
 def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
     kind: str, launch: Launch, tmp_path: Path, wrong: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +21,7 @@ from credmesh.samples.inventory.v1.inventory_pb2_grpc import (
 from interceptors import MeshNode, MeshSettings, ServerSettings, read_settings
 from interceptors.serving import serve, serve_aio, service_process
 
-SERVICES = ["credmesh.samples.inventory.v1.InventoryService"]
+SERVICES = os.environ.get("WAITING_SERVICES", "credmesh.samples.inventory.v1.InventoryService").split()
 
 log = logging.getLogger("waiting")
 

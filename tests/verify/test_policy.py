@@ -59,6 +59,11 @@ def test_a_missing_rule_is_found_before_the_first_call_and_the_error_shows_how_t
     Policy().check((AUTH, KEYS, ORDERS, INVENTORY, "grpc.health.v1.Health"))
 
 
+def test_a_service_that_is_not_known_is_named_before_the_first_call() -> None:
+    with pytest.raises(PolicyError, match=r"no service 'no.such.Service': its _pb2 module has to be imported first"):
+        Policy().check((INVENTORY, "no.such.Service"))
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("5s", 5.0), ("500ms", 0.5), ("2m", 120.0), ("1.5s", 1.5)])
 def test_durations_are_read(text: str, seconds: float) -> None:
     assert _seconds("m", text) == seconds
