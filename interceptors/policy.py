@@ -29,7 +29,7 @@ _PUBLIC_SERVICES: Final = frozenset(
 
 
 class PolicyError(CredmeshError, ValueError):
-    """A method's rule is missing or contradicts itself, or its service is not known. The text names it and what to do."""
+    """A rule is missing or contradicts itself, or a service is not known. The text names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
