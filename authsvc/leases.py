@@ -54,7 +54,7 @@ class SharedLeases:
         self._held: _Lease | None = None
 
     def lease(self) -> int:
-        """A lease that lives `needed` seconds from now at least. EtcdUnavailable within two of etcd's timeouts, about."""
+        """A lease that lives `needed` seconds from now at least. EtcdUnavailable within two of etcd's timeouts."""
         # With etcd away everybody would wait for everybody before him, each of whom has a whole timeout to try.
         if not self._lock.acquire(timeout=self._etcd.settings.timeout):
             raise EtcdUnavailable("etcd does not answer those who asked for the same lease before")
