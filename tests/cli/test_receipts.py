@@ -135,7 +135,7 @@ def test_a_rotation_is_told_step_by_step_until_the_new_key_signs(command: Comman
 
 def test_a_rotation_that_is_held_up_says_by_whom_and_goes_on_when_the_time_is_up(command: Command, mesh: Mesh) -> None:
     with Silent(mesh):
-        result = command.run("rotate-keys", "--watch", "--timeout", "2")
+        result = command.run("rotate-keys", "--watch", "--timeout", "5")
         assert result.exit_code == ExitCode.FAILED
         assert "waits for silent" in result.stdout
         assert "the rotation goes on all the same" in result.stderr
