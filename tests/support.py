@@ -34,7 +34,8 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") 
 
 def signal_another_thread(pid: int, number: int) -> None:
     """Sends a signal that a thread of the process takes which is not its main thread, as the kernel may at any time."""
-    other = next(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.tgkill(pid, other, number) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if int(task.name) != pid and libc.tgkill(pid, int(task.name), number) == 0:
+            return  # one that has ended since it was listed is passed over
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
