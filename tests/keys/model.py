@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, KeyValue, Put, Snapshot, Unchanged
+from interceptors.settings import EtcdSettings
 
 __all__ = ["ModelEtcd"]
 
@@ -18,6 +19,7 @@ class ModelEtcd:
     """Reads are linearizable; a commit is all or nothing."""
 
     def __init__(self) -> None:
+        self.settings = EtcdSettings(endpoints=("model:1",))
         self.values: dict[str, KeyValue] = {}
         self.revision = 1
         self.leases: dict[int, int] = {}
