@@ -10,34 +10,34 @@ from typing import Final
 
 import grpc
 
-from authsvc.accounts import Accounts
-from authsvc.api.accounts import AccountServicer
-from authsvc.api.auth import AuthServicer
+from authsvc.accounts.accounts import Accounts
+from authsvc.accounts.login_throttle import LoginThrottle
+from authsvc.accounts.passwords import Passwords
+from authsvc.api.account_service import AccountServicer
+from authsvc.api.auth_service import AuthServicer
 from authsvc.api.errors import AnswerErrors
-from authsvc.api.history import HistoryServicer
-from authsvc.api.keys import KeyServicer
-from authsvc.api.nodes import NodeServicer
-from authsvc.api.revocation import RevocationServicer
-from authsvc.api.sessions import SessionServicer
-from authsvc.board import Board
-from authsvc.directory import SessionDirectory
-from authsvc.expiry import SessionExpiry
-from authsvc.history import HistoryGuard
-from authsvc.http import HttpFace
-from authsvc.introspection import Introspection
-from authsvc.issuing import Issuer
-from authsvc.keys.revoking import KeyRevoker
+from authsvc.api.history_service import HistoryServicer
+from authsvc.api.key_service import KeyServicer
+from authsvc.api.node_service import NodeServicer
+from authsvc.api.revocation_service import RevocationServicer
+from authsvc.api.session_service import SessionServicer
+from authsvc.continuity.guard import HistoryGuard
+from authsvc.continuity.watermark import Memory
+from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.election import Leader
+from authsvc.http.server import HttpFace
+from authsvc.keys.revoker import KeyRevoker
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.vault import Vault, read_keks
-from authsvc.leader import Leader
-from authsvc.memory import Memory
-from authsvc.passwords import Passwords
-from authsvc.receipts import Receipts
-from authsvc.revocation import Revocation
-from authsvc.sessions import LocalSessionResolver, Sessions
+from authsvc.revocation.receipts import Receipts
+from authsvc.revocation.revoker import Revocation
+from authsvc.sessions.directory import SessionDirectory
+from authsvc.sessions.expiry import SessionExpiry
+from authsvc.sessions.introspection import Introspection
+from authsvc.sessions.issuer import Issuer
+from authsvc.sessions.sessions import LocalSessionResolver, Sessions
 from authsvc.settings import AuthSettings
-from authsvc.throttle import LoginThrottle
 from credmesh.admin.v1 import (
     accounts_pb2,
     accounts_pb2_grpc,
@@ -54,8 +54,8 @@ from credmesh.admin.v1 import (
 )
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.etcd.client import EtcdClient
-from interceptors.etcd.layout import Layout
-from interceptors.node import MeshNode
+from interceptors.keyspace import Layout
+from interceptors.node.mesh_node import MeshNode
 from interceptors.serving import serve
 
 __all__ = ["run"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from interceptors.keys import ALGORITHMS
 from interceptors.serving.listening import split_address
 from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
+from interceptors.tokens.verification_key import ALGORITHMS
 
 __all__ = ["AuthSettings", "read_auth_settings"]
 

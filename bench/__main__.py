@@ -15,13 +15,13 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench.load.http2 import CallFailed
 from bench.machine import LOAD_CORES, describe, pin
-from bench.method import Row
-from bench.report import markdown, show, write
-from bench.rooms import ROOMS
+from bench.results.report import markdown, show, write
+from bench.results.statistics import Row
 from bench.run import Run
 from bench.scale import FULL, QUICK, SMOKE
-from bench.wire import CallFailed
+from bench.suites import ROOMS
 from bench.world import BenchFailed, World
 from interceptors.errors import CredmeshError
 
@@ -105,7 +105,7 @@ def _beginner(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
 
 def _plot(rows: Sequence[Row], out: Path) -> str:
     try:
-        from bench.plots import plot
+        from bench.results.plots import plot
     except ImportError:
         return "(no plots: pip install 'credmesh[bench]' brings matplotlib)"
     return " ".join(str(path) for path in plot(rows, out))

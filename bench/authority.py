@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from authsvc.bootstrap import generate_kek, seed_development
+from authsvc.accounts.bootstrap import generate_kek, seed_development
 from bench.world import ISSUER, BenchFailed, World
 from credmesh.admin.v1 import keys_pb2_grpc, nodes_pb2_grpc, revocation_pb2_grpc
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client import ClientSecret, Credentials, channel
 from interceptors.etcd.client import EtcdClient
-from interceptors.etcd.layout import Layout
-from localmesh.process import leashed
+from interceptors.keyspace import Layout
+from localmesh.processes.process import leashed
 
 __all__ = ["PREFIX", "Authority"]
 

@@ -1,4 +1,4 @@
-"""So many nodes at once, each in a process of its own: see bench/noding.py."""
+"""So many nodes at once, each in a process of its own: see bench/workers/node.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def running(run: Run, count: int, *, prefix: str = PREFIX, cores: frozenset[int]
     nodes: list[Child] = []
     try:
         # Should one not start, those before it are on the list.
-        nodes.extend(Child("bench.noding", settings, cores=cores, log_file=log_file, ready=False) for _ in range(count))
+        nodes.extend(
+            Child("bench.workers.node", settings, cores=cores, log_file=log_file, ready=False) for _ in range(count)
+        )
         for node in nodes:
             node.listen()
             tick()

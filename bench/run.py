@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.method import Row
+from bench.results.statistics import Row
 from bench.scale import Scale
 from bench.world import World
 

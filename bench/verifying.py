@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.world import ISSUER, Tokens
-from interceptors.bundle import TrustBundle
 from interceptors.etcd.client import KeyValue, Snapshot
-from interceptors.etcd.layout import Layout
+from interceptors.keyspace import Layout
 from interceptors.policy import MethodRule
-from interceptors.verify import Verifier
+from interceptors.trust.bundle import TrustBundle
+from interceptors.verification.verifier import Verifier
 
 __all__ = ["Metadata", "known_keys", "metadata_of", "microseconds", "verifier_of", "verify_new"]
 

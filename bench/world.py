@@ -18,12 +18,12 @@ from authsvc.keys.signer import Signer
 from bench.machine import SERVING_CORES, cpu_seconds
 from bench.shop import AUDIENCE, SCOPE
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import EtcdClient, Put, moved_beacon
-from interceptors.etcd.layout import Layout
+from interceptors.etcd.client import EtcdClient, Put
+from interceptors.keyspace import Layout, moved_beacon
 from interceptors.settings import EtcdSettings
 from localmesh.certs import Certificates, development_certificates
-from localmesh.etcd import EtcdProcess
-from localmesh.process import leashed
+from localmesh.etcd.process import EtcdProcess
+from localmesh.processes.process import leashed
 
 __all__ = ["ISSUER", "PREFIX", "BenchFailed", "Child", "Server", "ServerKind", "Tokens", "World"]
 
@@ -102,7 +102,7 @@ class Tokens:
 
 
 class Server:
-    """A server in a process of its own, on the serving core. See bench/serving.py.
+    """A server in a process of its own, on the serving core. See bench/workers/server.py.
 
     prefix         of the mesh whose tokens it takes, if that is not the world's own
     auth           the auth service that it asks, with the secret of client "services" (guard "introspection")
@@ -131,7 +131,7 @@ class Server:
             "auth": auth,
             "client_secret": client_secret,
         }
-        self._process = Child("bench.serving", settings, cores=cores, log_file=world.folder / "servers.log")
+        self._process = Child("bench.workers.server", settings, cores=cores, log_file=world.folder / "servers.log")
         self.pids = [self._process.pid]
         self.port = int(str(self._process.said["port"]))
 

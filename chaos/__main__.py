@@ -22,13 +22,13 @@ from rich.live import Live
 from chaos.checker import check
 from chaos.faults import KINDS
 from chaos.history import read_history
+from chaos.mutations import BUGS
 from chaos.plan import Plan, draw_plan
-from chaos.planted import BUGS
-from chaos.replaying import UnreadablePlan, command, read_plan, write_plan
+from chaos.replay import UnreadablePlan, command, read_plan, write_plan
 from chaos.report import Outcome, Shown, figures_of, print_outcome, print_total, write_outcome
 from chaos.run import names_of, play
 from chaos.shapes import draw_shape
-from chaos.world import Shape
+from chaos.system.world import Shape
 from localmesh.errors import LocalMeshError
 
 _ROUND: Final = 180.0

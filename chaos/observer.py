@@ -23,11 +23,11 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from authsvc.keys.held import BARRIER
+from authsvc.keys.snapshot import BARRIER
 from chaos.history import History
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Compacted, EtcdClient, EtcdUnavailable
-from interceptors.etcd.layout import Layout
+from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 
 __all__ = ["Observer"]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from chaos.checker import INVARIANTS, Verdict
 from chaos.run import Progress
-from chaos.world import Shape
+from chaos.system.world import Shape
 
 __all__ = ["Figures", "Outcome", "Shown", "print_outcome", "print_total", "write_outcome"]
 

@@ -25,13 +25,13 @@ from typing import Any, Final, Self
 
 import grpc
 
-from chaos.cluster import MEMBERS
 from chaos.faults import KINDS, Names, filling
 from chaos.observer import Observer
 from chaos.plan import Calm, Plan, Planned
-from chaos.world import PREFIX, Shape, World
+from chaos.system.cluster import MEMBERS
+from chaos.system.world import PREFIX, Shape, World
 from localmesh.errors import LocalMeshError
-from localmesh.process import leashed
+from localmesh.processes.process import leashed
 
 __all__ = ["Progress", "names_of", "play"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from chaos.world import Shape
+from chaos.system.world import Shape
 
 __all__ = ["draw_shape"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from authsvc.cli.secrets import NEW_PASSWORD_VARIABLE, PASSWORD_VARIABLE
+from authsvc.cli.terminal.secrets import NEW_PASSWORD_VARIABLE, PASSWORD_VARIABLE
 from authsvc.settings import AuthSettings
 from interceptors.serving import LogSettings
 from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings

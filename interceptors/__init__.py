@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interceptors.caller import Caller, current_caller
     from interceptors.errors import CredmeshError, NotReady, Reason, Refusal, SettingsError, reason_of
-    from interceptors.node import MeshNode
+    from interceptors.node.mesh_node import MeshNode
     from interceptors.policy import MethodRule, Policy, PolicyError
-    from interceptors.sessions import GrpcSessionResolver, SessionResolver
     from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings, read_settings
+    from interceptors.verification.session_resolver import GrpcSessionResolver, SessionResolver
 
 __all__ = [
     "Caller",
@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 # Imported when first used: a program that only attaches credentials has no need to load the etcd client.
-_ROOMS = {
+_NAMES_BY_MODULE = {
     "caller": ("Caller", "current_caller"),
     "errors": ("CredmeshError", "NotReady", "Reason", "Refusal", "SettingsError", "reason_of"),
-    "node": ("MeshNode",),
+    "node.mesh_node": ("MeshNode",),
     "policy": ("MethodRule", "Policy", "PolicyError"),
-    "sessions": ("GrpcSessionResolver", "SessionResolver"),
     "settings": ("EtcdSettings", "MeshSettings", "ServerSettings", "read_settings"),
+    "verification.session_resolver": ("GrpcSessionResolver", "SessionResolver"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for room, names in _ROOMS.items():
+    for module, names in _NAMES_BY_MODULE.items():
         if name in names:
-            return getattr(import_module(f"interceptors.{room}"), name)
+            return getattr(import_module(f"interceptors.{module}"), name)
     raise AttributeError(f"module 'interceptors' has no attribute {name!r}")

@@ -18,12 +18,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+
+from interceptors.error_details import error_info, error_info_in
 
 __all__ = [
-    "DOMAIN",
     "CredmeshError",
     "NotReady",
     "Reason",
@@ -32,11 +30,6 @@ __all__ = [
     "reason_of",
     "trailing_metadata",
 ]
-
-DOMAIN: Final = "credmesh"
-"""The `domain` of every ErrorInfo that credmesh sends."""
-
-_DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _U: Final = grpc.StatusCode.UNAUTHENTICATED
 _P: Final = grpc.StatusCode.PERMISSION_DENIED
@@ -123,12 +116,7 @@ class SettingsError(CredmeshError):
 @lru_cache(maxsize=1024)
 def trailing_metadata(reason: Reason, metadata: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, bytes], ...]:
     """`grpc-status-details-bin` for a reason. Made once each: refusing a bad credential has to be cheap."""
-    info = error_details_pb2.ErrorInfo(reason=reason.name, domain=DOMAIN, metadata=dict(metadata))
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    code: int = reason.status.value[0]
-    status = status_pb2.Status(code=code, message=reason.message, details=[detail])
-    return ((_DETAILS_KEY, status.SerializeToString()),)
+    return error_info(reason.status, reason.message, reason.name, metadata)
 
 
 def reason_of(failed: grpc.RpcError | grpc.Call | Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
@@ -143,20 +131,5 @@ def reason_of(failed: grpc.RpcError | grpc.Call | Iterable[tuple[str, str | byte
         metadata: Iterable[tuple[str, str | bytes]] | None = read()
     else:
         metadata = failed
-    for key, value in metadata or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            return _reason_in(value)
-    return None
-
-
-def _reason_in(details: bytes) -> Reason | None:
-    try:
-        status = status_pb2.Status.FromString(details)
-        for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                return Reason.__members__.get(info.reason)
-    except DecodeError:
-        # The far side is not ours, or is hostile: no reason that we know.
-        return None
-    return None
+    info = error_info_in(metadata)
+    return None if info is None else Reason.__members__.get(info.reason)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from localmesh.ports import HOST, free_port, is_free
+from localmesh.processes.ports import HOST, free_port, is_free
 
 __all__ = ["PREFERRED", "Addresses", "choose_addresses"]
 

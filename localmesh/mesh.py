@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from authsvc.bootstrap import generate_kek, seed_development
+from authsvc.accounts.bootstrap import generate_kek, seed_development
 from interceptors.errors import CredmeshError
 from interceptors.etcd.client import EtcdClient
-from interceptors.etcd.layout import Layout
+from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings, read_settings
 from localmesh.addresses import PREFERRED, Addresses, choose_addresses
 from localmesh.certs import development_certificates, etcd_certificates
 from localmesh.control import ControlServer, Request, take_folder
 from localmesh.errors import LocalMeshError
-from localmesh.etcd_part import EtcdPart
+from localmesh.etcd.part import EtcdPart
 from localmesh.parts import SERVICES, TLS_OF_ETCD, Surroundings, auth_parts, service_parts, told
-from localmesh.supervision import Happening, Supervised, Supervisor
+from localmesh.processes.supervision import Happening, Supervised, Supervisor
 
 __all__ = ["LocalMesh", "Options", "Stopped"]
 

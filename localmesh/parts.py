@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2
 from interceptors.settings import EtcdSettings
 from localmesh.addresses import Addresses
 from localmesh.certs import Certificates
-from localmesh.ports import HOST
-from localmesh.process import Process
+from localmesh.processes.ports import HOST
+from localmesh.processes.process import Process
 
 __all__ = [
     "AUTH_REPLICAS",

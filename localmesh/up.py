@@ -17,8 +17,8 @@ from rich.text import Text
 
 from interceptors.errors import CredmeshError
 from localmesh.mesh import LocalMesh, Options, Stopped
-from localmesh.process import last_lines
-from localmesh.supervision import Happening, Supervised
+from localmesh.processes.process import last_lines
+from localmesh.processes.supervision import Happening, Supervised
 
 __all__ = ["up"]
 

@@ -295,7 +295,8 @@ class Desk(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """How far somebody has seen (interceptors/history.py, Sight). vouched_at: the revision of the history's record.
+    """How far somebody has seen (interceptors/trust/continuity.py, Sight). vouched_at: the revision of the history's
+    record.
 
     A beacon is told by its revision, and by what it holds: here whether it was put after etcd was restored.
     """
@@ -326,7 +327,7 @@ class PastNode(NamedTuple):
     """A node under which etcd may be restored.
 
     knows         the revocation, or the answer to a loss, which revokes everything
-    sight, wanted, lost, broken  as interceptors/past.py has them
+    sight, wanted, lost, broken  as interceptors/trust/continuity_monitor.py has them
     told          what its registration says is broken
     position      the revision that its watch is at, and the newest beacon by then; `anew`: it has to read anew
     touched, mirrored  whether it was in touch, and its watch up, after etcd was restored
@@ -352,7 +353,7 @@ class PastNode(NamedTuple):
 
 
 class PastReplica(NamedTuple):
-    """A replica that watches over the history (authsvc/history.py).
+    """A replica that watches over the history (authsvc/continuity/guard.py).
 
     stage       "" or what comes next: "looking", "vouch", "answer"; "mark" in a broken protocol
     marked      the revision of its mark

@@ -23,7 +23,7 @@ from interceptors.client import (
     channel,
 )
 from interceptors.errors import SettingsError
-from interceptors.sessions import GrpcSessionResolver
+from interceptors.verification.session_resolver import GrpcSessionResolver
 from services.settings import ServiceSettings
 
 __all__ = ["aio_channel_to", "channel_to", "joined"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
-__all__ = ["relay", "relay_aio"]
+from interceptors.error_details import DETAILS_KEY
 
-_DETAILS_KEY: Final = "grpc-status-details-bin"
+__all__ = ["relay", "relay_aio"]
 
 
 def relay(context: grpc.ServicerContext, error: grpc.RpcError) -> NoReturn:
@@ -26,4 +26,4 @@ async def relay_aio(context: aio.ServicerContext[Any, Any], error: aio.AioRpcErr
 
 
 def _details(metadata: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((key, value) for key, value in metadata or () if key == _DETAILS_KEY)
+    return tuple((key, value) for key, value in metadata or () if key == DETAILS_KEY)

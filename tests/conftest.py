@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from interceptors.etcd.client import EtcdClient
+from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
-from localmesh.etcd import EtcdProcess
+from localmesh.etcd.process import EtcdProcess
+from tests.support.running_mesh import RunningMesh
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,16 @@ def own_etcd(tmp_path: Path) -> Iterator[EtcdProcess]:
     """An etcd for this test alone, which it may stop, kill, start and compact."""
     with EtcdProcess(tmp_path / "etcd", unsafe_no_fsync=True) as process:
         yield process
+
+
+@pytest.fixture
+def layout(etcd_settings: EtcdSettings) -> Layout:
+    """The etcd keys of this test's mesh."""
+    return Layout(etcd_settings.prefix)
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """A mesh that is up. Do not stop it or its parts: start a RunningMesh for that."""
+    with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh") as running:
+        yield running

@@ -1,1 +1,1 @@
-
+"""The auth service's gRPC API: one module per service."""

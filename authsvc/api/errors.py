@@ -20,16 +20,15 @@ from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from prometheus_client import Counter
 
-from authsvc.validate import InvalidField
-from interceptors.errors import DOMAIN, CredmeshError, Reason, Refusal
+from authsvc.errors import ApiError, InvalidField
+from interceptors.error_details import status_details
+from interceptors.errors import Refusal
 from interceptors.etcd.client import EtcdFull, EtcdRefused, EtcdUnavailable
 
-__all__ = ["AlreadyExists", "AnswerErrors", "ApiError", "FailedPrecondition", "NotFound", "TooMany"]
+__all__ = ["AnswerErrors"]
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -41,46 +40,6 @@ _ETCD_AWAY: Final = "etcd does not answer, so the auth service cannot either; re
 _ETCD_FULL: Final = "etcd is full and takes no changes; nothing was changed. Make room: docs/operations.md, A full etcd"
 
 _ETCD_REFUSES: Final = "etcd refuses what the auth service asks of it; nothing was changed, and its log says why"
-
-
-class ApiError(CredmeshError):
-    """A call fails in a way that its caller can do something about. The text is for the caller; never a secret."""
-
-    status: grpc.StatusCode = grpc.StatusCode.INTERNAL
-
-
-class AlreadyExists(ApiError):
-    """What is to be made is there already."""
-
-    status = grpc.StatusCode.ALREADY_EXISTS
-
-
-class NotFound(ApiError):
-    """What is asked for is not there."""
-
-    status = grpc.StatusCode.NOT_FOUND
-
-
-class FailedPrecondition(ApiError):
-    """The state of things does not allow it; the text says what to change first."""
-
-    status = grpc.StatusCode.FAILED_PRECONDITION
-
-
-class TooMany(Refusal):
-    """A replica does as much of this as it may; RATE_LIMITED. The text is for the caller: what to do instead."""
-
-    def __init__(self, advice: str) -> None:
-        super().__init__(Reason.RATE_LIMITED, advice)
-
-    @property
-    def message(self) -> str:
-        """The text."""
-        return str(self)
-
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """The ErrorInfo. Clients compare its message with the status's."""
-        return _details(self.status, str(self), error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN))
 
 
 class AnswerErrors(grpc.ServerInterceptor):
@@ -185,12 +144,4 @@ def _abort(method: str, context: grpc.ServicerContext, status: grpc.StatusCode, 
 def _bad_request(error: InvalidField) -> tuple[tuple[str, bytes], ...]:
     violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
     bad_request = error_details_pb2.BadRequest(field_violations=[violation])
-    return _details(grpc.StatusCode.INVALID_ARGUMENT, str(error), bad_request)
-
-
-def _details(code: grpc.StatusCode, text: str, message: Message) -> tuple[tuple[str, bytes], ...]:
-    detail = any_pb2.Any()
-    detail.Pack(message)
-    number: int = code.value[0]
-    status = status_pb2.Status(code=number, message=text, details=[detail])
-    return (("grpc-status-details-bin", status.SerializeToString()),)
+    return status_details(grpc.StatusCode.INVALID_ARGUMENT, str(error), bad_request)

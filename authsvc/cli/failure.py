@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from authsvc.cli.text import printable
+from authsvc.cli.terminal.text import printable
 
 __all__ = ["EXIT_CODES", "ExitCode", "Failure"]
 

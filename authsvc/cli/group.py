@@ -43,7 +43,7 @@ COMMANDS: Final = {
         "bootstrap": ("bootstrap", "Make the first client and the key-encryption key."),
     },
 }
-"""Section of the help → command → its room and what it does in a line."""
+"""Section of the help → command → its module and what it does in a line."""
 
 _PLACES: Final = {name: place for section in COMMANDS.values() for name, place in section.items()}
 _GIVEN: Final = "authsvc.cli.given"
@@ -101,8 +101,8 @@ class _Credmesh(MeshGroup):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _PLACES:
             return None
-        room, _ = _PLACES[cmd_name]
-        command: click.Command = getattr(import_module(f"authsvc.cli.{room}"), cmd_name.replace("-", "_"))
+        module, _ = _PLACES[cmd_name]
+        command: click.Command = getattr(import_module(f"authsvc.cli.commands.{module}"), cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

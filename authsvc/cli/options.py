@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from authsvc.cli.failure import ExitCode, Failure
-from authsvc.cli.output import Output
-from authsvc.cli.profile import Profile, load_profile
-from authsvc.cli.repeated import refuse_repeated
+from authsvc.cli.mesh.profile import Profile, load_profile
+from authsvc.cli.repeated_options import refuse_repeated
+from authsvc.cli.terminal.output import Output
 
 if TYPE_CHECKING:
-    from authsvc.cli.connection import Connection
+    from authsvc.cli.mesh.connection import Connection
 
 __all__ = ["DEFAULT_TIMEOUT", "Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
 
@@ -60,13 +60,13 @@ class Invocation:
 
     def connect(self, *, prefer: str = "client") -> Connection:
         """A connection to the auth service that speaks as the client or the user; `prefer` is the command's choice."""
-        from authsvc.cli.connection import Connection
+        from authsvc.cli.mesh.connection import Connection
 
         return Connection.signed_in(self.profile, timeout=self.timeout, speak_as=self.speak_as, prefer=prefer)
 
     def connect_anonymously(self) -> Connection:
         """A connection for the calls that need no credential."""
-        from authsvc.cli.connection import Connection
+        from authsvc.cli.mesh.connection import Connection
 
         return Connection(self.profile, timeout=self.timeout)
 

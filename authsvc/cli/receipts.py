@@ -9,9 +9,9 @@ import click
 from google.protobuf.duration_pb2 import Duration
 
 from authsvc.cli.failure import ExitCode
-from authsvc.cli.output import Cell, Column, Output
-from authsvc.cli.times import clock_time, span
-from authsvc.times import duration, seconds
+from authsvc.cli.terminal.output import Cell, Column, Output
+from authsvc.cli.terminal.times import clock_time, span
+from authsvc.store.timestamps import duration, seconds
 from credmesh.admin.v1 import receipt_pb2
 
 __all__ = ["ask_to_wait", "exit_by", "show_receipt", "wait_options"]

@@ -1,1 +1,1 @@
-
+"""Signing keys: sealing, rotating, revoking and publishing them."""

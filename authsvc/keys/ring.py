@@ -8,12 +8,12 @@ from typing import Final
 from authsvc.keys.algorithms import public_der
 from authsvc.keys.signer import Signer
 from authsvc.keys.vault import Vault, VaultError
-from authsvc.records import parse_record
+from authsvc.store.records import parse_record
 from credmesh.store.v1 import mesh_pb2
 from interceptors.errors import CredmeshError
 from interceptors.etcd.client import EtcdClient
-from interceptors.etcd.layout import Layout
-from interceptors.keys import RecordError, read_key
+from interceptors.keyspace import Layout
+from interceptors.tokens.verification_key import RecordError, read_key
 
 __all__ = ["KeyMissing", "KeyRing", "open_signer"]
 

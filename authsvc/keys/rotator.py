@@ -13,11 +13,10 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from authsvc import barriers
 from authsvc.audit import audit
+from authsvc.coordination import barriers
+from authsvc.coordination.election import Job, StandBack
 from authsvc.keys import algorithms
-from authsvc.keys.changes import NewKey, change
-from authsvc.keys.held import BARRIER, Held, read_held
 from authsvc.keys.ring import open_signer
 from authsvc.keys.rotation import (
     Activate,
@@ -33,13 +32,14 @@ from authsvc.keys.rotation import (
     Wait,
     decide,
 )
+from authsvc.keys.snapshot import BARRIER, Held, read_held
+from authsvc.keys.transactions import NewKey, change
 from authsvc.keys.vault import KekMissing, Vault, VaultError
-from authsvc.leader import Job, StandBack
-from authsvc.lifetimes import read_in_force
+from authsvc.revocation.lifetimes import read_in_force
 from interceptors.clock import ticks
 from interceptors.etcd.client import CreatedAt, EtcdClient, KeyValue
-from interceptors.etcd.layout import Layout
-from interceptors.keys import RecordError
+from interceptors.keyspace import Layout
+from interceptors.tokens.verification_key import RecordError
 
 __all__ = ["Rotator", "new_kid"]
 

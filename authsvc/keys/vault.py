@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from authsvc.keys.algorithms import PrivateKey, load_private_key, private_der
-from authsvc.records import FORMAT, RecordError, parse_record
+from authsvc.store.records import FORMAT, RecordError, parse_record
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import CredmeshError, SettingsError
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from authsvc.jwks import json_web_key
+from authsvc.keys.jwks import json_web_key
 from bench.machine import SERVING_CORES, cpu_seconds
 from bench.shop import AUDIENCE
 from bench.world import ISSUER, BenchFailed, Server, Tokens
-from interceptors.keys import read_key
-from localmesh.ports import free_port
-from localmesh.process import leashed
+from interceptors.tokens.verification_key import read_key
+from localmesh.processes.ports import free_port
+from localmesh.processes.process import leashed
 
 __all__ = ["HOW_TO_GET_ENVOY", "Envoy", "find_envoy"]
 

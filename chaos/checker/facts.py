@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.history import Record
-from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
+from interceptors.scopes import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 
 __all__ = ["NO_CALM", "SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
 

@@ -15,7 +15,7 @@ from chaos.checker.deaths import Deaths
 from chaos.checker.facts import Facts
 from chaos.checker.verdict import Verdict
 from chaos.history import Record
-from interceptors.etcd.layout import session_scope
+from interceptors.scopes import session_scope
 
 __all__ = ["check"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.clients.asking import Asking
-from chaos.clients.holders import person, program
+from chaos.clients.attackers import stranger
 from chaos.clients.operators import Desk, gravedigger, revoker, rotator
-from chaos.clients.strangers import stranger
-from chaos.clients.town import Town
+from chaos.clients.users import person, program
+from chaos.clients.workload import Town
 from chaos.history import History
 
 _REVOKERS: Final = 10

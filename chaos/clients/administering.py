@@ -17,7 +17,7 @@ from credmesh.admin.v1 import (
     sessions_pb2_grpc,
 )
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
-from interceptors.etcd.layout import EVERYONE, session_scope
+from interceptors.scopes import EVERYONE, session_scope
 
 __all__ = ["Administering"]
 
@@ -40,7 +40,7 @@ class Administering:
         }
 
     async def revoke(self, by: str, at: str, scope: str, admin: Credential, *, wait: bool, patience: float) -> Outcome:
-        """Revokes a scope, as interceptors.etcd.layout names it. What was answered is in the outcome's `details`."""
+        """Revokes a scope, as interceptors.keyspace names it. What was answered is in the outcome's `details`."""
         request = revocation_pb2.RevokeRequest(reason="chaos", wait=wait)
         if scope == EVERYONE:
             request.everyone = True

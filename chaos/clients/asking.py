@@ -4,7 +4,7 @@ Operations that the history gets from here, besides "t" (asked), "u" (answered) 
 
     login, refresh   at, answer; who: subject, client; used: the refresh token (refresh); and if the answer is "ok" what
                      was issued: cred, kind, sid, epoch, kid, iat, exp, aud, refresh
-    call             at, method, cred, answer; and if it is "ok": node, mono, wall (see chaos.service)
+    call             at, method, cred, answer; and if it is "ok": node, mono, wall (see chaos.system.service)
     stream           at, method, cred, answer; messages, of the last one node, mono and seen (when it was received), and
                      trail: mono and wall of the last six
     revoke           at, how (revoke, kick or logout), scope, wait, answer; revision, and receipt: complete, strict_in,
@@ -33,11 +33,11 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from chaos import service
-from chaos.accounts import PASSWORD
 from chaos.clients.answers import Outcome, outcome_of
 from chaos.clients.credentials import Credential, bearer, claims_of, described, short
 from chaos.history import History
+from chaos.system import service
+from chaos.system.accounts import PASSWORD
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 
 __all__ = ["ISSUE", "PATIENT", "Asking", "Note"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from credmesh.auth.v1 import auth_pb2
-from interceptors.etcd.layout import EVERYONE
+from interceptors.scopes import EVERYONE
 
 __all__ = ["Credential", "bearer", "claims_of", "described", "short"]
 
@@ -34,7 +34,7 @@ class Credential:
     kid: str | None = None
 
     def belongs_to(self, scope: str) -> bool:
-        """Whether a revocation of the scope, named as in interceptors.etcd.layout, is one of it."""
+        """Whether a revocation of the scope, named as in interceptors.keyspace, is one of it."""
         kind, _, name = scope.partition("/")
         return {
             EVERYONE: True,

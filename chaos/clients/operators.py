@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from chaos.accounts import OPERATOR
 from chaos.clients.answers import Outcome
 from chaos.clients.credentials import Credential
-from chaos.clients.town import METHODS, STREAMS, Town, Uses, fresh
-from chaos.service import AUDIENCE
+from chaos.clients.workload import METHODS, STREAMS, Town, Uses, fresh
+from chaos.system.accounts import OPERATOR
+from chaos.system.service import AUDIENCE
 from credmesh.admin.v1 import keys_pb2
-from interceptors.etcd.layout import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
 __all__ = ["Desk", "gravedigger", "revoker", "rotator"]
 

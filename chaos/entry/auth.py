@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chaos.entry.surroundings import set_up
+from chaos.entry.process_setup import set_up
 
 
 def main() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-from chaos.entry.surroundings import set_up
+from chaos.entry.process_setup import set_up
 
 
 def main() -> None:
-    """Serves `chaos.service` until it is told to stop, told by the environment as the sample services are."""
+    """Serves `chaos.system.service` until it is told to stop, told by the environment as the sample services are."""
     set_up()
     import asyncio
     import threading
 
-    from chaos import service
+    from chaos.system import service
     from interceptors.serving import serve, serve_aio, service_process
     from interceptors.settings import read_settings
     from services.joining import joined

@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 from chaos.faults.kind import Choices, Kind, Names
-from chaos.world import World
+from chaos.system.world import World
 
 __all__ = ["CLOCK"]
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from chaos.faults.kind import Choices, Kind, Names, links
 from chaos.faults.routes import described, draw_links
-from chaos.network import Way
-from chaos.world import World
+from chaos.system.network import Way
+from chaos.system.world import World
 
 __all__ = ["CUT"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.world import World
+from chaos.system.world import World
 
 __all__ = ["Choices", "Kind", "Names", "links", "process"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from chaos.faults.kind import Names
-from chaos.world import CLIENTS
+from chaos.system.world import CLIENTS
 
 __all__ = ["described", "draw_links"]
 

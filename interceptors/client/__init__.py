@@ -1,9 +1,9 @@
 """Signing in, keeping the credential fresh, and attaching it to calls: for grpc and grpc.aio."""
 
-from interceptors.client.aio import AioCredentials
+from interceptors.client.aio.credentials import AioCredentials
 from interceptors.client.channels import aio_channel, channel
-from interceptors.client.credentials import Credentials
 from interceptors.client.sources import CallerToken, ClientSecret, FixedToken, PasswordLogin, RefreshTokenLogin
+from interceptors.client.sync.credentials import Credentials
 
 __all__ = [
     "AioCredentials",

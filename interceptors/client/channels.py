@@ -13,8 +13,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from interceptors.client.aio import AioCredentials
-from interceptors.client.credentials import Credentials
+from interceptors.client.aio.credentials import AioCredentials
+from interceptors.client.sync.credentials import Credentials
 
 __all__ = ["aio_channel", "channel"]
 

@@ -40,7 +40,6 @@ from interceptors.etcd.records import (
     collect,
     compare,
     encode_key,
-    moved_beacon,
     operate,
     prefix_end,
 )
@@ -61,7 +60,6 @@ __all__ = [
     "Put",
     "Snapshot",
     "Unchanged",
-    "moved_beacon",
 ]
 
 _etcdrpc: Final = import_etcdrpc()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from interceptors.etcd.compat import import_etcdrpc
-from interceptors.etcd.layout import Layout
 
 __all__ = [
     "CreatedAt",
@@ -22,7 +20,6 @@ __all__ = [
     "compare",
     "decode_key",
     "encode_key",
-    "moved_beacon",
     "operate",
     "prefix_end",
 ]
@@ -98,15 +95,6 @@ class Delete:
 
     key: str
     prefix: bool = False
-
-
-def moved_beacon(layout: Layout) -> Put:
-    """Moves the beacon: part of every commit that changes something below mesh/.
-
-    What it holds is random. In a restored etcd other commits come to have the revisions of those that were lost, and by
-    it they are told apart (see interceptors.history).
-    """
-    return Put(layout.beacon, secrets.token_bytes(8))
 
 
 def collect(pairs: Any, values: dict[str, KeyValue]) -> None:

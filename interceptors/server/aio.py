@@ -12,13 +12,13 @@ import grpc
 import grpc.aio
 
 from interceptors.caller import reset_caller, set_caller
-from interceptors.calls import OpenCall
 from interceptors.errors import Refusal
-from interceptors.node import MeshNode
+from interceptors.node.mesh_node import MeshNode
+from interceptors.node.open_streams import OpenCall
+from interceptors.server.admission import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.aio_ending import RunningHandler, ThreadedHandler
-from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.handlers import behaviour_of, like
-from interceptors.verify import Verified
+from interceptors.verification.verifier import Verified
 
 __all__ = ["AioServerInterceptor"]
 

@@ -10,11 +10,11 @@ import grpc
 
 from interceptors.caller import set_caller
 from interceptors.errors import Refusal
-from interceptors.node import MeshNode
-from interceptors.server.ending import end_call
-from interceptors.server.gate import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
+from interceptors.node.mesh_node import MeshNode
+from interceptors.server.admission import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.handlers import behaviour_of, like
-from interceptors.verify import Verified
+from interceptors.server.sync_ending import end_call
+from interceptors.verification.verifier import Verified
 
 __all__ = ["ServerInterceptor"]
 

@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from interceptors.node import MeshNode
+from interceptors.node.mesh_node import MeshNode
 from interceptors.server import AioServerInterceptor
 from interceptors.serving.listening import SERVER_OPTIONS, ListenError, listen
 from interceptors.serving.metrics import serve_metrics

@@ -8,7 +8,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
 
-from interceptors.node import MeshNode
+from interceptors.node.mesh_node import MeshNode
+from interceptors.node.metrics import NodeCollector
 from interceptors.serving.listening import ListenError, split_address
 from interceptors.settings import ServerSettings
 
@@ -23,7 +24,7 @@ def serve_metrics(node: MeshNode, settings: ServerSettings) -> Callable[[], None
         return lambda: None
     host, port = split_address(settings.metrics, "CREDMESH_METRICS")
     registry = CollectorRegistry()
-    registry.register(node.collector())
+    registry.register(NodeCollector(node))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

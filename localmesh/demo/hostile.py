@@ -6,10 +6,10 @@ import asyncio
 
 from localmesh.demo.actors import Nodes, reason_text
 from localmesh.demo.figures import Figures
-from localmesh.demo.forging import bad_credentials
+from localmesh.demo.narrator import Teller
 from localmesh.demo.revoking import refusal
 from localmesh.demo.stage import Stage
-from localmesh.demo.telling import Teller
+from localmesh.forged_tokens import bad_credentials
 
 __all__ = ["try_bad_credentials"]
 

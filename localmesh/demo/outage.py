@@ -15,10 +15,10 @@ from interceptors.errors import Reason
 from localmesh.demo.actors import Metadata, Nodes, Person, reason_text, why
 from localmesh.demo.figures import Figures
 from localmesh.demo.load import Callers
+from localmesh.demo.narrator import Teller
 from localmesh.demo.revoking import revoke_and_measure
 from localmesh.demo.stage import Stage
 from localmesh.demo.streams import StockStream
-from localmesh.demo.telling import Teller
 
 __all__ = ["kill_a_replica", "stop_etcd"]
 

@@ -15,8 +15,8 @@ from interceptors.errors import Reason
 from localmesh.demo.actors import TIMEOUT, Metadata, Node, Nodes, Person, reason_text, why
 from localmesh.demo.figures import Figures, Milliseconds
 from localmesh.demo.load import Callers
+from localmesh.demo.narrator import Misbehaved, Teller
 from localmesh.demo.streams import StockStream
-from localmesh.demo.telling import Misbehaved, Teller
 
 __all__ = ["Round", "refusal", "revoke_alice", "revoke_and_measure"]
 

@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Final
 
 from credmesh.admin.v1 import keys_pb2
-from interceptors.tokens import token_kid
+from interceptors.tokens.access_token import token_kid
 from localmesh.demo.actors import Nodes
 from localmesh.demo.figures import Figures
 from localmesh.demo.load import Callers
-from localmesh.demo.telling import Teller
+from localmesh.demo.narrator import Teller
 
 __all__ = ["rotate"]
 

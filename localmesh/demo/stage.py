@@ -20,7 +20,7 @@ from interceptors.settings import EtcdSettings, read_settings
 from localmesh.control import ask, is_up
 from localmesh.errors import LocalMeshError
 from localmesh.parts import TLS_OF_ETCD
-from localmesh.process import Process, last_lines
+from localmesh.processes.process import Process, last_lines
 
 __all__ = ["Stage", "set_stage"]
 

@@ -18,13 +18,13 @@ from interceptors.errors import CredmeshError
 from localmesh.demo.actors import Nodes, reason_text, why
 from localmesh.demo.figures import Figures
 from localmesh.demo.hostile import try_bad_credentials
+from localmesh.demo.narrator import Misbehaved, Teller
 from localmesh.demo.outage import kill_a_replica, stop_etcd
 from localmesh.demo.revoking import revoke_alice
 from localmesh.demo.rotating import rotate
+from localmesh.demo.shopping import walk
 from localmesh.demo.stage import Stage, set_stage
 from localmesh.demo.streams import StockStream
-from localmesh.demo.telling import Misbehaved, Teller
-from localmesh.demo.walking import walk
 
 __all__ = ["demo"]
 

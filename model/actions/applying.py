@@ -27,7 +27,8 @@ def apply(state: State, world: World) -> Steps:
     In a world with small steps what other threads see changes one after the other: the epochs, the generation, the
     proof; acknowledging comes last.
 
-    Code: interceptors/node.py MeshNode._on_events; interceptors/bundle.py TrustBundle.apply, TrustBundle._advance.
+    Code: interceptors/node/mesh_node.py MeshNode._on_events; interceptors/trust/bundle.py TrustBundle.apply,
+    TrustBundle._advance.
     """
     for index, node in enumerate(state.nodes):
         if node.phase != READY or node.history != state.etcd.history:
@@ -123,7 +124,7 @@ def hear_of_barrier(state: State, world: World) -> Steps:
 def acknowledge(state: State, world: World) -> Steps:
     """A barrier is acknowledged in etcd, if the node's record and the barrier are as they were.
 
-    Code: interceptors/pulse.py Pulse._acknowledge.
+    Code: interceptors/node/heartbeat.py Pulse._acknowledge.
     """
     if state.receipt.stage == "made":
         return  # nobody waits any more
@@ -149,7 +150,7 @@ def acknowledge(state: State, world: World) -> Steps:
 def acknowledging_fails(state: State, world: World) -> Steps:
     """Etcd does not answer; the barrier goes to the end of the queue.
 
-    Code: interceptors/pulse.py Pulse._beat.
+    Code: interceptors/node/heartbeat.py Pulse._beat.
     """
     if not state.left.faults:
         return
@@ -165,7 +166,7 @@ def acknowledging_fails(state: State, world: World) -> Steps:
 def fetch_key(state: State, world: World) -> Steps:
     """A token's key is unknown, and is read from etcd.
 
-    Code: interceptors/verify.py NeedKey; interceptors/node.py MeshNode._fetch_key.
+    Code: interceptors/verification/verifier.py NeedKey; interceptors/node/mesh_node.py MeshNode._fetch_key.
     """
     etcd = state.etcd
     for index, node in enumerate(state.nodes):
@@ -183,7 +184,7 @@ def fetch_key(state: State, world: World) -> Steps:
 def add_fetched_key(state: State, world: World) -> Steps:
     """The key that was read is added, unless the watch is past that read.
 
-    Code: interceptors/bundle.py TrustBundle.add_key.
+    Code: interceptors/trust/bundle.py TrustBundle.add_key.
     """
     for index, node in enumerate(state.nodes):
         kid, revision = node.fetch

@@ -31,7 +31,7 @@ __all__ = [
 def send_proof(state: State, world: World) -> Steps:
     """A node takes the time and sends the read of the beacon.
 
-    Code: interceptors/pulse.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Pulse._prove.
     """
     for index, node in enumerate(state.nodes[:1]):
         # Where the newest proof is of this tick, another one would not be newer.
@@ -46,7 +46,7 @@ def send_proof(state: State, world: World) -> Steps:
 def serve_proof(state: State, world: World) -> Steps:
     """etcd answers the read, linearizably: with the revision of the newest commit below mesh/.
 
-    Code: interceptors/pulse.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Pulse._prove.
     """
     etcd = state.etcd
     for index, node in enumerate(state.nodes):
@@ -68,7 +68,7 @@ def serve_proof(state: State, world: World) -> Steps:
 def receive_proof(state: State, world: World) -> Steps:
     """The node takes the answer in, under the lock of those who write the bundle.
 
-    Code: interceptors/bundle.py TrustBundle.prove.
+    Code: interceptors/trust/bundle.py TrustBundle.prove.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):
@@ -93,7 +93,7 @@ def receive_proof(state: State, world: World) -> Steps:
 def begin_call(state: State, world: World) -> Steps:
     """A call with the credential comes in; its age limits count from now.
 
-    Code: interceptors/verify.py Verifier.check.
+    Code: interceptors/verification/verifier.py Verifier.check.
     """
     if not state.left.calls:
         return
@@ -119,7 +119,7 @@ def begin_call(state: State, world: World) -> Steps:
 def check_proof(state: State, world: World) -> Steps:
     """A strict call looks at the newest proof.
 
-    Code: interceptors/verify.py Verifier._allow.
+    Code: interceptors/verification/verifier.py Verifier._allow.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):
@@ -152,7 +152,7 @@ def check_epochs(state: State, world: World) -> Steps:
 
     In a world with small steps: the generation is read, then the epochs, and then the credential's entry is stamped.
 
-    Code: interceptors/verify.py Verifier.recheck.
+    Code: interceptors/verification/verifier.py Verifier.recheck.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):

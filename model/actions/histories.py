@@ -47,13 +47,14 @@ _OTHER = "other"
 
 
 def _sight(etcd: PastEtcd) -> Sight:
-    """How far one sees who reads etcd now (interceptors/bundle.py, TrustBundle._sight)."""
+    """How far one sees who reads etcd now (interceptors/trust/bundle.py, TrustBundle._sight)."""
     return Sight(etcd.revision, etcd.log[-1][0], etcd.history, etcd.vouched_at)
 
 
 def _judge(known: Sight, now: Sight, world: World) -> str:
-    """interceptors/history.py, judge: "" for unbroken, "lost" or "another". The id of the cluster stays the same here:
-    where it does not, a restore is as easily told. Histories are numbered in the order in which they began."""
+    """interceptors/trust/continuity.py, judge: "" for unbroken, "lost" or "another". The id of the cluster stays the
+    same here: where it does not, a restore is as easily told. Histories are numbered in the order in which they
+    began."""
     if known.history and now.history != known.history:
         return "lost" if now.history < known.history else "another"
     missing = now.revision < known.revision or now.beacon[0] < known.beacon[0]
@@ -63,7 +64,7 @@ def _judge(known: Sight, now: Sight, world: World) -> str:
 
 
 def _further(one: Sight, other: Sight) -> Sight:
-    """interceptors/history.py, further."""
+    """interceptors/trust/continuity.py, further."""
     if one.history and other.history and one.history != other.history:
         return max(one, other, key=lambda sight: sight.history)
     newest = max((one, other), key=lambda sight: (sight.history, sight.vouched_at))
@@ -116,7 +117,7 @@ def commit_something(state: State, world: World) -> Steps:
 def mark_elsewhere(state: State, world: World) -> Steps:
     """Another replica writes a mark of its own.
 
-    Code: authsvc/history.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
     """
     past = state.past
     if "mark" in past.left and past.restored:
@@ -131,7 +132,7 @@ def vouch_elsewhere(state: State, world: World) -> Steps:
 
     Nothing can keep a node from believing that. But whoever does remember must notice when it looks.
 
-    Code: authsvc/history.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
     """
     past = state.past
     if "vouch" in past.left and past.restored and past.etcd.history == 1:
@@ -147,7 +148,8 @@ def vouch_elsewhere(state: State, world: World) -> Steps:
 def register(state: State, world: World) -> Steps:
     """A process starts and registers. From here on only a later vouch counts.
 
-    Code: interceptors/pulse.py Pulse._register, Pulse._announce; interceptors/past.py Past.want_vouch.
+    Code: interceptors/node/heartbeat.py Pulse._register, Pulse._announce; interceptors/trust/continuity_monitor.py
+    Past.want_vouch.
     """
     past = state.past
     if past.node.phase == DOWN:
@@ -160,7 +162,8 @@ def register(state: State, world: World) -> Steps:
 def announce(state: State, world: World) -> Steps:
     """The node puts its record again: it was out of touch, or has found something missing.
 
-    Code: interceptors/pulse.py Pulse._announce, Pulse._prove; interceptors/past.py Past.want_vouch.
+    Code: interceptors/node/heartbeat.py Pulse._announce, Pulse._prove; interceptors/trust/continuity_monitor.py
+    Past.want_vouch.
     """
     past, node = state.past, state.past.node
     if node.phase == DOWN or node.proof or not _must_announce(past, world):
@@ -181,8 +184,8 @@ def _must_announce(past: Past, world: World) -> bool:
 def read(state: State, world: World) -> Steps:
     """The mirror reads everything, at first or anew.
 
-    Code: interceptors/bundle.py TrustBundle.load; interceptors/etcd/mirror.py Mirror._read; interceptors/past.py
-        Past.begin.
+    Code: interceptors/trust/bundle.py TrustBundle.load; interceptors/etcd/mirror.py Mirror._read;
+    interceptors/trust/continuity_monitor.py Past.begin.
     """
     past, node = state.past, state.past.node
     if node.phase != REGISTERED and not node.anew:
@@ -205,7 +208,7 @@ def read(state: State, world: World) -> Steps:
 
 
 def _met(node: PastNode, since: Sight, now: Sight, world: World) -> str:
-    """interceptors/past.py, Past.meet."""
+    """interceptors/trust/continuity_monitor.py, Past.meet."""
     verdict = _judge(since, now, world)
     if node.lost and verdict != "lost":
         return "another" if now.history and now.history != node.broken else "lost"
@@ -213,14 +216,14 @@ def _met(node: PastNode, since: Sight, now: Sight, world: World) -> str:
 
 
 def _losing(node: PastNode, history: int) -> PastNode:
-    """What is missing is told, and the watch asked what there is (interceptors/node.py, MeshNode._on_lost)."""
+    """The loss is reported, and the mirror reads again (interceptors/node/mesh_node.py, MeshNode._on_lost)."""
     return node if node.lost else node._replace(lost=True, broken=history)
 
 
 def follow(state: State, world: World) -> Steps:
     """The watch brings the next commit; or it broke, and resumes if etcd has the past that the mirror knows.
 
-    Code: interceptors/etcd/mirror.py Mirror._same_history; interceptors/bundle.py TrustBundle.apply,
+    Code: interceptors/etcd/mirror.py Mirror._same_history; interceptors/trust/bundle.py TrustBundle.apply,
         TrustBundle._follow_history.
     """
     past, node = state.past, state.past.node
@@ -272,7 +275,7 @@ def _settled(node: PastNode, past: Past, world: World) -> PastNode:
 def send_proof(state: State, world: World) -> Steps:
     """The node sends its read.
 
-    Code: interceptors/pulse.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Pulse._prove.
     """
     past, node = state.past, state.past.node
     # Each proof waits for its own beacon; one more of the same says nothing new.
@@ -284,7 +287,7 @@ def send_proof(state: State, world: World) -> Steps:
 def serve_proof(state: State, world: World) -> Steps:
     """etcd answers it.
 
-    Code: interceptors/pulse.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Pulse._prove.
     """
     node = state.past.node
     if len(node.proof) == 1:
@@ -295,7 +298,8 @@ def serve_proof(state: State, world: World) -> Steps:
 def receive_proof(state: State, world: World) -> Steps:
     """The node takes the answer in.
 
-    Code: interceptors/past.py Past.meet; interceptors/bundle.py TrustBundle.prove, TrustBundle._settle_proofs.
+    Code: interceptors/trust/continuity_monitor.py Past.meet; interceptors/trust/bundle.py TrustBundle.prove,
+    TrustBundle._settle_proofs.
     """
     past, node = state.past, state.past.node
     if len(node.proof) != 2:
@@ -332,7 +336,7 @@ def note(state: State, world: World) -> Steps:
 
     After a restore that would be late: then it asks etcd, which does not have the revocation any more.
 
-    Code: authsvc/history.py HistoryGuard.note; authsvc/receipts.py Receipts._confirm.
+    Code: authsvc/continuity/guard.py HistoryGuard.note; authsvc/revocation/receipts.py Receipts._confirm.
     """
     past = state.past
     if past.noted or not world.rules.makers_remember or (past.restored and world.rules.late_notes_are_checked):
@@ -349,7 +353,7 @@ def look(state: State, world: World) -> Steps:
 
     Looks at other times than before a vouch matter only where they find something.
 
-    Code: authsvc/history.py HistoryGuard.look, HistoryGuard._judge.
+    Code: authsvc/continuity/guard.py HistoryGuard.look, HistoryGuard._judge.
     """
     past, replica = state.past, state.past.replica
     if replica.stage not in ("", "looking"):
@@ -377,7 +381,7 @@ def look(state: State, world: World) -> Steps:
 def answer(state: State, world: World) -> Steps:
     """The loss is answered: everybody is revoked, all keys go, another history begins. One commit.
 
-    Code: authsvc/history.py HistoryGuard._answer.
+    Code: authsvc/continuity/guard.py HistoryGuard._answer.
     """
     past, replica = state.past, state.past.replica
     if replica.stage != "answer":
@@ -396,7 +400,7 @@ def answer(state: State, world: World) -> Steps:
 def mark(state: State, world: World) -> Steps:
     """A node has registered since the last vouch: the replica writes its mark.
 
-    Code: authsvc/history.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
     """
     past, replica = state.past, state.past.replica
     before, after = ("", "looking") if world.rules.marks_come_first else ("mark", "vouch")
@@ -411,7 +415,7 @@ def mark(state: State, world: World) -> Steps:
 def vouch(state: State, world: World) -> Steps:
     """It vouches, if mark and history are as they were and nobody has registered since.
 
-    Code: authsvc/history.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
     """
     past, replica, etcd, rules = state.past, state.past.replica, state.past.etcd, world.rules
     if replica.stage != "vouch":

@@ -27,7 +27,7 @@ __all__ = [
 def register(state: State, world: World) -> Steps:
     """A process starts and puts its record; its mirror comes after that.
 
-    Code: interceptors/pulse.py Pulse._register.
+    Code: interceptors/node/heartbeat.py Pulse._register.
     """
     for index, node in enumerate(state.nodes):
         if node.phase != DOWN:
@@ -52,7 +52,7 @@ def _registered(node: Node, revision: int, index: int, world: World) -> Node:
 def read_mesh(state: State, world: World) -> Steps:
     """The first read of the mesh.
 
-    Code: interceptors/etcd/mirror.py Mirror._read; interceptors/bundle.py TrustBundle.load.
+    Code: interceptors/etcd/mirror.py Mirror._read; interceptors/trust/bundle.py TrustBundle.load.
     """
     for index, node in enumerate(state.nodes):
         if node.phase == REGISTERED:
@@ -84,7 +84,7 @@ def register_anew(state: State, world: World) -> Steps:
 
     With the lease went its acknowledgements; it gives those again that stand for what it has applied.
 
-    Code: interceptors/pulse.py Pulse._renew, Pulse._prove, Pulse._register.
+    Code: interceptors/node/heartbeat.py Pulse._renew, Pulse._prove, Pulse._register.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):
@@ -110,7 +110,7 @@ def register_anew(state: State, world: World) -> Steps:
 def renew(state: State, world: World) -> Steps:
     """The lease is renewed.
 
-    Code: interceptors/pulse.py Pulse._renew; interceptors/etcd/lease.py KeptLease.renew.
+    Code: interceptors/node/heartbeat.py Pulse._renew; interceptors/etcd/lease.py KeptLease.renew.
     """
     for index, node in enumerate(state.nodes[:1]):
         if node.record == MINE and node.rest < world.lease and not node.proof.stage:
@@ -153,7 +153,7 @@ def lease_of_the_dead_ends(state: State, world: World) -> Steps:
 def leave(state: State, world: World) -> Steps:
     """A node stops: it takes its record away, and goes on with calls while it drains.
 
-    Code: interceptors/pulse.py Pulse._deregister.
+    Code: interceptors/node/heartbeat.py Pulse._deregister.
     """
     for index, node in enumerate(state.nodes):
         if node.phase == READY and node.record == MINE and not node.proof.stage:
@@ -188,7 +188,7 @@ def crash(state: State, world: World) -> Steps:
 def notice_restore(state: State, world: World) -> Steps:
     """The mirror finds another history and reads anew.
 
-    Code: interceptors/etcd/mirror.py Mirror._same_history; interceptors/bundle.py TrustBundle.load.
+    Code: interceptors/etcd/mirror.py Mirror._same_history; interceptors/trust/bundle.py TrustBundle.load.
     """
     for index, node in enumerate(state.nodes):
         if node.phase == READY and node.history != state.etcd.history and not node.proof.stage:

@@ -1,4 +1,6 @@
-"""Revoking with a receipt, on an auth replica (authsvc/receipts.py, authsvc/board.py, authsvc/revocation.py)."""
+"""Revoking with a receipt, on an auth replica (authsvc/revocation/receipts.py,
+authsvc/coordination/acknowledgements.py, authsvc/revocation/revoker.py).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def begin(state: State, world: World) -> Steps:
 def revoke(state: State, world: World) -> Steps:
     """One commit: the epoch, the barrier, the beacon.
 
-    Code: authsvc/revocation.py Revocation.revoke_all; authsvc/receipts.py Receipts._commit.
+    Code: authsvc/revocation/revoker.py Revocation.revoke_all; authsvc/revocation/receipts.py Receipts._commit.
     """
     if state.receipt.stage != "about":
         return
@@ -49,7 +51,7 @@ def learn(state: State, world: World) -> Steps:
 
     Whatever was proven without the revocation was sent before this moment.
 
-    Code: authsvc/receipts.py Receipts.confirm.
+    Code: authsvc/revocation/receipts.py Receipts.confirm.
     """
     if state.receipt.stage != "committed":
         return
@@ -63,7 +65,7 @@ def learn(state: State, world: World) -> Steps:
 def look_at_acks(state: State, world: World) -> Steps:
     """It reads the acknowledgements, and after them the nodes.
 
-    Code: authsvc/board.py Board.look.
+    Code: authsvc/coordination/acknowledgements.py Board.look.
     """
     if state.receipt.stage != "watching":
         return
@@ -86,7 +88,7 @@ def _counts(ack: int, raised: int, world: World) -> bool:
 def look_at_nodes(state: State, world: World) -> Steps:
     """It reads the nodes; if all of them have acknowledged, the receipt is complete.
 
-    Code: authsvc/board.py Board.look; authsvc/receipts.py Receipts._wait.
+    Code: authsvc/coordination/acknowledgements.py Board.look; authsvc/revocation/receipts.py Receipts._wait.
     """
     if state.receipt.stage != "acks":
         return
@@ -108,7 +110,7 @@ def reach_bound(state: State, world: World) -> Steps:
 
     Without `whole_bound` it is not waited for, as an impatient operator would have it.
 
-    Code: authsvc/receipts.py Receipts._wait, strict_after.
+    Code: authsvc/revocation/receipts.py Receipts._wait, strict_after.
     """
     if state.receipt.stage != "watching":
         return

@@ -1,4 +1,6 @@
-"""Leading, and rotating keys behind a barrier (authsvc/leader.py, authsvc/keys/rotator.py, rotation.py, changes.py)."""
+"""Leading, and rotating keys behind a barrier (authsvc/coordination/election.py, authsvc/keys/rotator.py, rotation.py,
+changes.py).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ __all__ = [
 def campaign(state: State, world: World) -> Steps:
     """A replica takes the leader's key, which nobody has.
 
-    Code: authsvc/leader.py Leader._campaign.
+    Code: authsvc/coordination/election.py Leader._campaign.
     """
     etcd = state.etcd
     if etcd.leader != NOBODY:
@@ -53,7 +55,7 @@ def lose_lead(state: State, world: World) -> Steps:
 def ask_for_rotation(state: State, world: World) -> Steps:
     """Somebody wants a new key, or it is time for one.
 
-    Code: authsvc/keys/requesting.py request_rotation; authsvc/keys/rotation.py decide.
+    Code: authsvc/keys/rotation_request.py request_rotation; authsvc/keys/rotation.py decide.
     """
     if state.left.rotations and not state.etcd.request:
         left = state.left._replace(rotations=state.left.rotations - 1)
@@ -63,7 +65,7 @@ def ask_for_rotation(state: State, world: World) -> Steps:
 def decide(state: State, world: World) -> Steps:
     """The leader reads keys, signing record, request and barrier at one revision, and decides what is next.
 
-    Code: authsvc/keys/held.py read_held; authsvc/keys/rotation.py decide.
+    Code: authsvc/keys/snapshot.py read_held; authsvc/keys/rotation.py decide.
     """
     etcd = state.etcd
     for index, leader in enumerate(state.leaders):
@@ -114,7 +116,7 @@ def _next_kid(etcd: Etcd) -> int:
 def prepare(state: State, world: World) -> Steps:
     """One commit: the key, PREPARED, and the barrier.
 
-    Code: authsvc/keys/changes.py _prepare; authsvc/keys/rotator.py Rotator._carry_out.
+    Code: authsvc/keys/transactions.py _prepare; authsvc/keys/rotator.py Rotator._carry_out.
     """
     etcd = state.etcd
     for index, leader in enumerate(state.leaders):
@@ -145,7 +147,7 @@ def prepare(state: State, world: World) -> Steps:
 def look_at_acks(state: State, world: World) -> Steps:
     """The leader reads who has acknowledged the barrier.
 
-    Code: authsvc/barriers.py waits_for.
+    Code: authsvc/coordination/barriers.py waits_for.
     """
     for index, leader in enumerate(state.leaders):
         if leader.stage != "acks":
@@ -170,7 +172,7 @@ def _counts(node: Node, leader: Leader, world: World) -> bool:
 def look_at_nodes(state: State, world: World) -> Steps:
     """The leader reads the nodes. If one of them has not acknowledged, it waits and looks again later.
 
-    Code: authsvc/barriers.py waits_for.
+    Code: authsvc/coordination/barriers.py waits_for.
     """
     for index, leader in enumerate(state.leaders):
         if leader.stage != "nodes":
@@ -194,7 +196,7 @@ def look_at_nodes(state: State, world: World) -> Steps:
 def activate(state: State, world: World) -> Steps:
     """One commit: the key signs, its predecessor retires, the barrier goes.
 
-    Code: authsvc/keys/changes.py _activate; authsvc/keys/rotator.py Rotator._carry_out.
+    Code: authsvc/keys/transactions.py _activate; authsvc/keys/rotator.py Rotator._carry_out.
     """
     etcd = state.etcd
     for index, leader in enumerate(state.leaders):
@@ -225,7 +227,7 @@ def activate(state: State, world: World) -> Steps:
 def remove(state: State, world: World) -> Steps:
     """A retired key goes when its time has come.
 
-    Code: authsvc/keys/changes.py change; authsvc/keys/rotation.py Remove.
+    Code: authsvc/keys/transactions.py change; authsvc/keys/rotation.py Remove.
     """
     etcd = state.etcd
     for index, leader in enumerate(state.leaders):
@@ -250,7 +252,7 @@ def revoke_key(state: State, world: World) -> Steps:
 
     One step: a commit that finds something changed changes nothing, and is tried again.
 
-    Code: authsvc/keys/revoking.py KeyRevoker.revoke.
+    Code: authsvc/keys/revoker.py KeyRevoker.revoke.
     """
     etcd, left = state.etcd, state.left
     if not left.revocations:
@@ -284,7 +286,7 @@ def sign_token(state: State, world: World) -> Steps:
 
     As client credentials are, which compare nothing; logins and refreshes can only do less.
 
-    Code: authsvc/issuing.py Issuer.sign.
+    Code: authsvc/sessions/issuer.py Issuer.sign.
     """
     issuer, etcd = state.issuer, state.etcd
     if issuer.signing:

@@ -1,4 +1,6 @@
-"""Issuing, refreshing and revoking, on auth replicas (authsvc/issuing.py, sessions.py, refreshing.py, standing.py)."""
+"""Issuing, refreshing and revoking, on auth replicas (authsvc/sessions/issuer.py, sessions.py, refreshing.py,
+standing.py).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ __all__ = [
 def begin_login(state: State, world: World) -> Steps:
     """A login comes in; the revision is read before anybody is authenticated.
 
-    Code: authsvc/issuing.py Issuer.login.
+    Code: authsvc/sessions/issuer.py Issuer.login.
     """
     if not state.left.requests:
         return
@@ -41,7 +43,7 @@ def begin_login(state: State, world: World) -> Steps:
 def show_refresh_token(state: State, world: World) -> Steps:
     """Somebody shows a refresh token: its holder, the holder again because the answer was lost, or a thief.
 
-    Code: authsvc/sessions.py Sessions.refresh.
+    Code: authsvc/sessions/sessions.py Sessions.refresh.
     """
     if not state.left.requests:
         return
@@ -61,7 +63,7 @@ def _taken_on(state: State, worker: Worker) -> State:
 def authenticate(state: State, world: World) -> Steps:
     """The password is checked.
 
-    Code: authsvc/issuing.py Issuer.login.
+    Code: authsvc/sessions/issuer.py Issuer.login.
     """
     for index, worker in enumerate(state.desk.workers):
         if worker.stage == "authenticate":
@@ -75,7 +77,7 @@ def read_standing(state: State, world: World) -> Steps:
     Whoever was revoked since the login began is authenticated again. A client's token is signed right away: nothing is
     written, so nothing is compared.
 
-    Code: authsvc/standing.py read_standing; authsvc/issuing.py Issuer.login.
+    Code: authsvc/sessions/preconditions.py read_standing; authsvc/sessions/issuer.py Issuer.login.
     """
     etcd, rules = state.etcd, world.rules
     for index, worker in enumerate(state.desk.workers):
@@ -97,7 +99,7 @@ def read_standing(state: State, world: World) -> Steps:
 def commit_login(state: State, world: World) -> Steps:
     """The session is committed if nothing of that has changed.
 
-    Code: authsvc/issuing.py Issuer._commit.
+    Code: authsvc/sessions/issuer.py Issuer._commit.
     """
     etcd, rules, desk = state.etcd, world.rules, state.desk
     for index, worker in enumerate(desk.workers):
@@ -130,7 +132,7 @@ def judge(state: State, world: World) -> Steps:
 
     In a retry the token inherits the session's epoch and nothing is written, so the answer follows at once.
 
-    Code: authsvc/sessions.py Sessions._refresh; authsvc/refreshing.py judge, review.
+    Code: authsvc/sessions/sessions.py Sessions._refresh; authsvc/sessions/refresh_tokens.py judge, review.
     """
     etcd, rules, desk = state.etcd, world.rules, state.desk
     session = desk.session
@@ -161,7 +163,7 @@ def judge(state: State, world: World) -> Steps:
 
 
 def _verdict(session: Session, token: int) -> tuple[str, bool]:
-    """authsvc/refreshing.py, judge: the verdict, and whether the token was used up."""
+    """authsvc/sessions/refresh_tokens.py, judge: the verdict, and whether the token was used up."""
     if not session.version:
         return "ended", False
     if token == session.current:
@@ -203,7 +205,7 @@ def _trade(session: Session, token: int, successor: int, world: World) -> frozen
 def commit_refresh(state: State, world: World) -> Steps:
     """The token is traded for the next, if neither record nor epochs have changed.
 
-    Code: authsvc/sessions.py Sessions._refresh; authsvc/refreshing.py refreshed.
+    Code: authsvc/sessions/sessions.py Sessions._refresh; authsvc/sessions/refresh_tokens.py refreshed.
     """
     etcd, rules, desk = state.etcd, world.rules, state.desk
     for index, worker in enumerate(desk.workers):
@@ -245,7 +247,7 @@ def lose_answer(state: State, world: World) -> Steps:
 def end_for_reuse(state: State, world: World) -> Steps:
     """A token was used again after its grace: record and epoch go and come in one commit.
 
-    Code: authsvc/sessions.py Sessions._end_for_reuse.
+    Code: authsvc/sessions/sessions.py Sessions._end_for_reuse.
     """
     desk = state.desk
     for index, worker in enumerate(desk.workers):
@@ -260,7 +262,7 @@ def end_for_reuse(state: State, world: World) -> Steps:
 
 
 def _ended(state: State, world: World) -> State:
-    """One commit: the record goes, the session's epoch comes (authsvc/revocation.py, Revocation.revoke_all)."""
+    """One commit: the record goes, the session's epoch comes (authsvc/revocation/revoker.py, Revocation.revoke_all)."""
     desk, etcd, at = state.desk, state.etcd, -1
     if world.rules.ends_put_epochs:
         etcd = commit(etcd, ("epoch", desk.session.created))
@@ -273,7 +275,7 @@ def _ended(state: State, world: World) -> State:
 def grace_passes(state: State, world: World) -> Steps:
     """The grace window of a used token is over.
 
-    Code: authsvc/refreshing.py judge.
+    Code: authsvc/sessions/refresh_tokens.py judge.
     """
     session = state.desk.session
     for index, (token, successor, over) in enumerate(session.used):
@@ -287,7 +289,7 @@ def grace_passes(state: State, world: World) -> Steps:
 def revoke_subject(state: State, world: World) -> Steps:
     """The subject is revoked; or its session is kicked.
 
-    Code: authsvc/revocation.py Revocation.revoke; authsvc/sessions.py Sessions.end.
+    Code: authsvc/revocation/revoker.py Revocation.revoke; authsvc/sessions/sessions.py Sessions.end.
     """
     if not state.left.revocations:
         return

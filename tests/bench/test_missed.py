@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench.method import Row, alone
+from bench.results.statistics import Row, alone
 from bench.run import Run
 
 

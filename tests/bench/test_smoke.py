@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bench.peers.envoy import find_envoy
-from tests.mesh.running import REPOSITORY, environment
+from tests.support.repository import REPOSITORY
+from tests.support.running_mesh import environment
 
 SHAPE: dict[str, tuple[type, ...]] = {
     "name": (str,),

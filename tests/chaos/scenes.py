@@ -10,7 +10,7 @@ from chaos.checker import Verdict, check
 from chaos.history import Record, read_history
 from chaos.plan import SETTLE, Calm, Plan, Planned
 from chaos.run import Progress, play
-from chaos.world import Shape
+from chaos.system.world import Shape
 
 __all__ = ["CARELESS", "FORGETFUL", "LATE", "LINGERING", "SOUND", "Scene", "Seen"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.telling import Told
+from tests.chaos.told_histories import Told
 
 
 @pytest.fixture

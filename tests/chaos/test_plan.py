@@ -10,7 +10,7 @@ from chaos.faults import KINDS
 from chaos.plan import SETTLE, draw_plan
 from chaos.run import names_of
 from chaos.shapes import draw_shape
-from chaos.world import Shape
+from chaos.system.world import Shape
 
 NAMES = names_of(Shape())
 

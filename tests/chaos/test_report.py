@@ -11,7 +11,7 @@ from rich.console import Console
 
 from chaos.checker import INVARIANTS, Verdict
 from chaos.report import Figures, Outcome, print_outcome, write_outcome
-from chaos.world import Shape
+from chaos.system.world import Shape
 
 
 @pytest.fixture

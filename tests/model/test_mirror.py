@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from model.actions import Action
 from model.worlds import WORLDS
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.repository import REPOSITORY
 
 ACTIONS = sorted(
     {action for world in WORLDS for action in world.actions}, key=lambda action: (action.__name__, action.__module__)

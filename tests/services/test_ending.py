@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from localmesh.process import Process
-from tests.mesh.running import environment
-from tests.support import free_port, wait_until
+from localmesh.processes.process import Process
+from tests.support.running_mesh import environment
+from tests.support.waiting import free_port, wait_until
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

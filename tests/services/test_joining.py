@@ -15,7 +15,7 @@ from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
 from localmesh.certs import development_certificates
 from services.joining import aio_channel_to, channel_to, joined
 from services.settings import OrdersSettings
-from tests.mesh.running import environment
+from tests.support.running_mesh import environment
 
 LIKE_CA = "for example: CREDMESH_CA_FILE=/etc/credmesh/ca.pem"
 LIKE_SECRET = "for example: CREDMESH_CLIENT_SECRET_FILE=/etc/credmesh/client-secret"

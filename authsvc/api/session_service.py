@@ -1,0 +1,95 @@
+"""credmesh.admin.v1.SessionService: the live sessions, listed and ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import grpc
+
+from authsvc.api import validate
+from authsvc.api.paging import DEFAULT_SIZE, MAX_SIZE
+from authsvc.api.receipt_waiting import patience_of
+from authsvc.audit import audit
+from authsvc.errors import InvalidField, NotFound
+from authsvc.revocation.receipts import Receipts
+from authsvc.sessions.directory import SessionDirectory
+from authsvc.sessions.sessions import Sessions
+from credmesh.admin.v1 import sessions_pb2, sessions_pb2_grpc
+from credmesh.store.v1 import auth_pb2
+from interceptors.caller import current_caller
+from interceptors.etcd.client import Delete, Put
+
+__all__ = ["SessionServicer"]
+
+_PAGE_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_KINDS: Final = {
+    auth_pb2.SessionRecord.KIND_TOKENS: sessions_pb2.SESSION_KIND_TOKENS,
+    auth_pb2.SessionRecord.KIND_OPAQUE: sessions_pb2.SESSION_KIND_OPAQUE,
+}
+
+
+class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
+    """Serves SessionService. Errors are raised; authsvc.api.errors answers them."""
+
+    def __init__(self, *, directory: SessionDirectory, sessions: Sessions, receipts: Receipts) -> None:
+        self._directory = directory
+        self._sessions = sessions
+        self._receipts = receipts
+
+    def ListSessions(
+        self, request: sessions_pb2.ListSessionsRequest, context: grpc.ServicerContext
+    ) -> sessions_pb2.ListSessionsResponse:
+        """A page of the live sessions, as this replica knows them."""
+        if request.subject:
+            validate.name("subject", request.subject)
+        if not 0 <= request.page_size <= MAX_SIZE:
+            raise InvalidField("page_size", f"must be from 1 to {MAX_SIZE:,}, or 0 for {DEFAULT_SIZE}")
+        # The token is the last session's id: a page begins right after it, whatever came and went meanwhile.
+        if request.page_token and _PAGE_TOKEN.fullmatch(request.page_token) is None:
+            raise InvalidField("page_token", "is not one that was given out; begin without one")
+        records, more, total = self._directory.page(
+            subject=request.subject, after=request.page_token, size=request.page_size or DEFAULT_SIZE
+        )
+        return sessions_pb2.ListSessionsResponse(
+            sessions=[_session(record) for record in records],
+            next_page_token=records[-1].session_id if more else "",
+            total_size=total,
+        )
+
+    def KickSession(
+        self, request: sessions_pb2.KickSessionRequest, context: grpc.ServicerContext
+    ) -> sessions_pb2.KickSessionResponse:
+        """Ends a session. With `wait` it answers with a receipt."""
+        session_id = validate.name("session_id", request.session_id)
+        reason = validate.reason("reason", request.reason)
+        patience = patience_of(request, context)
+        actor = current_caller().subject
+
+        def commit(extra: Sequence[Put | Delete] = ()) -> int:
+            revision = self._sessions.end(session_id, actor=actor, reason=reason, extra_operations=extra)
+            if revision is None:
+                raise NotFound(f"there is no live session {session_id!r}; it may have ended by itself")
+            audit("session.kick", actor=actor, session_id=session_id, reason=reason, revision=revision)
+            return revision
+
+        if patience is None:
+            return sessions_pb2.KickSessionResponse(revision=commit())
+        receipt = self._receipts.confirm(commit, patience=patience, context=context)
+        return sessions_pb2.KickSessionResponse(revision=receipt.revision, receipt=receipt)
+
+
+def _session(record: auth_pb2.SessionRecord) -> sessions_pb2.Session:
+    return sessions_pb2.Session(
+        session_id=record.session_id,
+        subject=record.subject,
+        client_id=record.client_id,
+        kind=_KINDS.get(record.kind, sessions_pb2.SESSION_KIND_UNSPECIFIED),
+        scopes=record.scopes,
+        audiences=record.audiences,
+        created_at=record.created_at,
+        last_seen_at=record.last_seen_at,
+        idle_expires_at=record.idle_expires_at,
+        expires_at=record.expires_at,
+    )

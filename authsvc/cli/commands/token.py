@@ -1,0 +1,195 @@
+"""`credmesh token inspect` and `token print`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from authsvc.cli.failure import ExitCode, Failure
+from authsvc.cli.inspection.claims import ALGORITHM_NOTES, CLAIMS, HEADER, TIMES, Meaning
+from authsvc.cli.inspection.token import Check, Conclusion, Decoded, Kind, Verdict, check_locally, conclude, decode
+from authsvc.cli.mesh.saved_login import read_login
+from authsvc.cli.options import Invocation, MeshGroup, pass_invocation
+from authsvc.cli.terminal.output import Cell, Column
+from authsvc.cli.terminal.secrets import read_secret_file
+from authsvc.cli.terminal.times import local_time, relative
+
+__all__ = ["token"]
+
+_STYLES: Final = {Verdict.GOOD: "green", Verdict.BAD: "bold red", Verdict.UNKNOWN: "yellow"}
+_HEADLINES: Final = {
+    Verdict.GOOD: "It would be accepted now: ",
+    Verdict.BAD: "It would be refused: ",
+    Verdict.UNKNOWN: "Whether it would be accepted now was not checked: ",
+}
+_TITLES: Final = {
+    Kind.ACCESS_TOKEN: "Access token (a JWT)",
+    Kind.SESSION_TOKEN: "Opaque session token",
+    Kind.REFRESH_TOKEN: "Refresh token",
+    Kind.CLIENT_SECRET: "Client secret",
+    Kind.UNREADABLE: "Not a token",
+}
+_MOST_SHOWN: Final = 200
+_UNKNOWN_MEANING: Final = Meaning("", "")
+_MEMBER_COLUMNS: Final = (
+    Column("Name", width=11, whole=True),
+    Column("Value", width=24),
+    Column("Meaning"),
+    Column("Source", width=16),
+)
+_CHECK_COLUMNS: Final = (Column("Check", width=9, whole=True), Column("Finds", width=11, whole=True), Column("Why"))
+
+
+@click.group("token", cls=MeshGroup)
+def token() -> None:
+    """Look into a token, or print one for other tools."""
+
+
+@token.command("print")
+@click.option("--header", is_flag=True, help="As a whole header: authorization: Bearer …")
+@pass_invocation
+def token_print(invocation: Invocation, header: bool) -> None:
+    """Print a credential that is good now, renewed if need be: the signed-in user's, else the client's.
+
+    For other tools: grpcurl -H "$(credmesh token print --header)" …
+    """
+    with invocation.connect(prefer="user") as auth:
+        credential = auth.credential()
+    if invocation.as_json:
+        invocation.output.data({"token": credential})
+    else:
+        invocation.output.line(f"authorization: Bearer {credential}" if header else credential)
+    if sys.stdout.isatty():
+        invocation.output.note("This is a secret: whoever has it can act as you until it ends.")
+
+
+@token.command("inspect")
+@click.argument("text", metavar="[TOKEN|-]", required=False)
+@click.option("--file", "file", type=click.Path(path_type=Path, dir_okay=False), help="Read the token from a file.")
+@click.option("--audience", default="", metavar="NAME", help="Also say whether this service would take it.")
+@click.option("--offline", is_flag=True, help="Only decode; ask nobody.")
+@pass_invocation
+def token_inspect(invocation: Invocation, text: str | None, file: Path | None, audience: str, offline: bool) -> None:
+    """Say what a token holds, what each claim means, and whether it would be accepted now, and why.
+
+    TOKEN is an access token, a session token or a refresh token; `-` reads it from stdin, which keeps it out of your
+    shell's history, and without any it is the one of `credmesh login`. Nothing is trusted before it is verified, and
+    an unreachable mesh is no error: the answer says what could not be checked. Exit code 1 if it would be refused.
+    """
+    credential = _given(invocation, text, file)
+    decoded = decode(credential)
+    now = time.time()
+    checks = check_locally(decoded, now=now, issuer=invocation.profile.issuer, audience=audience)
+    if not offline:
+        from authsvc.cli.inspection.live_checks import ask_the_mesh
+
+        checks = ask_the_mesh(invocation, credential, decoded, checks, now)
+    conclusion = conclude(checks)
+    if invocation.as_json:
+        invocation.output.data(_as_json(decoded, checks, conclusion))
+    else:
+        _show(invocation, decoded, checks, conclusion, now)
+    if conclusion.verdict is Verdict.BAD:
+        raise click.exceptions.Exit(int(ExitCode.FAILED))
+
+
+def _given(invocation: Invocation, text: str | None, file: Path | None) -> str:
+    if text is not None and file is not None:
+        raise Failure("a token and --file were both given; which is meant?", code=ExitCode.USAGE)
+    if file is not None or text == "-":
+        found = read_secret_file(file if file is not None else Path("-"), "the token")
+    elif text is not None:
+        found = text
+    else:
+        saved = read_login(invocation.profile.credentials_file)
+        found = "" if saved is None else saved.access_token or saved.session_token
+        if not found:
+            raise Failure(
+                "no token was given, and nobody is signed in",
+                next_step="Give a token, `-` to read it from stdin, or --file FILE.",
+                code=ExitCode.USAGE,
+            )
+    # As people copy it: folded over lines, with the scheme, or as a whole header.
+    words = found.split()
+    for prefix in ("authorization:", "bearer"):
+        if words and words[0].lower() == prefix:
+            del words[0]
+    found = "".join(words)
+    if not found:
+        raise Failure("the token is empty", code=ExitCode.USAGE)
+    return found
+
+
+def _show(invocation: Invocation, decoded: Decoded, checks: list[Check], conclusion: Conclusion, now: float) -> None:
+    output = invocation.output
+    output.line(f"{_TITLES[decoded.kind]}, {decoded.size:,} characters", "bold")
+    output.line(_HEADLINES[conclusion.verdict] + conclusion.why, _STYLES[conclusion.verdict])
+    output.line()
+    if decoded.session_id:
+        output.pairs([("Session", decoded.session_id), ("Holds", "nothing else: the rest is kept on the server")])
+        output.line()
+    if decoded.header:
+        rows = [_member(name, value, HEADER, now) for name, value in decoded.header.items()]
+        output.table(_MEMBER_COLUMNS, rows)
+        output.line()
+    if decoded.claims:
+        # In the glossary's order, so that a claim stands where it stood last time; others come last.
+        order = {name: place for place, name in enumerate(CLAIMS)}
+        names = sorted(decoded.claims, key=lambda name: order.get(name, len(order)))
+        rows = [_member(name, decoded.claims[name], CLAIMS, now) for name in names]
+        output.table(_MEMBER_COLUMNS, rows)
+        output.line()
+    output.table(
+        _CHECK_COLUMNS,
+        [[check.name, Cell(check.verdict.value, _STYLES[check.verdict]), check.text] for check in checks],
+    )
+
+
+def _member(name: str, value: object, glossary: Mapping[str, Meaning], now: float) -> list[Cell | str]:
+    meaning = glossary.get(name, _UNKNOWN_MEANING)
+    text = meaning.text
+    if glossary is HEADER and name == "alg":
+        text = ALGORITHM_NOTES.get(str(value), "not one of ours")
+    return [
+        Cell(_short(name), "bold"),
+        _readable(name, value, glossary, now),
+        text or "(not one of ours)",
+        meaning.source.replace(" section ", " §"),
+    ]
+
+
+def _readable(name: str, value: object, glossary: Mapping[str, Meaning], now: float) -> str:
+    if glossary is CLAIMS and name in TIMES and type(value) in (int, float):
+        at = Decoded(Kind.ACCESS_TOKEN, 0, claims={name: value}).time(name)
+        return str(value) if at is None else f"{local_time(at)} ({relative(at, now)})"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return _short(" ".join(value))
+    return _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
+
+
+def _as_json(decoded: Decoded, checks: list[Check], conclusion: Conclusion) -> dict[str, Any]:
+    words = {Verdict.GOOD: "accepted", Verdict.BAD: "refused", Verdict.UNKNOWN: "unknown"}
+    return {
+        "kind": decoded.kind.name,
+        "verdict": words[conclusion.verdict],
+        "why": conclusion.why,
+        "sessionId": decoded.session_id or decoded.claims.get("sid", ""),
+        "header": decoded.header,
+        "claims": decoded.claims,
+        "meanings": {
+            name: {"meaning": CLAIMS[name].text, "source": CLAIMS[name].source}
+            for name in decoded.claims
+            if name in CLAIMS
+        },
+        "checks": [{"check": one.name, "finds": one.verdict.name, "why": one.text} for one in checks],
+    }

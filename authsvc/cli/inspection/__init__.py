@@ -1,0 +1,1 @@
+"""Explaining a token: its members, and the checks that a node would make."""

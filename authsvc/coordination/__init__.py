@@ -1,0 +1,1 @@
+"""What replicas and nodes agree on through etcd: the leader, barriers and acknowledgements."""

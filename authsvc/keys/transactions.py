@@ -1,0 +1,168 @@
+"""What each step of a rotation changes in etcd.
+
+A step is one transaction. Besides the leader's fence it compares everything that the decision rested on, so that a
+commit which was made too late, or twice, changes nothing. In particular:
+
+- PREPARED and the barrier come and go together. Preparing compares that there is no barrier: never two at once.
+- Activating compares the barrier, which it removes, and the signing record, which it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from authsvc.coordination import barriers
+from authsvc.keys.algorithms import PrivateKey, public_der
+from authsvc.keys.rotation import (
+    Activate,
+    Discard,
+    JoinRequest,
+    LowerBarrier,
+    Prepare,
+    RaiseBarrier,
+    Remove,
+    Retire,
+    Step,
+    Wait,
+)
+from authsvc.keys.snapshot import BARRIER, Held
+from authsvc.keys.vault import Vault
+from authsvc.store.records import FORMAT
+from authsvc.store.timestamps import stamp
+from credmesh.store.v1 import auth_pb2, mesh_pb2
+from interceptors.etcd.client import CreatedAt, Delete, Put, Unchanged
+from interceptors.keyspace import Layout, moved_beacon
+
+__all__ = ["Commit", "NewKey", "change"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A private key that was just made, and is not in etcd yet."""
+
+    kid: str
+    algorithm: str
+    private_key: PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The arguments of EtcdClient.commit."""
+
+    conditions: Sequence[Unchanged | CreatedAt]
+    operations: Sequence[Put | Delete]
+
+
+def change(
+    step: Step, held: Held, layout: Layout, *, now: float, new_key: NewKey | None = None, vault: Vault | None = None
+) -> Commit:
+    """The transaction that carries out a step, without the leader's fence. Pure, but for the vault's nonce.
+
+    now is in seconds since 1970. Prepare needs a new key and the vault; Wait changes nothing.
+    """
+    match step:
+        case Prepare():
+            if new_key is None or vault is None:
+                raise ValueError("preparing needs a new key and the vault")
+            return _prepare(new_key, vault, held, layout, now)
+        case RaiseBarrier(kid):
+            touched = [layout.key(kid), layout.barrier(BARRIER)]
+            return _commit(held, layout, touched, [barriers.raised(layout, BARRIER, _purpose(kid))])
+        case Activate():
+            return _activate(step, held, layout, now)
+        case JoinRequest(kid):
+            return _commit(held, layout, [layout.key(kid), layout.rotation], [Delete(layout.rotation)])
+        case Retire(kid, remove_at):
+            touched = [layout.key(kid), layout.signing]
+            return _commit(held, layout, touched, [_retired(held.records[kid], layout, now, remove_at)])
+        case Remove(kid):
+            touched = [layout.key(kid), layout.signing]
+            return _commit(held, layout, touched, [Delete(layout.key(kid)), Delete(layout.sealed_key(kid))])
+        case Discard(kid):
+            return _discard(kid, held, layout, now)
+        case LowerBarrier():
+            return _commit(held, layout, [layout.barrier(BARRIER)], barriers.lowered(layout, BARRIER))
+        case Wait():
+            return Commit((), ())
+    assert_never(step)
+
+
+def _prepare(new: NewKey, vault: Vault, held: Held, layout: Layout, now: float) -> Commit:
+    record = mesh_pb2.VerificationKey(
+        format=FORMAT,
+        kid=new.kid,
+        algorithm=new.algorithm,
+        public_key=public_der(new.private_key),
+        state=mesh_pb2.VerificationKey.STATE_PREPARED,
+        prepared_at=stamp(now),
+    )
+    sealed = vault.seal(new.kid, new.private_key)
+    operations: list[Put | Delete] = [
+        Put(layout.key(new.kid), record.SerializeToString()),
+        Put(layout.sealed_key(new.kid), sealed.SerializeToString()),
+        barriers.raised(layout, BARRIER, _purpose(new.kid)),
+    ]
+    if held.state.request is not None:
+        operations.append(Delete(layout.rotation))
+    compared = [
+        layout.key(new.kid),
+        layout.sealed_key(new.kid),
+        layout.barrier(BARRIER),
+        layout.signing,
+        layout.rotation,
+    ]
+    return _commit(held, layout, compared, operations)
+
+
+def _activate(step: Activate, held: Held, layout: Layout, now: float) -> Commit:
+    active = mesh_pb2.VerificationKey()
+    active.CopyFrom(held.records[step.kid])
+    active.state = mesh_pb2.VerificationKey.STATE_ACTIVE
+    active.activated_at.CopyFrom(stamp(now))
+    signing = mesh_pb2.Signing(format=FORMAT, kid=step.kid)
+    operations: list[Put | Delete] = [
+        Put(layout.key(step.kid), active.SerializeToString()),
+        *(_retired(held.records[kid], layout, now, step.remove_at) for kid in step.retire),
+        Put(layout.signing, signing.SerializeToString()),
+        *barriers.lowered(layout, BARRIER),
+    ]
+    compared = [layout.signing, layout.barrier(BARRIER), layout.sealed_key(step.kid)]
+    compared += [layout.key(kid) for kid in (step.kid, *step.retire)]
+    return _commit(held, layout, compared, operations)
+
+
+def _discard(kid: str, held: Held, layout: Layout, now: float) -> Commit:
+    operations: list[Put | Delete] = [
+        Delete(layout.key(kid)),
+        Delete(layout.sealed_key(kid)),
+        *barriers.lowered(layout, BARRIER),
+    ]
+    if held.state.request is None and not held.revisions[layout.rotation]:
+        request = auth_pb2.RotationRequest(
+            format=FORMAT, algorithm=held.records[kid].algorithm, actor="rotation", requested_at=stamp(now)
+        )
+        operations.append(Put(layout.rotation, request.SerializeToString()))
+    return _commit(held, layout, [layout.key(kid), layout.rotation], operations)
+
+
+def _retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remove_at: float) -> Put:
+    retiring = mesh_pb2.VerificationKey()
+    retiring.CopyFrom(record)
+    retiring.state = mesh_pb2.VerificationKey.STATE_RETIRING
+    retiring.retired_at.CopyFrom(stamp(now))
+    retiring.remove_at.CopyFrom(stamp(remove_at))
+    return Put(layout.key(record.kid), retiring.SerializeToString())
+
+
+def _commit(held: Held, layout: Layout, compared: Sequence[str], operations: Sequence[Put | Delete]) -> Commit:
+    conditions = [Unchanged(name, held.revisions.get(name, 0)) for name in compared]
+    # What changes below mesh/ moves the beacon too, by which nodes prove how fresh they are.
+    if any(operation.key.startswith(layout.mesh) for operation in operations):
+        operations = [*operations, moved_beacon(layout)]
+    return Commit(conditions, operations)
+
+
+def _purpose(kid: str) -> str:
+    return f"key {kid}"

@@ -1,0 +1,1 @@
+"""Revoking scopes, and the receipts that say which nodes have applied a revocation."""

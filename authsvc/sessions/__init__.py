@@ -1,0 +1,1 @@
+"""Issuing credentials, and the sessions that they belong to."""

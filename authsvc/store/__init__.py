@@ -1,0 +1,1 @@
+"""Records, leases and timestamps in etcd."""

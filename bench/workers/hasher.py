@@ -1,0 +1,34 @@
+"""argon2 and nothing else, in a process of its own: `python -m bench.workers.hasher CORES SETTINGS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import argon2
+
+from authsvc.accounts.passwords import PARAMETERS, hash_password
+from bench.machine import pin
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Checks a password as often as it is told, with as many threads as the auth service has."""
+    pin(json.loads(sys.argv[1]))
+    settings = json.loads(sys.argv[2])
+    hasher = argon2.PasswordHasher.from_parameters(PARAMETERS)
+    known = hash_password("alice-password")
+    print(json.dumps({"ready": True}), flush=True)
+    with ThreadPoolExecutor(settings["workers"]) as pool:
+        for line in sys.stdin:
+            count = json.loads(line)["count"]
+            begun = time.perf_counter()
+            assert all(pool.map(lambda _: hasher.verify(known, "alice-password"), range(count)))
+            print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

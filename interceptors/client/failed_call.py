@@ -1,0 +1,128 @@
+"""The call that could not be made: how it looks to who made it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+
+import grpc
+import grpc.aio
+
+from interceptors.client.renewal import Failure
+
+__all__ = ["CANCELLED", "CLOSED", "OUT_OF_TIME", "FailedCall", "aio_error"]
+
+CANCELLED: Final = Failure(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+CLOSED: Final = Failure(grpc.StatusCode.CANCELLED, "these credentials were closed")
+OUT_OF_TIME: Final = Failure(
+    grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time ran out while it waited for a credential from the auth service"
+)
+
+
+class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call that ended before it was sent, of any of the four kinds: an error, a call, a future, and an iterator.
+
+    As with any failed call, code(), details() and trailing_metadata() say why; here they are the auth service's.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.details)
+        self._failure = failure
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} code={self._failure.code.name} details={self._failure.details!r}>"
+
+    __str__ = __repr__
+
+    def code(self) -> grpc.StatusCode:
+        """See grpc.Call."""
+        return self._failure.code
+
+    def details(self) -> str:
+        """See grpc.Call."""
+        return self._failure.details
+
+    def debug_error_string(self) -> str:
+        """What gRPC's own errors have; here there is nothing to add."""
+        return self._failure.details
+
+    def initial_metadata(self) -> tuple[()]:
+        """See grpc.Call."""
+        return ()
+
+    def trailing_metadata(self) -> Any:
+        """See grpc.Call."""
+        return self._failure.trailing_metadata
+
+    def is_active(self) -> bool:
+        """See grpc.RpcContext."""
+        return False
+
+    def time_remaining(self) -> Any:
+        """See grpc.RpcContext."""
+        return None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """See grpc.RpcContext: it is over already."""
+        del callback
+        return False
+
+    def cancel(self) -> bool:
+        """See grpc.Future."""
+        return False
+
+    def cancelled(self) -> bool:
+        """See grpc.Future."""
+        return self._failure is CANCELLED
+
+    def running(self) -> bool:
+        """See grpc.Future."""
+        return False
+
+    def done(self) -> bool:
+        """See grpc.Future."""
+        return True
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        """See grpc.Future."""
+        del timeout
+        if self.cancelled():
+            raise grpc.FutureCancelledError
+        raise self
+
+    def exception(self, timeout: float | None = None) -> Self:
+        """See grpc.Future."""
+        del timeout
+        if self.cancelled():
+            raise grpc.FutureCancelledError
+        return self
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        """See grpc.Future."""
+        try:
+            self.result(timeout)
+        except FailedCall:
+            return sys.exc_info()[2]
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """See grpc.Future."""
+        fn(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> NoReturn:
+        raise self
+
+
+def aio_error(failure: Failure) -> grpc.aio.AioRpcError:
+    """The same for grpc.aio, where a failed call is an exception only."""
+    return grpc.aio.AioRpcError(
+        failure.code,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(*failure.trailing_metadata),
+        failure.details,
+        failure.details,
+    )

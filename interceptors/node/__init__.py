@@ -1,0 +1,1 @@
+"""A node's life: following etcd, registering, proving freshness, ending streams, reporting."""

@@ -1,0 +1,1 @@
+"""Reading and checking tokens and verification keys, without I/O."""

@@ -1,0 +1,1 @@
+"""The etcd of a local mesh."""

@@ -1,0 +1,101 @@
+"""Fixtures for the tests of issuing, sessions and revocation."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import argon2
+import pytest
+
+from authsvc.accounts.accounts import Accounts
+from authsvc.accounts.passwords import Passwords
+from authsvc.revocation.revoker import Revocation
+from authsvc.settings import AuthSettings
+from interceptors.etcd.client import EtcdClient
+from interceptors.keyspace import Layout
+from interceptors.node.mesh_node import MeshNode
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from localmesh.etcd.process import EtcdProcess
+from tests.support.auth_api import ADMIN, Api, serve
+from tests.support.processes import ISSUER, KEK
+from tests.support.replica import ALICE_PASSWORD, AUDIENCES, SCOPES, Clock, Interrupted, Replica
+
+# Small, so that the tests are quick; what is tested does not depend on it.
+SMALL = argon2.Parameters(
+    type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=1, memory_cost=64, parallelism=1
+)
+
+
+@pytest.fixture(scope="session")
+def passwords() -> Iterator[Passwords]:
+    """A pool whose hashes cost next to nothing."""
+    pool = Passwords(workers=2, waiting=1000, parameters=SMALL)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def settings(etcd_settings: EtcdSettings) -> AuthSettings:
+    """The settings of a replica on this test's etcd."""
+    return AuthSettings(
+        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The replica's clock."""
+    return Clock()
+
+
+@pytest.fixture
+def replica(etcd_client: EtcdClient, settings: AuthSettings, passwords: Passwords, clock: Clock) -> Replica:
+    """A replica whose mesh has a signing key and alice."""
+    made = Replica(etcd_client, settings, passwords, clock)
+    made.rotate()
+    made.accounts.create_user("alice", ALICE_PASSWORD, scopes=SCOPES, audiences=AUDIENCES)
+    return made
+
+
+@pytest.fixture
+def interrupted(replica: Replica) -> Iterator[tuple[Replica, Interrupted]]:
+    """Another replica, and its client of etcd, before whose commits something else can happen."""
+    with Interrupted(replica.settings.mesh.etcd) as etcd:
+        other = Replica(etcd, replica.settings, replica.passwords, replica.clock)
+        # It has issued before, so that its next commit is that of what a test has it do.
+        other.issuer.lifetime.read(other.layout.signing)
+        yield other, etcd
+
+
+@pytest.fixture
+def node(etcd_settings: EtcdSettings) -> Iterator[MeshNode]:
+    """A node of another service on this test's etcd, to say what it accepts."""
+    with MeshNode(MeshSettings(etcd=etcd_settings, service="storefront", issuer=ISSUER)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
+    """One server for all of these tests: each signs somebody in of its own, or looks at what is its own."""
+    settings = AuthSettings(
+        mesh=MeshSettings(etcd=etcd.settings(f"/{uuid.uuid4().hex}/"), service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+    with EtcdClient(settings.mesh.etcd) as client:
+        replica = Replica(client, settings, passwords, Clock())
+        replica.rotate()
+        audiences = ["credmesh.auth", "storefront"]
+        for subject in ("alice", "bob", "carol"):
+            replica.accounts.create_user(subject, ALICE_PASSWORD, scopes=SCOPES, audiences=audiences)
+        _, secret = replica.accounts.create_client("operator", scopes=ADMIN, audiences=["credmesh.auth"])
+        yield from serve(replica, secret)
+
+
+@pytest.fixture
+def accounts(etcd_client: EtcdClient, layout: Layout, passwords: Passwords, settings: AuthSettings) -> Accounts:
+    """The accounts in this test's etcd."""
+    return Accounts(etcd_client, layout, passwords, Revocation(etcd_client, layout, settings))

@@ -1,0 +1,53 @@
+"""Introspection is as fresh as etcd, however old the replica's own knowledge is."""
+
+from __future__ import annotations
+
+import pytest
+
+from authsvc.sessions.introspection import Introspection
+from interceptors.errors import Refusal
+from interceptors.node.mesh_node import MeshNode
+from interceptors.scopes import key_scope, subject_scope
+from interceptors.tokens.access_token import token_kid
+from tests.support.replica import Replica
+
+
+@pytest.fixture
+def cut_off(replica: Replica) -> MeshNode:
+    """A node that has heard nothing from etcd since it started."""
+    node = MeshNode(replica.settings.mesh)
+    node.start(10)
+    node.stop()
+    return node
+
+
+def test_a_token_is_inactive_although_the_node_has_not_heard_of_its_revocation(
+    replica: Replica, cut_off: MeshNode
+) -> None:
+    introspection = Introspection(node=cut_off, sessions=replica.sessions)
+    token = replica.login().access_token
+    assert introspection.introspect(token).active
+    replica.revoke(subject_scope("alice"))
+    assert cut_off.verify(token).subject == "alice", "the node should not know of it"
+    assert not introspection.introspect(token).active
+
+
+def test_a_token_is_inactive_although_the_node_has_not_heard_that_its_key_was_revoked_by_force(
+    replica: Replica, cut_off: MeshNode
+) -> None:
+    """Whatever epoch it claims: who has the key can claim any."""
+    introspection = Introspection(node=cut_off, sessions=replica.sessions)
+    before = replica.login().access_token
+    revoked_at = replica.revoke(key_scope(token_kid(before)))
+    after = replica.login().access_token
+    assert token_kid(after) == token_kid(before)
+    for token in (before, after):
+        cut_off.verify(token)  # the node does not know of it
+        assert not introspection.introspect(token).active
+    assert cut_off.verify(after).epoch >= revoked_at
+
+
+def test_a_node_that_knows_nothing_says_that_it_cannot_tell(replica: Replica) -> None:
+    introspection = Introspection(node=MeshNode(replica.settings.mesh), sessions=replica.sessions)
+    with pytest.raises(Refusal, match="nothing was read from etcd yet"):
+        introspection.introspect(replica.login().access_token)

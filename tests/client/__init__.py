@@ -1,1 +1,0 @@
-"""The client side: obtaining credentials and attaching them."""

@@ -1,0 +1,166 @@
+"""A mesh of real processes whose etcd is backed up and restored; and guards of its history alone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from credmesh.admin.v1 import history_pb2
+from interceptors import Reason
+from interceptors.etcd.client import EtcdClient
+from interceptors.keyspace import Layout
+from interceptors.settings import EtcdSettings
+from localmesh.etcd.process import EtcdProcess
+from tests.support.etcd import backups
+from tests.support.people import People, populate
+from tests.support.probe import schema
+from tests.support.probe.clients import bearer, make_client
+from tests.support.probe.process import ProbeProcess
+from tests.support.processes import AuthProcess
+from tests.support.waiting import wait_until
+
+schema.load()
+
+ENVIRON = {"CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_LEADER_LEASE": "2", "CREDMESH_NODE_LEASE": "3"}
+"""Short, so that nobody waits long for those who died."""
+
+
+@dataclass
+class Mesh:
+    """One auth replica and some probes on one etcd. Everything may be stopped and started again."""
+
+    folder: Path
+    etcd: EtcdProcess
+    settings: EtcdSettings
+    secrets: dict[str, str]
+    memory: bool = True
+    auth: AuthProcess = field(init=False)
+    probes: list[ProbeProcess] = field(default_factory=list)
+    backups: int = 0
+
+    def __post_init__(self) -> None:
+        environ = {"CREDMESH_MEMORY_FILE": str(self.memory_file)} if self.memory else {}
+        self.auth = AuthProcess(self.settings, environ=ENVIRON | environ)
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in etcd."""
+        return Layout(self.settings.prefix)
+
+    @property
+    def memory_file(self) -> Path:
+        """Where the replica keeps its memory."""
+        return self.folder / "memory.json"
+
+    def start(self) -> None:
+        """Starts the replica."""
+        self.auth.start()
+
+    def without_memory(self) -> AuthProcess:
+        """Another replica, which remembers nothing."""
+        return AuthProcess(self.settings, environ=ENVIRON)
+
+    def probe(
+        self, kind: str = "sync", *, settings: EtcdSettings | None = None, auth: AuthProcess | None = None
+    ) -> ProbeProcess:
+        """Starts a probe, which also takes opaque sessions. auth: the replica that it asks about them."""
+        environ = {"PROBE_SECRET": self.secrets["services"], "CREDMESH_NODE_LEASE": "3"}
+        target = (auth or self.auth).target
+        one = ProbeProcess(settings or self.settings, kind, auth=target, environ=environ).start()
+        self.probes.append(one)
+        return one
+
+    def back_up(self) -> Path:
+        """Backs etcd up. A key signs in it, so that what is issued later can be verified after a restore."""
+        with EtcdClient(self.settings) as client:
+            wait_until(lambda: client.read(self.layout.signing).values, what="a key that signs")
+        self.backups += 1
+        return backups.save(self.etcd, self.folder / f"backup-{self.backups}")
+
+    def kill_everything(self) -> None:
+        """Ends all processes but etcd as a power cut would."""
+        self.auth.kill()
+        for probe in self.probes:
+            probe.kill()
+        self.probes.clear()
+
+    @contextlib.contextmanager
+    def people(self) -> Iterator[People]:
+        """Who calls the replica."""
+        with self.auth.channel() as channel:
+            yield People(channel, self.secrets)
+
+    def history(self) -> history_pb2.GetHistoryResponse:
+        """What the replica tells of the history."""
+        with self.people() as people:
+            answer: history_pb2.GetHistoryResponse = people.ask(
+                people.history.GetHistory, history_pb2.GetHistoryRequest()
+            )
+            return answer
+
+    def wait_until_answered(self, count: int = 1) -> history_pb2.GetHistoryResponse:
+        """Waits until that many losses were answered, and a key signs again."""
+
+        def answered() -> history_pb2.GetHistoryResponse | None:
+            try:
+                found = self.history()
+            except grpc.RpcError:
+                return None
+            return found if len(found.lost) >= count else None
+
+        found = wait_until(answered, timeout=20, what="the loss to be answered")
+        assert found is not None
+        return found
+
+
+class Caller:
+    """Calls a probe over and over with one credential, and notes every answer."""
+
+    def __init__(self, probe: ProbeProcess, method: str, credential: str) -> None:
+        self.accepted = 0
+        self.reasons: list[Reason | None] = []
+        self._client = make_client("sync", probe.target)
+        self._method = method
+        self._metadata = bearer(credential)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Caller:
+        self._client.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        self._client.__exit__(*error)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.005):
+            outcome = self._client.call(self._method, "who", metadata=self._metadata)
+            if outcome.code is grpc.StatusCode.OK:
+                self.accepted += 1
+            self.reasons.append(outcome.reason)
+
+    def wait_for_more(self, count: int = 5) -> None:
+        """Waits until it has called some more."""
+        enough = len(self.reasons) + count
+        wait_until(lambda: len(self.reasons) > enough)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, own_etcd: EtcdProcess, request: pytest.FixtureRequest) -> Iterator[Mesh]:
+    """A mesh whose replica is up. Parametrize it with False for a replica without a memory."""
+    settings = replace(own_etcd.settings(), timeout=1.0)
+    memory: Any = getattr(request, "param", True)
+    mesh = Mesh(tmp_path, own_etcd, settings, populate(settings), memory=memory)
+    mesh.start()
+    yield mesh
+    mesh.kill_everything()

@@ -1,0 +1,319 @@
+"""A receipt says which nodes enforce a revocation and from when every other one must; it neither hangs nor lies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from credmesh.admin.v1 import keys_pb2, nodes_pb2, sessions_pb2
+from credmesh.auth.v1 import auth_pb2
+from interceptors import Reason
+from interceptors.etcd.client import EtcdClient
+from interceptors.keyspace import Layout
+from interceptors.settings import EtcdSettings
+from localmesh.etcd.process import EtcdProcess
+from tests.end_to_end.conftest import BOUND
+from tests.support.etcd.proxy import Proxy
+from tests.support.people import People, applied, found, lagging
+from tests.support.probe.clients import Client, bearer, make_client
+from tests.support.probe.process import ProbeProcess
+from tests.support.processes import AuthProcess
+from tests.support.waiting import wait_until
+
+ALLOWANCE = 1.0
+"""Seconds beyond its bound that a receipt may take on a machine that is busy."""
+
+Start = Callable[..., ProbeProcess]
+
+
+def accepts(client: Client, method: str, token: str) -> bool:
+    """Whether the probe serves a call."""
+    return client.call(method, "who", metadata=bearer(token)).code is grpc.StatusCode.OK
+
+
+def test_a_receipt_names_every_node_with_its_time_its_streams_and_how_fresh_it_is(people: People, probe: Start) -> None:
+    probes = [probe("sync"), probe("aio")]
+    alice, bob = people.sign_in(), people.sign_in("bob")
+    with make_client("sync", probes[0].target) as one, make_client("sync", probes[1].target) as other:
+        hers = [client.open("FreshStream", "hold", metadata=bearer(alice.access_token)) for client in (one, one, other)]
+        his = one.open("ServerStream", "hold", metadata=bearer(bob.access_token))
+        for stream in (*hers, his):
+            assert stream.next() == "held"
+        answer = people.revoke(subject="alice")
+        receipt = answer.receipt
+        # Whatever is in the receipt holds by the time that it is there.
+        for client in (one, other):
+            assert client.call("Unary", "who", metadata=bearer(alice.access_token)).reason is Reason.CREDENTIAL_REVOKED
+        assert all(stream.end().reason is Reason.CREDENTIAL_REVOKED for stream in hers)
+        assert accepts(one, "Fresh", bob.access_token)
+    assert receipt.complete
+    assert receipt.revision == answer.revision
+    assert len(receipt.nodes) == 3
+    assert applied(receipt) == {node.node_id for node in receipt.nodes} > {one.node_id for one in probes}
+    assert [found(receipt, one.node_id).streams_ended for one in probes] == [2, 1]
+    assert receipt.streams_ended == 3
+    for node in receipt.nodes:
+        assert 0 <= node.applied_after.ToMilliseconds() < 1000
+        assert 0 <= node.freshness_age.ToMilliseconds() < BOUND * 1000
+        assert not node.lease_ended
+    assert receipt.longest_freshness.ToSeconds() == BOUND
+    # Nodes that nobody knows of may be there too: for them the bound counts, from the commit on.
+    assert BOUND - 1 < receipt.strict_in.ToMilliseconds() / 1000 <= BOUND * 1.01
+    strict_from = receipt.strict_from.ToNanoseconds() - receipt.committed_at.ToNanoseconds()
+    assert BOUND < strict_from / 1e9 < BOUND * 1.02
+
+
+def test_a_frozen_node_is_named_as_lagging_within_the_bound_and_refuses_when_it_wakes(
+    people: People, probe: Start, auth: AuthProcess, own_settings: EtcdSettings, own_etcd: EtcdProcess
+) -> None:
+    """The process is stopped with good knowledge, a good cache, and a proof of freshness just made. It wakes up before
+    anything can have told it what was missed."""
+    awake = probe("aio")
+    token = people.sign_in().access_token
+    with (
+        Proxy(own_etcd.endpoint) as proxy,
+        ProbeProcess(replace(own_settings, endpoints=(proxy.endpoint,))) as frozen,
+        make_client("sync", frozen.target) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert accepts(client, "Fresh", token)
+        stream = client.open("FreshStream", "hold", metadata=bearer(token))
+        assert stream.next() == "held"
+        frozen.freeze()
+        proxy.answers.clear()
+        begun = time.monotonic()
+        receipt = people.revoke(subject="alice").receipt
+        took = time.monotonic() - begun
+        assert not receipt.complete
+        assert lagging(receipt) == {frozen.node_id}
+        assert awake.node_id in applied(receipt)
+        assert BOUND <= took < BOUND + ALLOWANCE
+        assert receipt.strict_in.ToMilliseconds() == 0
+        # They wait in its socket, and are served the moment that it wakes.
+        calls = [pool.submit(client.call, "Fresh", "who", metadata=bearer(token), timeout=20) for _ in range(8)]
+        frozen.thaw()
+        assert {call.result().reason for call in calls} == {Reason.MESH_STALE}
+        assert stream.end().reason is Reason.MESH_STALE
+        proxy.answers.set()
+        wait_until(lambda: client.call("Fresh", "who", metadata=bearer(token)).reason is Reason.CREDENTIAL_REVOKED)
+        again = people.sign_in().access_token
+        wait_until(lambda: accepts(client, "Fresh", again))
+    (line,) = [line for line in auth.log(message="receipt") if line["revision"] == receipt.revision]
+    assert line["lagging"] == [frozen.node_id]
+
+
+def test_a_frozen_node_that_wakes_with_the_news_in_its_socket_refuses_too(people: People, probe: Start) -> None:
+    frozen = probe("sync")
+    token = people.sign_in().access_token
+    with make_client("sync", frozen.target) as client, ThreadPoolExecutor(8) as pool:
+        assert accepts(client, "Fresh", token)
+        frozen.freeze()
+        assert lagging(people.revoke(subject="alice").receipt) == {frozen.node_id}
+        calls = [pool.submit(client.call, "Fresh", "who", metadata=bearer(token), timeout=20) for _ in range(8)]
+        frozen.thaw()
+        assert {call.result().reason for call in calls} <= {Reason.MESH_STALE, Reason.CREDENTIAL_REVOKED}
+
+
+def test_a_node_that_is_cut_off_serves_a_strict_method_until_the_bound_at_the_most(
+    people: People, own_settings: EtcdSettings, own_etcd: EtcdProcess
+) -> None:
+    with Proxy(own_etcd.endpoint) as proxy:
+        settings = replace(own_settings, endpoints=(proxy.endpoint,))
+        with ProbeProcess(settings) as cut_off, make_client("sync", cut_off.target) as client:
+            token = people.sign_in().access_token
+            assert accepts(client, "Fresh", token)
+            stream = client.open("FreshStream", "hold", metadata=bearer(token))
+            assert stream.next() == "held"
+            proxy.cut()
+            receipt = people.revoke(subject="alice").receipt
+            assert found(receipt, cut_off.node_id).state != 1
+            assert receipt.strict_in.ToMilliseconds() == 0 or found(receipt, cut_off.node_id).lease_ended
+            wait_for_strict_bound(receipt.strict_in.ToMilliseconds() / 1000)
+            assert client.call("Fresh", "who", metadata=bearer(token)).reason is Reason.MESH_STALE
+            assert stream.end().reason is Reason.MESH_STALE
+            # The other half of the bargain: a method without the rule goes on.
+            assert accepts(client, "Unary", token)
+            proxy.mend()
+            wait_until(lambda: client.call("Unary", "who", metadata=bearer(token)).reason is Reason.CREDENTIAL_REVOKED)
+
+
+def wait_for_strict_bound(seconds: float) -> None:
+    """Waits until a receipt's bound has passed."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until)
+
+
+def test_a_node_that_dies_meanwhile_is_named_with_its_lease_ended_and_not_waited_for(
+    people: People, probe: Start
+) -> None:
+    dying = probe("sync", environ={"CREDMESH_NODE_LEASE": "2"})
+    dying.freeze()
+    dying.kill()
+    begun = time.monotonic()
+    receipt = people.revoke(subject="alice").receipt
+    line = found(receipt, dying.node_id)
+    assert line.state != 1
+    if line.lease_ended:
+        # Nobody who is registered is missing.
+        assert receipt.complete
+        assert receipt.strict_in.ToMilliseconds() > 0 or time.monotonic() - begun >= BOUND
+    else:
+        assert time.monotonic() - begun >= BOUND
+
+
+def test_a_node_that_leaves_in_order_holds_nobody_up(people: People, probe: Start) -> None:
+    leaving = probe("aio")
+    leaving.freeze()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(people.revoke, subject="alice")
+        stopping = pool.submit(leaving.stop)
+        leaving.thaw()
+        stopping.result()
+        begun = time.monotonic()
+        receipt = waiting.result()
+    assert receipt.receipt.complete
+    assert time.monotonic() - begun < BOUND
+
+
+def test_without_wait_nobody_acknowledges_anything(people: People, probe: Start, own_settings: EtcdSettings) -> None:
+    layout = Layout(own_settings.prefix)
+    probe()
+    with EtcdClient(own_settings) as etcd:
+        wait_until(lambda: not etcd.read_prefix(layout.barriers).values)
+        answer = people.revoke(subject="alice", wait=False)
+        assert not answer.HasField("receipt")
+        key = layout.epochs + "sub/alice"
+        # Put and beacon, and nothing else: no barrier was raised with it, and none after it.
+        assert etcd.read(key).values[key].mod_revision == answer.revision
+        assert not etcd.read_prefix(layout.barriers).values
+        assert not etcd.read_prefix(layout.acks).values
+
+
+def test_a_receipt_leaves_nothing_behind_in_etcd(people: People, probe: Start, own_settings: EtcdSettings) -> None:
+    layout = Layout(own_settings.prefix)
+    late = probe()
+    late.freeze()
+    receipt = people.revoke(subject="alice", wait_at_most={"nanos": 200_000_000}).receipt
+    assert lagging(receipt) == {late.node_id}
+    with EtcdClient(own_settings) as etcd:
+        wait_until(lambda: not etcd.read_prefix(layout.barriers).values)
+        late.thaw()  # it hears of the barrier, and that it is gone
+        with make_client("sync", late.target) as client:
+            token = people.sign_in().access_token
+            wait_until(lambda: accepts(client, "Fresh", token))
+        receipt = people.revoke(subject="bob").receipt
+        assert late.node_id in applied(receipt)
+        wait_until(lambda: not etcd.read_prefix(layout.barriers).values)
+        wait_until(lambda: not etcd.read_prefix(layout.acks).values)
+
+
+def test_an_answer_can_be_had_earlier_and_says_what_is_known_by_then(people: People, probe: Start) -> None:
+    frozen = probe()
+    frozen.freeze()
+    begun = time.monotonic()
+    early = people.revoke(subject="alice", wait_at_most={"nanos": 300_000_000}).receipt
+    assert 0.3 <= time.monotonic() - begun < 0.3 + ALLOWANCE
+    by_deadline = people.revoke(subject="alice", timeout=1.5).receipt
+    for receipt in (early, by_deadline):
+        assert lagging(receipt) == {frozen.node_id}
+        assert receipt.strict_in.ToMilliseconds() > 0
+
+
+def test_etcd_that_dies_while_a_receipt_is_waited_for_makes_it_neither_hang_nor_lie(
+    people: People, probe: Start, own_etcd: EtcdProcess, own_settings: EtcdSettings
+) -> None:
+    frozen = probe()
+    frozen.freeze()
+    layout = Layout(own_settings.prefix)
+    with ThreadPoolExecutor(1) as pool, EtcdClient(own_settings) as etcd:
+        begun = time.monotonic()
+        waiting = pool.submit(people.revoke, subject="alice")
+        wait_until(lambda: etcd.read_prefix(layout.acks).values)
+        own_etcd.kill()
+        receipt = waiting.result().receipt
+        took = time.monotonic() - begun
+    assert took < BOUND + ALLOWANCE
+    assert not receipt.complete
+    assert frozen.node_id in lagging(receipt)
+    assert receipt.revision > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"wait_at_most": {"seconds": -1}},
+        {"wait_at_most": {"seconds": 0}},
+        {"wait_at_most": {"seconds": 4000}},
+        {"wait": False, "wait_at_most": {"seconds": 1}},
+    ],
+)
+def test_a_wait_that_makes_no_sense_is_named_and_nothing_is_revoked(
+    people: People, auth: AuthProcess, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        people.revoke(subject="alice", **fields)
+    assert isinstance(refused.value, grpc.Call)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "wait_at_most" in (refused.value.details() or "")
+    assert not auth.log(message="revoke")
+
+
+def test_ending_a_session_and_removing_a_key_come_with_receipts_too(people: People, probe: Start) -> None:
+    node = probe("aio")
+    alice, bob = people.sign_in(), people.sign_in("bob")
+    with make_client("sync", node.target) as client:
+        stream = client.open("Following", "hold", metadata=bearer(alice.access_token))
+        assert stream.next() == "held"
+        kick = people.ask(
+            people.sessions.KickSession, sessions_pb2.KickSessionRequest(session_id=alice.session_id, wait=True)
+        )
+        assert kick.receipt.complete
+        assert kick.receipt.revision == kick.revision
+        assert found(kick.receipt, node.node_id).streams_ended == 1
+        assert stream.end().reason is Reason.CREDENTIAL_REVOKED
+        his = client.open("ServerStream", "hold", metadata=bearer(bob.access_token))
+        assert his.next() == "held"
+        (key,) = people.ask(people.keys.ListKeys, keys_pb2.ListKeysRequest()).keys
+        revoked = people.ask(people.keys.RevokeKey, keys_pb2.RevokeKeyRequest(kid=key.kid, wait=True))
+        assert revoked.receipt.complete
+        assert found(revoked.receipt, node.node_id).streams_ended == 1
+        assert his.end().reason is Reason.KEY_UNKNOWN
+        assert not accepts(client, "Unary", bob.access_token)
+        # And nobody has to sign in again.
+        renewed = people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=bob.refresh_token), timeout=20).credentials
+        assert accepts(client, "Unary", renewed.access_token)
+
+
+def test_nodes_are_listed_with_how_fresh_each_of_them_is(people: People, probe: Start) -> None:
+    well, frozen = probe("aio"), probe("sync")
+    frozen.freeze()
+    listed = people.ask(people.nodes.ListNodes, nodes_pb2.ListNodesRequest(probe=True)).nodes
+    by_id = {node.node_id: node for node in listed}
+    assert by_id[well.node_id].acknowledged
+    assert 0 <= by_id[well.node_id].freshness_age.ToMilliseconds() < 2500
+    assert by_id[well.node_id].longest_freshness.ToSeconds() == 3
+    assert not by_id[frozen.node_id].acknowledged
+    assert not by_id[frozen.node_id].HasField("freshness_age")
+
+
+def test_a_strict_call_with_a_credential_that_was_just_issued_does_not_hang_on_an_etcd_that_is_away(
+    people: People, probe: Start, own_etcd: EtcdProcess
+) -> None:
+    """The node has not heard of the revision that the credential claims, and nobody can be asked."""
+    node = probe("aio")
+    with make_client("sync", node.target) as client:
+        known = people.sign_in().access_token
+        assert accepts(client, "Fresh", known)
+        token = people.sign_in().access_token
+        own_etcd.kill()
+        begun = time.monotonic()
+        outcome = client.call("Fresh", "who", metadata=bearer(token), timeout=20)
+        assert time.monotonic() - begun < 2.5
+        assert outcome.code is grpc.StatusCode.OK or outcome.reason is Reason.MESH_STALE
+        assert accepts(client, "Unary", token)

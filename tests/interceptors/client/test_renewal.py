@@ -1,0 +1,230 @@
+"""One renewal, driven by hand: no network, no clock, no threads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credmesh.auth.v1 import auth_pb2
+from interceptors.client.renewal import Answer, Failure, Flow, Held, Pause, Unobtained, renewal
+from interceptors.client.sources import ClientSecret, PasswordLogin, RefreshTokenLogin
+from interceptors.errors import Reason, trailing_metadata
+
+ALICE = PasswordLogin("alice", "alice-password", audiences=("orders",), scopes=("shop.read",))
+UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "connection refused")
+
+
+def refused(reason: Reason) -> Failure:
+    return Failure.of(reason.status, reason.message, trailing_metadata(reason))
+
+
+def credentials(text: str = "token", *, expires_in: float = 300, **fields: Any) -> auth_pb2.Credentials:
+    duration = Duration()
+    duration.FromNanoseconds(round(expires_in * 1e9))
+    return auth_pb2.Credentials(access_token=text, expires_in=duration, **fields)
+
+
+def answer(text: str = "token", *, asked_at: float = 1000.0, now: float = 1001.0, **fields: Any) -> Answer:
+    return Answer(credentials(text, **fields), asked_at=asked_at, now=now)
+
+
+def half() -> float:
+    return 0.5
+
+
+def ended(flow: Flow, reply: Answer | Failure | None) -> Held:
+    """Sends the last reply, and gives what the flow returned."""
+    with pytest.raises(StopIteration) as stop:
+        flow.send(reply)
+    held = stop.value.value
+    assert isinstance(held, Held)
+    return held
+
+
+def session(source: Any = ALICE, **fields: Any) -> Held:
+    fields.setdefault("refresh_token", "refresh-1")
+    flow = renewal(source, None, random=half)
+    next(flow)
+    return ended(flow, answer("token-1", **fields))
+
+
+def test_the_first_renewal_signs_in_with_what_the_source_holds() -> None:
+    request = next(renewal(ALICE, None, random=half))
+    assert isinstance(request, auth_pb2.LoginRequest)
+    assert request.password == auth_pb2.PasswordGrant(subject="alice", password="alice-password")
+    assert list(request.audiences) == ["orders"]
+    assert list(request.scopes) == ["shop.read"]
+    assert request.kind == auth_pb2.CREDENTIAL_KIND_TOKENS
+
+
+def test_a_client_signs_in_with_its_secret() -> None:
+    request = next(renewal(ClientSecret("services", "s3cret", opaque=True), None, random=half))
+    assert isinstance(request, auth_pb2.LoginRequest)
+    assert request.client_credentials.client_id == "services"
+    assert request.client_credentials.client_secret == "s3cret"
+    assert request.kind == auth_pb2.CREDENTIAL_KIND_SESSION
+
+
+def test_a_refresh_token_is_refreshed_and_its_successor_next() -> None:
+    source = RefreshTokenLogin("refresh-0")
+    flow = renewal(source, None, random=half)
+    assert next(flow) == auth_pb2.RefreshRequest(refresh_token="refresh-0")
+    held = ended(flow, answer(refresh_token="refresh-1", session_id="s1"))
+    assert held.session_id == "s1"
+    assert next(renewal(source, held, random=half)) == auth_pb2.RefreshRequest(refresh_token="refresh-1")
+
+
+def test_a_session_is_refreshed_rather_than_begun_anew() -> None:
+    flow = renewal(ALICE, session(), random=half)
+    assert next(flow) == auth_pb2.RefreshRequest(refresh_token="refresh-1")
+    held = ended(flow, answer("token-2", refresh_token="refresh-2"))
+    assert (held.token, held.refresh_token) == ("token-2", "refresh-2")
+    assert held.metadata == (("authorization", "Bearer token-2"),)
+
+
+def test_a_client_without_a_session_asks_again() -> None:
+    source = ClientSecret("services", "s3cret")
+    assert isinstance(next(renewal(source, session(source, refresh_token=""), random=half)), auth_pb2.LoginRequest)
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.CREDENTIAL_INVALID, Reason.CREDENTIAL_EXPIRED, Reason.CREDENTIAL_REVOKED], ids=lambda r: r.name
+)
+def test_a_password_signs_in_once_where_the_session_was_ended(reason: Reason) -> None:
+    flow = renewal(ALICE, session(), random=half)
+    next(flow)
+    assert isinstance(flow.send(refused(reason)), auth_pb2.LoginRequest)
+    with pytest.raises(Unobtained) as unobtained:
+        flow.send(refused(Reason.CREDENTIAL_INVALID))
+    assert unobtained.value.failure.reason is Reason.CREDENTIAL_INVALID
+
+
+def test_a_refresh_token_alone_signs_nobody_in() -> None:
+    flow = renewal(RefreshTokenLogin("refresh-0"), None, random=half)
+    next(flow)
+    with pytest.raises(Unobtained) as unobtained:
+        flow.send(refused(Reason.CREDENTIAL_REVOKED))
+    assert unobtained.value.failure == refused(Reason.CREDENTIAL_REVOKED)
+
+
+def test_a_refresh_that_was_not_heard_is_asked_again_and_never_turned_into_a_login() -> None:
+    flow = renewal(ALICE, session(), random=half)
+    request = next(flow)
+    assert flow.send(UNAVAILABLE) == Pause(0.1)
+    assert flow.send(None) == request
+    assert flow.send(UNAVAILABLE) == Pause(0.2)
+    assert flow.send(None) == request
+    with pytest.raises(Unobtained) as unobtained:
+        flow.send(UNAVAILABLE)
+    assert unobtained.value.failure == UNAVAILABLE
+
+
+def test_a_lost_answer_costs_one_more_request() -> None:
+    flow = renewal(ALICE, session(), random=half)
+    request = next(flow)
+    flow.send(Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+    assert flow.send(None) == request
+    assert ended(flow, answer("token-2")).token == "token-2"
+
+
+def test_being_told_to_slow_down_is_neither_retried_nor_taken_for_the_end_of_the_session() -> None:
+    flow = renewal(ALICE, session(), random=half)
+    next(flow)
+    with pytest.raises(Unobtained) as unobtained:
+        flow.send(refused(Reason.RATE_LIMITED))
+    assert unobtained.value.failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_expiry_is_counted_from_before_the_request_was_sent() -> None:
+    held = session(asked_at=1000.0, now=1060.0)
+    assert held.expires_at == 1300.0
+    assert held.lifetime == 300.0
+
+
+@given(
+    lifetime=st.floats(1, 86400),
+    delay=st.floats(0, 30),
+    chance=st.floats(0, 1, exclude_max=True),
+)
+def test_a_renewal_is_due_while_a_fifth_of_the_life_is_left_and_never_at_once(
+    lifetime: float, delay: float, chance: float
+) -> None:
+    flow = renewal(ALICE, None, random=lambda: chance)
+    next(flow)
+    held = ended(flow, answer(asked_at=1000.0, now=1000.0 + delay, expires_in=lifetime))
+    assert held.refresh_at > 1000.0 + delay
+    if delay < lifetime / 2 - 0.2:
+        assert 1000 + 0.59 * lifetime <= held.refresh_at <= 1000 + 0.81 * lifetime
+
+
+def test_clients_that_began_together_do_not_renew_together() -> None:
+    due = set()
+    for chance in (0.0, 0.25, 0.5, 0.75):
+        flow = renewal(ALICE, None, random=lambda chance=chance: chance)  # type: ignore[misc]
+        next(flow)
+        due.add(ended(flow, answer()).refresh_at)
+    assert due == {1180.0, 1195.0, 1210.0, 1225.0}
+
+
+def test_an_opaque_session_is_sent_until_a_server_refuses_it() -> None:
+    flow = renewal(PasswordLogin("alice", "alice-password", opaque=True), None, random=half)
+    next(flow)
+    held = ended(flow, Answer(auth_pb2.Credentials(session_token="cms_x", session_id="s1"), 1000.0, 1001.0))
+    assert held.token == "cms_x"
+    assert math.isinf(held.refresh_at)
+    assert math.isinf(held.expires_at)
+
+
+def test_a_session_about_to_end_is_followed_by_a_login_while_its_token_is_good() -> None:
+    flow = renewal(ALICE, session(), random=half)
+    next(flow)
+    last = ended(flow, answer("token-2", refresh_token="refresh-2", expires_in=100))
+    assert last.ending
+    assert isinstance(next(renewal(ALICE, last, random=half)), auth_pb2.LoginRequest)
+
+
+def test_a_refresh_token_is_used_to_the_end_of_its_session() -> None:
+    source = RefreshTokenLogin("refresh-0")
+    flow = renewal(source, session(source), random=half)
+    next(flow)
+    last = ended(flow, answer("token-2", refresh_token="refresh-2", expires_in=100))
+    assert next(renewal(source, last, random=half)) == auth_pb2.RefreshRequest(refresh_token="refresh-2")
+
+
+def test_an_answer_without_a_credential_is_a_failure() -> None:
+    flow = renewal(ALICE, None, random=half)
+    next(flow)
+    with pytest.raises(Unobtained, match="without a credential"):
+        flow.send(answer(""))
+
+
+def test_a_refusal_is_passed_on_word_for_word() -> None:
+    metadata = trailing_metadata(Reason.CREDENTIAL_REVOKED)
+    failure = Failure.of(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
+    assert failure == Failure(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
+
+
+def test_a_failure_that_is_no_refusal_says_that_the_auth_service_is_meant() -> None:
+    failure = Failure.of(grpc.StatusCode.UNAVAILABLE, "connection refused", None)
+    assert failure.details == "the auth service gave no credential: connection refused"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        ALICE,
+        ClientSecret("services", "alice-password"),
+        RefreshTokenLogin("alice-password"),
+        Held.of("alice-password"),
+        Answer(credentials("alice-password", refresh_token="alice-password"), 0, 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_repr_shows_a_secret(secret: object) -> None:
+    assert "alice-password" not in repr(secret)

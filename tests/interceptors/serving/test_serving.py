@@ -1,0 +1,300 @@
+"""A served node: what a platform expects of any server, on both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from credmesh.samples.inventory.v1 import inventory_pb2
+from interceptors import EtcdSettings, MeshNode, MeshSettings, ServerSettings
+from interceptors.errors import Reason, reason_of
+from interceptors.serving import serve, serve_aio
+from localmesh.certs import development_certificates
+from localmesh.etcd.process import EtcdProcess
+from tests.interceptors.serving.conftest import Launch, ServedProcess
+from tests.support.probe.issuer import ISSUER
+from tests.support.waiting import free_port, signal_another_thread, wait_until
+
+Metadata = tuple[tuple[str, str], ...]
+
+SERVICE = "credmesh.samples.inventory.v1.InventoryService"
+
+pytestmark = pytest.mark.parametrize("kind", ["sync", "aio"])
+
+
+def health(channel: grpc.Channel, service: str = "") -> int:
+    """What gRPC health says."""
+    check: Any = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    status: int = check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+    return status
+
+
+def ask(server: ServedProcess, sku: str, bearer: Metadata) -> Any:
+    """Asks in the background, and returns when the handler has begun."""
+    call = server.stub().GetStock.future(inventory_pb2.GetStockRequest(sku=sku), metadata=bearer, timeout=60)
+    wait_until(lambda: server.said(f"asked for {sku}"), what="the handler has begun")
+    return call
+
+
+def test_calls_are_verified_before_anything_else(kind: str, launch: Launch, bearer: Metadata) -> None:
+    stub = launch(kind).stub()
+    assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), timeout=10)
+    metadata: Any = cast("grpc.Call", refused.value).trailing_metadata()
+    assert reason_of(metadata) is Reason.CREDENTIAL_MISSING
+
+
+def test_health_and_reflection_need_no_credential(kind: str, launch: Launch, bearer: Metadata) -> None:
+    with launch(kind).channel() as channel:
+        assert health(channel) == health(channel, SERVICE) == health_pb2.HealthCheckResponse.SERVING
+        stub_of: Any = reflection_pb2_grpc.ServerReflectionStub
+        answers = stub_of(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="*")])
+        )
+        names = {service.name for service in next(answers).list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_a_stop_lets_calls_end_and_streams_be_ended(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """A rolling update must not fail a call that is being served, nor wait for streams that would go on for ever."""
+    server = launch(kind)
+    call = ask(server, "slow", bearer)
+    stream = server.stub().WatchStock(inventory_pb2.WatchStockRequest(), metadata=bearer, timeout=60)
+    assert next(stream).left == 1
+    server.process.terminate()
+    assert list(stream) == []
+    assert not call.done()
+    assert server.process.alive
+
+
+def test_a_stop_waits_for_the_last_call(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="20")
+    stub = server.stub()
+    call = stub.GetStock.future(inventory_pb2.GetStockRequest(sku="slow"), metadata=bearer, timeout=60)
+    wait_until(lambda: server.said("asked for slow"), what="the handler has begun")
+    stub.Reserve(inventory_pb2.ReserveRequest(sku="slow"), metadata=bearer, timeout=10)
+    server.process.terminate()
+    assert call.result(timeout=20).left == 1
+    assert server.process.wait(20)
+    assert server.process.exit_code == 0
+
+
+def test_a_drain_is_over_when_its_time_is(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="0.2")
+    call = ask(server, "slow", bearer)
+    server.process.terminate()
+    with pytest.raises(grpc.RpcError):
+        call.result(timeout=20)
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_second_signal_means_now(kind: str, launch: Launch, bearer: Metadata, anywhere: bool) -> None:
+    server = launch(kind, CREDMESH_DRAIN="60")
+    call = ask(server, "slow", bearer)
+    server.process.terminate()
+    wait_until(lambda: server.said("stopping on SIGTERM"), what="the drain has begun")
+    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, signal.SIGTERM)
+    with pytest.raises(grpc.RpcError):
+        call.result(timeout=20)
+
+
+def test_a_handler_that_never_returns_does_not_keep_the_process(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind, CREDMESH_DRAIN="0.2")
+    ask(server, "stuck", bearer)
+    server.process.terminate()
+    assert server.process.wait(25)
+
+
+def test_a_taken_port_is_named(kind: str, launch: Launch, bearer: Metadata) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = launch(kind, CREDMESH_LISTEN=address)
+        assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    assert server.said(f"cannot listen on {address}: Address already in use; stop what uses it, or set CREDMESH_LISTEN")
+    assert not server.said("add_port"), "gRPC writes a line of its own if it is asked"
+
+
+def test_two_servers_do_not_share_a_port(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """gRPC's default would let the second one take half of the first one's calls without a word."""
+    first = launch(kind)
+    second = launch(kind, CREDMESH_LISTEN=f"127.0.0.1:{first.port}")
+    assert second.process.wait(30)
+    assert second.process.exit_code == 1
+
+
+def test_a_wrong_setting_is_named_with_an_example(kind: str, launch: Launch) -> None:
+    server = launch(kind, CREDMESH_PLAINTEXT="maybe")
+    assert server.process.wait(30)
+    assert server.process.exit_code == 2
+    assert server.said("CREDMESH_PLAINTEXT='maybe' is not a valid bool; for example: CREDMESH_PLAINTEXT=true")
+
+
+def test_a_service_that_is_not_known_is_one_line(kind: str, launch: Launch) -> None:
+    """As is a method without a rule: both are a PolicyError."""
+    server = launch(kind, WAITING_SERVICES="no.such.Service")
+    assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    (said,) = [line["message"] for line in server.lines() if line["level"] == "CRITICAL"]
+    assert said.startswith("waiting cannot go on: there is no service 'no.such.Service': its _pb2 module has to be")
+    assert not server.said("Traceback")
+
+
+@pytest.mark.parametrize("wrong", ["CREDMESH_TLS_CERT_FILE", "CREDMESH_TLS_KEY_FILE"])
+def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
+    kind: str, launch: Launch, tmp_path: Path, wrong: str
+) -> None:
+    files, other = (development_certificates(tmp_path / name) for name in ("files", "other"))
+    environ = {"CREDMESH_TLS_CERT_FILE": str(files.cert_file), "CREDMESH_TLS_KEY_FILE": str(other.key_file)}
+    if wrong == "CREDMESH_TLS_CERT_FILE":
+        environ[wrong] = str(files.key_file)
+    server = launch(kind, CREDMESH_PLAINTEXT="", **environ)
+    assert server.process.wait(30)
+    assert server.process.exit_code == 2
+    assert server.said(f"waiting: {wrong}={environ[wrong]} ")
+    assert server.said(f"; for example: {wrong}=/etc/credmesh/tls.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_another_thread_gets_is_noticed_all_the_same(
+    kind: str, launch: Launch, number: signal.Signals
+) -> None:
+    """The kernel may hand it to any thread; Python's handlers run in the main one, which has to look."""
+    server = launch(kind)
+    assert server.port > 0
+    signal_another_thread(server.process.pid or 0, number)
+    assert server.process.wait(20)
+    assert server.process.exit_code == 0
+    assert server.said(f"stopping on {number.name}")
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
+    kind: str, launch: Launch, number: signal.Signals, anywhere: bool
+) -> None:
+    """By a handler of its own: as the first process of a container it would otherwise not even notice SIGTERM."""
+    server = launch(kind, ETCD_ENDPOINTS=f"127.0.0.1:{free_port()}", CREDMESH_ETCD_TIMEOUT="0.5")
+    wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
+    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, number)
+    assert server.process.wait(20)
+    assert server.process.exit_code == (0 if number is signal.SIGTERM else 130)
+    assert not server.said("Traceback")
+
+
+def test_who_handled_signals_before_it_served_handles_them_again_afterwards(
+    kind: str, etcd_settings: EtcdSettings
+) -> None:
+    """A signal ends the process in order while the node takes leave of the mesh, too."""
+
+    def handler(*_: object) -> None:
+        """Takes what comes before the server does."""
+
+    before = signal.signal(signal.SIGTERM, handler)
+    settings = ServerSettings(listen="127.0.0.1:0", plaintext=True, drain=0)
+    stopping = threading.Event()
+
+    def told() -> bool:
+        if not stopping.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stopping.wait(0.1)
+
+    def add(_server: object) -> None:
+        threading.Thread(target=wait_until, args=(told,)).start()
+
+    try:
+        with MeshNode(MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER)) as node:
+            if kind == "aio":
+                asyncio.run(serve_aio(add, node=node, settings=settings, services=[], on_stop=[stopping.set]))
+            else:
+                serve(add, node=node, settings=settings, services=[], on_stop=[stopping.set])
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    server = launch(kind, CREDMESH_METRICS=address)
+    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert "credmesh_" in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_a_metrics_port_that_is_taken_is_named(kind: str, launch: Launch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        server = launch(kind, CREDMESH_METRICS=f"127.0.0.1:{taken.getsockname()[1]}")
+        assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    assert server.said("set CREDMESH_METRICS to another host:port")
+
+
+def test_a_line_that_is_logged_in_a_call_says_for_whom(kind: str, launch: Launch, bearer: Metadata) -> None:
+    server = launch(kind)
+    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
+    line = next(line for line in server.lines() if line["message"] == "asked for tea")
+    assert (line["subject"], line["service"], line["level"]) == ("alice", "waiting", "INFO")
+    assert bearer[0][1].removeprefix("Bearer ") not in server.process.log_file.read_text()
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(
+    kind: str, launch: Launch, bearer: Metadata, tmp_path: Path
+) -> None:
+    first, second = (development_certificates(tmp_path / name) for name in ("first", "second"))
+    live = tmp_path / "live"
+    live.mkdir()
+    cert_file, key_file = live / "tls.crt", live / "tls.key"
+    for path, source in ((cert_file, first.cert_file), (key_file, first.key_file)):
+        path.write_bytes(source.read_bytes())
+    server = launch(
+        kind, CREDMESH_PLAINTEXT="", CREDMESH_TLS_CERT_FILE=str(cert_file), CREDMESH_TLS_KEY_FILE=str(key_file)
+    )
+    target = f"127.0.0.1:{server.port}"
+
+    def trusted(ca_file: Path) -> bool:
+        roots = grpc.ssl_channel_credentials(ca_file.read_bytes())
+        with grpc.secure_channel(target, roots, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                return health(channel) == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                return False
+
+    assert trusted(first.ca_file)
+    assert not trusted(second.ca_file)
+    for path, source in ((cert_file, second.cert_file), (key_file, second.key_file)):
+        path.write_bytes(source.read_bytes())
+    wait_until(lambda: trusted(second.ca_file), what="the new certificate is served")
+    assert not trusted(first.ca_file)
+
+
+def test_a_server_starts_before_etcd_and_waits_for_it(kind: str, launch: Launch, own_etcd: EtcdProcess) -> None:
+    endpoint = own_etcd.endpoint
+    own_etcd.stop()
+    server = launch(kind, ETCD_ENDPOINTS=endpoint, CREDMESH_ETCD_TIMEOUT="0.5")
+    wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
+    assert not server.listened()
+    threading.Thread(target=own_etcd.start).start()
+    with server.channel() as channel:
+        assert health(channel) == health_pb2.HealthCheckResponse.SERVING

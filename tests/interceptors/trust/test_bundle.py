@@ -1,0 +1,204 @@
+"""The trust bundle: whatever way it came to a revision, it decides as etcd at that revision says."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credmesh.store.v1 import mesh_pb2
+from interceptors.etcd.client import KeyValue, Snapshot
+from interceptors.etcd.mirror import Event
+from interceptors.keyspace import Layout
+from interceptors.scopes import subject_scope
+from interceptors.tokens.verification_key import read_key
+from interceptors.trust.bundle import TrustBundle
+from interceptors.trust.continuity import Beacon
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH
+from interceptors.trust.epochs import Epochs
+from tests.support.probe.issuer import ISSUER, key_record
+
+LAYOUT = Layout("/credmesh/")
+RECORDS = {kid: key_record(kid, Ed25519PrivateKey.generate()).SerializeToString() for kid in ("k1", "k2", "k3")}
+
+scopes = st.sampled_from(["all", "sub/alice", "sub/bob", "sid/1", "client/app", "aud/orders"])
+keys = st.one_of(
+    scopes.map(LAYOUT.epoch),
+    st.sampled_from(sorted(RECORDS)).map(LAYOUT.key),
+    st.just(LAYOUT.signing),
+    st.just(LAYOUT.beacon),
+    st.just(LAYOUT.barrier("b")),
+)
+changes = st.lists(st.tuples(keys, st.booleans()), max_size=40)
+
+
+def value_of(key: str) -> bytes:
+    return RECORDS.get(key.removeprefix(LAYOUT.keys), b"")
+
+
+def bundle() -> TrustBundle:
+    return TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
+
+
+def snapshot_of(values: dict[str, int], revision: int) -> Snapshot:
+    return Snapshot({key: KeyValue(value_of(key), at, at, 0) for key, at in values.items()}, revision)
+
+
+@given(changes, st.integers(0, 40), st.lists(st.integers(1, 5), min_size=1))
+def test_a_snapshot_and_the_events_after_it_make_what_a_later_snapshot_says(
+    made: list[tuple[str, bool]], cut: int, batches: list[int]
+) -> None:
+    held: dict[str, int] = {}
+    at_cut: dict[str, int] = {}
+    events: list[Event] = []
+    for revision, (key, deleted) in enumerate(made, start=2):
+        if deleted:
+            held.pop(key, None)
+        else:
+            held[key] = revision
+        if revision - 2 < cut:
+            at_cut = dict(held)
+        else:
+            events.append(Event(key, None if deleted else value_of(key), revision))
+    last = len(made) + 1
+    followed, read = bundle(), bundle()
+    followed.load(snapshot_of(at_cut, min(cut, len(made)) + 1))
+    sizes = iter(batches * (len(events) + 1))
+    while events:
+        size = next(sizes)
+        batch, events = events[:size], events[size:]
+        followed.apply(batch, batch[-1].mod_revision)
+    read.load(snapshot_of(held, last))
+    assert dict(followed.epochs) == dict(read.epochs)
+    assert set(followed.keys) == set(read.keys)
+    assert followed.revision == read.revision == last
+
+
+@given(st.dictionaries(scopes, st.integers(1, 50)), st.lists(scopes), st.integers(0, 50))
+def test_a_credential_is_revoked_exactly_if_a_scope_of_it_has_a_greater_epoch(
+    revoked: dict[str, int], mine: list[str], epoch: int
+) -> None:
+    found = Epochs(revoked.items()).revokes(mine, epoch)
+    assert (found is not None) == any(revoked.get(scope, 0) > epoch for scope in mine)
+
+
+def test_every_change_that_may_end_a_credential_moves_the_generation_after_it_is_visible() -> None:
+    one = bundle()
+    one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
+    generation = one.generation
+    one.apply([Event(LAYOUT.beacon, b"", 3)], 3)
+    assert one.generation == generation  # and an idle mesh's beacon does not
+    one.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 4)], 4)
+    assert one.generation > generation
+    generation = one.generation
+    one.apply([Event(LAYOUT.key("k1"), None, 5)], 5)
+    assert one.generation > generation
+
+
+def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
+    one = bundle()
+    one.load(snapshot_of({}, 5))
+    one.prove(Beacon(5), 100.0)
+    assert one.proven_at == 100.0
+    one.prove(Beacon(7), 200.0)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 6)], 6)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at == 200.0
+
+
+def test_a_proof_whose_revision_comes_late_counts_for_nothing() -> None:
+    """etcd may have been restored from a backup meanwhile: then it is another revision of the same number."""
+    now = 100.0
+    one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
+    one.load(snapshot_of({}, 5))
+    one.prove(Beacon(7), 100.0)
+    now = 100.0 + OUT_OF_TOUCH + 0.1
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at is None
+    one.prove(Beacon(7), now)
+    assert one.proven_at == now
+
+
+def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
+    """Each proof waits for its own revision, whatever the next one has read: a steady stream of commits hides none."""
+    now = 100.0
+    one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
+    one.load(snapshot_of({}, 5))
+    one.prove(Beacon(7), 100.0)
+    one.prove(Beacon(8), 101.0)
+    now = 102.0
+    one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
+    assert one.proven_at == 100.0
+    one.apply([Event(LAYOUT.beacon, b"", 9)], 9)
+    assert one.proven_at == 101.0
+
+
+def test_what_was_proven_on_a_lost_history_is_not_proven_any_more() -> None:
+    one = bundle()
+    one.load(snapshot_of({}, 50))
+    one.prove(Beacon(50), 100.0)
+    one.load(snapshot_of({}, 20))
+    assert one.proven_at is None
+
+
+def test_a_key_that_was_asked_for_does_not_come_back_after_its_removal() -> None:
+    key = read_key(RECORDS["k1"])
+    one = bundle()
+    one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
+    one.apply([Event(LAYOUT.key("k1"), None, 9)], 9)
+    one.add_key(key, 8)  # an answer of before the removal, that came late
+    assert not one.keys
+    one.add_key(key, 10)
+    assert set(one.keys) == {"k1"}
+
+
+def test_a_key_record_at_the_wrong_place_is_not_held() -> None:
+    one = bundle()
+    entry = KeyValue(RECORDS["k1"], 2, 2, 0)
+    one.load(Snapshot({LAYOUT.key("k2"): entry}, 2))
+    assert not one.keys
+
+
+def test_a_proof_counts_only_if_the_watch_has_brought_the_very_beacon_that_was_read() -> None:
+    """Reads and the watch are two connections: one may lead to an etcd that was restored, and the other not."""
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    one.prove(Beacon(5, b"five"), 100.0)
+    assert one.proven_at == 100.0
+    one.prove(Beacon(7, b"seven"), 101.0)
+    one.apply([Event(LAYOUT.beacon, b"seven", 7), Event(LAYOUT.beacon, b"eight", 8)], 8)
+    assert one.proven_at == 101.0
+    one.prove(Beacon(9, b"another nine"), 102.0)
+    one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
+    assert one.proven_at == 101.0
+    assert "beacon of revision 9" in one.past.lost
+
+
+def test_a_beacon_that_the_watch_has_not_brought_at_all_is_one_of_another_etcd_too() -> None:
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
+    one.prove(Beacon(7, b"seven"), 100.0)
+    assert one.proven_at is None
+    assert "beacon of revision 7" in one.past.lost
+
+
+def test_a_beacon_that_is_too_old_to_be_compared_proves_nothing_and_says_nothing() -> None:
+    one = bundle()
+    one.load(with_history(5, b"five"))
+    for revision in range(6, 400):
+        one.apply([Event(LAYOUT.beacon, b"%d" % revision, revision)], revision)
+    one.prove(Beacon(7, b"7"), 100.0)
+    assert one.proven_at is None
+    assert not one.past.lost
+    one.prove(Beacon(300, b"300"), 101.0)
+    assert one.proven_at == 101.0
+
+
+def with_history(revision: int, beacon: bytes) -> Snapshot:
+    """A mesh that has a history, so that its loss can be told."""
+    record = mesh_pb2.History(format=1, history_id="first").SerializeToString()
+    values = {LAYOUT.history: KeyValue(record, 1, 1, 0), LAYOUT.beacon: KeyValue(beacon, revision, 1, 0)}
+    return Snapshot(values, revision)

@@ -1,0 +1,1 @@
+"""Etcd for tests: clusters, proxies, backups, and followers of a prefix."""

@@ -1,0 +1,78 @@
+"""Guards of a history, as replicas have them, without the replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from authsvc.continuity.guard import HistoryGuard
+from authsvc.continuity.watermark import Memory
+from authsvc.coordination.acknowledgements import Board
+from authsvc.revocation.revoker import Revocation
+from authsvc.settings import AuthSettings
+from credmesh.store.v1 import mesh_pb2
+from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put
+from interceptors.keyspace import Layout
+from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
+from interceptors.trust.continuity_monitor import Past
+from tests.support.processes import ISSUER, KEK
+
+__all__ = ["Make", "Replica", "fence", "guards", "history", "register"]
+
+Make = Callable[..., "Replica"]
+
+
+class Replica(HistoryGuard):
+    """A guard, and what it was given."""
+
+    memory: Memory
+    past: Past
+
+
+def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, board: Board, stack: ExitStack) -> Make:
+    """What makes guards on one etcd; the stack ends them."""
+    settings = AuthSettings(
+        mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
+        server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
+        kek=KEK,
+    )
+    layout = Layout(etcd_settings.prefix)
+
+    def make(path: Path | None = None, *, node_id: str = "auth", etcd: EtcdClient = etcd_client) -> Replica:
+        memory, past = Memory(path, layout.prefix), Past()
+        guard = Replica(
+            etcd=etcd,
+            layout=layout,
+            node_id=node_id,
+            past=past,
+            board=board,
+            revocation=Revocation(etcd, layout, settings),
+            memory=memory,
+        )
+        guard.memory, guard.past = memory, past
+        stack.callback(guard.stop)
+        return guard
+
+    return make
+
+
+def history(etcd: EtcdClient, layout: Layout) -> mesh_pb2.History:
+    """The history's record."""
+    return mesh_pb2.History.FromString(etcd.read(layout.history).values[layout.history].value)
+
+
+def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
+    """Takes the lead, from whoever has it."""
+    etcd.commit([], [Delete(layout.leader)])
+    revision = etcd.commit([], [Put(layout.leader, b"mine")])
+    assert revision is not None
+    return CreatedAt(layout.leader, revision, b"mine")
+
+
+def register(etcd: EtcdClient, layout: Layout, *, broken_history: str = "") -> int:
+    """Writes a node's registration; its revision."""
+    record = mesh_pb2.NodeRecord(format=1, node_id="n", broken_history=broken_history)
+    revision = etcd.commit([], [Put(layout.node("n"), record.SerializeToString(), etcd.grant(600))])
+    assert revision is not None
+    return revision

@@ -1,0 +1,91 @@
+"""A process that holds very many streams open: `python -m tests.support.many_callers`, told by a line of JSON.
+
+    {"target": host:port, "method": path, "groups": {name: [token, how many], …}, "watched": name}
+
+It says "open" when every stream has had its first message. When another line comes it waits until all streams of the
+watched group have ended, and says, as JSON, for which reasons, and how many streams of the other groups have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
+
+from interceptors.errors import reason_of
+
+__all__ = ["main"]
+
+_AT_ONCE: Final = 200
+"""Streams opened together: of more than a thousand that have not been begun yet, gRPC's server turns some away."""
+
+
+class _Stream:
+    """One stream: whether and why it ended."""
+
+    def __init__(self, call: Any) -> None:
+        self.opened = asyncio.get_running_loop().create_future()
+        self.ended = False
+        self.reason = ""
+        self._call = call
+
+    async def follow(self) -> None:
+        """Reads it to its end."""
+        try:
+            async for _ in self._call:
+                if not self.opened.done():
+                    self.opened.set_result(None)
+        except grpc.aio.AioRpcError as error:
+            self.ended = True
+            trailing: Any = error.trailing_metadata()
+            reason = reason_of(trailing)
+            self.reason = error.code().name if reason is None else reason.name
+            if not self.opened.done():
+                self.opened.set_exception(error)
+
+
+async def _hold(told: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    async with grpc.aio.insecure_channel(told["target"]) as channel:
+        open_stream: Any = channel.unary_stream(
+            told["method"],
+            request_serializer=StringValue.SerializeToString,
+            response_deserializer=StringValue.FromString,
+        )
+        groups: dict[str, list[_Stream]] = {}
+        tasks: dict[str, list[asyncio.Task[None]]] = {}
+        for name, (token, count) in told["groups"].items():
+            metadata = (("authorization", f"Bearer {token}"),)
+            groups[name], tasks[name] = [], []
+            while len(groups[name]) < count:
+                some = min(_AT_ONCE, count - len(groups[name]))
+                opening = [_Stream(open_stream(StringValue(value="hold"), metadata=metadata)) for _ in range(some)]
+                groups[name] += opening
+                tasks[name] += [loop.create_task(stream.follow()) for stream in opening]
+                await asyncio.gather(*(stream.opened for stream in opening))
+        print("open", flush=True)
+        await loop.run_in_executor(None, sys.stdin.readline)
+        await asyncio.gather(*tasks[told["watched"]])
+        ended = groups[told["watched"]]
+        others = [stream for name, streams in groups.items() if name != told["watched"] for stream in streams]
+        found = {
+            "reasons": Counter(stream.reason for stream in ended),
+            "others": sum(stream.ended for stream in others),
+        }
+        print(json.dumps(found), flush=True)
+        for stream_task in asyncio.all_tasks() - {asyncio.current_task()}:
+            stream_task.cancel()
+
+
+def main() -> None:
+    """Holds the streams that it is told of."""
+    asyncio.run(_hold(json.loads(sys.stdin.readline())))
+
+
+if __name__ == "__main__":
+    main()

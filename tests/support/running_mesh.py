@@ -1,0 +1,113 @@
+"""A local mesh in processes of its own, as `make run` starts one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import psutil
+
+from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
+from localmesh.control import ask
+from localmesh.errors import LocalMeshError
+from localmesh.processes.process import Process
+from tests.support.repository import REPOSITORY
+from tests.support.waiting import wait_until
+
+__all__ = ["REPOSITORY", "RunningMesh", "environment"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment without settings that a developer may have."""
+    ours = ("CREDMESH_", "ETCD_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name == "ETCD_BIN"}
+    return kept | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "140"} | changes
+
+
+class RunningMesh:
+    """`python -m localmesh up` on free ports. It dies with this process at the latest."""
+
+    def __init__(self, folder: Path, *, environ: dict[str, str] | None = None, any_ports: bool = True) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "localmesh", "--folder", str(folder), "up"]
+        self.process = Process(
+            [*command, *(["--any-ports"] if any_ports else [])],
+            environment=environment(**(environ or {})),
+            log_file=folder.with_name(folder.name + ".out"),
+        )
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return self.process.log_file.read_text()
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """What the mesh says of itself."""
+        found: dict[str, Any] = json.loads((self.folder / "profile.json").read_text())
+        return found
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Starts it and waits until it is up."""
+        self.process.start()
+        if wait:
+            wait_until(self._up_or_ended, timeout=60, what="the mesh is up")
+            assert self.process.alive, f"the mesh did not come up:\n{self.output}"
+        return self
+
+    def status(self) -> dict[str, Any]:
+        """What its supervisor says."""
+        return ask(self.folder, do="status")
+
+    def state(self, part: str) -> str:
+        """The state of one part."""
+        return next(str(one["state"]) for one in self.status()["parts"] if one["name"] == part)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that it started, itself included."""
+        assert self.process.pid is not None
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def part_process(self, module: str) -> psutil.Process:
+        """The process of one part, by what its command line ends with."""
+        return next(one for one in self.processes() if one.cmdline()[-1] == module)
+
+    def stop(self) -> int | None:
+        """Stops it as Ctrl-C does; its exit code."""
+        self.process.terminate()
+        assert self.process.wait(40), self.output
+        return self.process.exit_code
+
+    def channel(self, address: str) -> grpc.Channel:
+        """A channel to a part, without a credential."""
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(self.profile["ca_file"]).read_bytes()))
+
+    def sign_in(self, subject: str, **request: Any) -> auth_pb2.Credentials:
+        """Signs a user of the development accounts in."""
+        grant = auth_pb2.PasswordGrant(subject=subject, password=f"{subject}-password")
+        with self.channel(self.profile["replicas"][0]) as channel:
+            stub = auth_pb2_grpc.AuthServiceStub(channel)
+            return stub.Login(auth_pb2.LoginRequest(password=grant, **request), timeout=20).credentials
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.alive:
+            self.stop()
+
+    def _up_or_ended(self) -> bool:
+        if not self.process.alive:
+            return True
+        try:
+            return bool(self.status()["up"])
+        except LocalMeshError:
+            return False
