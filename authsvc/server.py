@@ -21,17 +21,17 @@ from authsvc.api.key_service import KeyServicer
 from authsvc.api.node_service import NodeServicer
 from authsvc.api.revocation_service import RevocationServicer
 from authsvc.api.session_service import SessionServicer
-from authsvc.continuity.guard import HistoryGuard
-from authsvc.continuity.watermark import Memory
-from authsvc.coordination.acknowledgements import Board
-from authsvc.coordination.election import Leader
+from authsvc.continuity.guard import ContinuityGuard
+from authsvc.continuity.watermark import Watermark
+from authsvc.coordination.acknowledgements import AckTracker
+from authsvc.coordination.election import LeaderElection
 from authsvc.http.server import HttpFace
 from authsvc.keys.revoker import KeyRevoker
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.vault import Vault, read_keks
 from authsvc.revocation.receipts import Receipts
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.directory import SessionDirectory
 from authsvc.sessions.expiry import SessionExpiry
 from authsvc.sessions.introspection import Introspection
@@ -86,7 +86,7 @@ def run(settings: AuthSettings) -> None:
         stack.callback(passwords.close)
         ring = KeyRing(etcd, layout, vault)
         issuer = Issuer(etcd=etcd, layout=layout, ring=ring, settings=settings)
-        revocation = Revocation(etcd, layout, settings)
+        revocation = Revoker(etcd, layout, settings)
         sessions = Sessions(etcd=etcd, layout=layout, issuer=issuer, revocation=revocation, settings=settings)
         node = MeshNode(settings.mesh, resolver=LocalSessionResolver(sessions))
         issuer.lifetime.witness = node.bundle
@@ -96,16 +96,16 @@ def run(settings: AuthSettings) -> None:
             stack.callback(http.stop)
             http.start()
         _log.info("reading the mesh's state from etcd at %s", ", ".join(settings.mesh.etcd.endpoints))
-        memory = Memory(settings.memory_file, layout.prefix)
-        board = stack.enter_context(Board(settings.mesh.etcd, etcd, layout))
-        guard = HistoryGuard(
+        watermark = Watermark(settings.memory_file, layout.prefix)
+        ack_tracker = stack.enter_context(AckTracker(settings.mesh.etcd, etcd, layout))
+        guard = ContinuityGuard(
             etcd=etcd,
             layout=layout,
             node_id=node.id,
-            past=node.bundle.past,
-            board=board,
+            monitor=node.bundle.continuity,
+            ack_tracker=ack_tracker,
             revocation=revocation,
-            memory=memory,
+            watermark=watermark,
         )
         stack.callback(guard.stop)
         guard.start()
@@ -118,7 +118,9 @@ def run(settings: AuthSettings) -> None:
         directory.start()
         _lead(stack, settings, etcd, layout, vault, node, directory, revocation, guard)
         serve(
-            _servicers(settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, board, guard),
+            _servicers(
+                settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, ack_tracker, guard
+            ),
             node=node,
             settings=settings.server,
             services=_SERVICES,
@@ -135,8 +137,8 @@ def _lead(
     vault: Vault,
     node: MeshNode,
     directory: SessionDirectory,
-    revocation: Revocation,
-    guard: HistoryGuard,
+    revocation: Revoker,
+    guard: ContinuityGuard,
 ) -> None:
     """Campaigns for the lead. Only a registered node may: its own acknowledgement of a new key must be waited for."""
     rotator = Rotator(
@@ -152,7 +154,7 @@ def _lead(
     )
     expiry = SessionExpiry(etcd=etcd, layout=layout, directory=directory, revocation=revocation)
     jobs = (rotator.step, expiry.step, guard.vouch)
-    leader = Leader(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=jobs)
+    leader = LeaderElection(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=jobs)
     stack.callback(leader.stop)
     leader.start()
 
@@ -164,13 +166,15 @@ def _servicers(
     passwords: Passwords,
     issuer: Issuer,
     sessions: Sessions,
-    revocation: Revocation,
+    revocation: Revoker,
     node: MeshNode,
     directory: SessionDirectory,
-    board: Board,
-    guard: HistoryGuard,
+    ack_tracker: AckTracker,
+    guard: ContinuityGuard,
 ) -> Callable[[grpc.Server], None]:
-    receipts = Receipts(etcd, layout, board, longest_freshness=settings.mesh.longest_freshness, remember=guard.note)
+    receipts = Receipts(
+        etcd, layout, ack_tracker, longest_freshness=settings.mesh.longest_freshness, remember=guard.note
+    )
     accounts = Accounts(etcd, layout, passwords, revocation)
     throttle = LoginThrottle(
         per_account=settings.login_failures_per_account, per_address=settings.login_failures_per_address
@@ -193,13 +197,15 @@ def _servicers(
             KeyServicer(
                 etcd=etcd,
                 layout=layout,
-                board=board,
+                ack_tracker=ack_tracker,
                 receipts=receipts,
                 revoker=KeyRevoker(etcd, layout, revocation),
             ),
             server,
         )
-        nodes_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(etcd=etcd, layout=layout, board=board), server)
+        nodes_pb2_grpc.add_NodeServiceServicer_to_server(
+            NodeServicer(etcd=etcd, layout=layout, ack_tracker=ack_tracker), server
+        )
         history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(etcd=etcd, layout=layout), server)
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
             RevocationServicer(revocation=revocation, receipts=receipts), server

@@ -156,19 +156,19 @@ def reuse_is_forgiven() -> None:
     """A refresh token that was used before is good for ever, as if it were within the grace window."""
     from authsvc.sessions import sessions
 
-    right = vars(sessions)["judge"]
+    right = vars(sessions)["judge_refresh_token"]
 
     def mild(record: Any, secret: bytes, *, now: float, grace: float) -> Any:
         return right(record, secret, now=now, grace=grace + 1e6)
 
-    _replace(sessions, "judge", mild)
+    _replace(sessions, "judge_refresh_token", mild)
 
 
 def revoked_in_memory() -> None:
     """A revocation is answered before it is committed, and lost if that fails: here, now and then."""
-    from authsvc.revocation.revoker import Revocation
+    from authsvc.revocation.revoker import Revoker
 
-    right: Any = Revocation.revoke
+    right: Any = Revoker.revoke
     count = 0
 
     def forgetful(self: Any, scope: str, **others: Any) -> int | None:
@@ -179,7 +179,7 @@ def revoked_in_memory() -> None:
         revision: int | None = right(self, scope, **others)
         return revision
 
-    _replace(Revocation, "revoke", forgetful)
+    _replace(Revoker, "revoke", forgetful)
 
 
 def receipt_forgets_a_node() -> None:

@@ -226,7 +226,7 @@ class _Clients:
         self._reader.start()
 
     def check(self) -> None:
-        """Raises LocalMeshError if the clients ended by themselves: then there is nothing to judge."""
+        """Raises LocalMeshError if the clients ended by themselves: then there is nothing to judge_refresh_token."""
         if self._process.poll() is not None:
             raise LocalMeshError(f"the clients ended with exit code {self._process.returncode}; see {self._log}")
 

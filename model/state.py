@@ -72,7 +72,7 @@ Change = tuple[str, int]
 
 
 class Proof(NamedTuple):
-    """A proof of freshness under way (Pulse._prove), or one that waits for its revision to be applied.
+    """A proof of freshness under way (Heartbeat._prove), or one that waits for its revision to be applied.
 
     stage    "" for none, "sent", "read" once etcd has answered
     elapsed  ticks since it was sent

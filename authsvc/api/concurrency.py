@@ -1,4 +1,4 @@
-"""Places for calls that take long: each holds a thread of the server, and signing in needs threads too."""
+"""ConcurrencyLimit for calls that take long: each holds a thread of the server, and signing in needs threads too."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from authsvc.errors import TooMany
 
-__all__ = ["Places"]
+__all__ = ["ConcurrencyLimit"]
 
 
-class Places:
+class ConcurrencyLimit:
     """So many calls of a kind may be served at once. Thread-safe.
 
     advice: what to tell whoever finds no place; what to do instead

@@ -11,17 +11,17 @@ from typing import Final
 import grpc
 
 from authsvc.api import validate
-from authsvc.api.concurrency import Places
+from authsvc.api.concurrency import ConcurrencyLimit
 from authsvc.api.paging import page
 from authsvc.api.receipt_waiting import patience_of
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.errors import ApiError, FailedPrecondition, InvalidField, NotFound
 from authsvc.keys import algorithms
 from authsvc.keys.algorithms import UnknownAlgorithm
 from authsvc.keys.revoker import KeyRevoker
 from authsvc.keys.ring import KeyMissing
 from authsvc.keys.rotation_request import RotationBusy, follow, request_rotation
-from authsvc.keys.snapshot import Held, read_held
+from authsvc.keys.snapshot import KeySnapshot, read_key_snapshot
 from authsvc.keys.watch import follow_keys
 from authsvc.revocation.receipts import Receipts
 from authsvc.store.records import RecordError
@@ -71,7 +71,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         *,
         etcd: EtcdClient,
         layout: Layout,
-        board: Board,
+        ack_tracker: AckTracker,
         receipts: Receipts,
         revoker: KeyRevoker,
         watches: int = _WATCHES,
@@ -79,12 +79,12 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     ) -> None:
         self._etcd = etcd
         self._layout = layout
-        self._board = board
+        self._ack_tracker = ack_tracker
         self._receipts = receipts
-        self._watches = Places(
+        self._watches = ConcurrencyLimit(
             watches, "as many watch the keys at this replica as may; ask ListKeys now and then, or try again later"
         )
-        self._waits = Places(
+        self._waits = ConcurrencyLimit(
             waits,
             "as many wait for a rotation at this replica as may, and nothing was asked for; ask without wait: ListKeys "
             "shows when the new key signs",
@@ -93,9 +93,9 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     def ListKeys(self, request: keys_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keys_pb2.ListKeysResponse:
         """A page of the keys, oldest first."""
-        held = read_held(self._etcd, self._layout)
-        found, token = page(held.records.values(), name=_age, size=request.page_size, token=request.page_token)
-        return keys_pb2.ListKeysResponse(keys=[_message(record, held) for record in found], next_page_token=token)
+        snapshot = read_key_snapshot(self._etcd, self._layout)
+        found, token = page(snapshot.records.values(), name=_age, size=request.page_size, token=request.page_token)
+        return keys_pb2.ListKeysResponse(keys=[_message(record, snapshot) for record in found], next_page_token=token)
 
     def RotateKeys(
         self, request: keys_pb2.RotateKeysRequest, context: grpc.ServicerContext
@@ -142,22 +142,22 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     ) -> Iterator[keys_pb2.WatchKeysResponse]:
         """The keys, again and again as they change."""
         with self._watches.taken():
-            yield from follow_keys(self._etcd, self._layout, self._board, context, _messages)
+            yield from follow_keys(self._etcd, self._layout, self._ack_tracker, context, _messages)
 
     def _rotate(self, algorithm: str, wait: bool, patience: float, changes: _Changes) -> keys_pb2.RotateKeysResponse:
         deadline = time.monotonic() + patience
         asked, kid = False, None
-        held: Held | None = None
+        snapshot: KeySnapshot | None = None
         busy: RotationBusy | None = None
         while True:
             try:
                 if not asked:
                     kid = request_rotation(self._etcd, self._layout, algorithm, current_caller().subject)
                     asked = True
-                held = read_held(self._etcd, self._layout)
-                kid, signs = follow(held, self._layout, algorithm, kid)
+                snapshot = read_key_snapshot(self._etcd, self._layout)
+                kid, signs = follow(snapshot, self._layout, algorithm, kid)
                 if signs or (kid is not None and not wait):
-                    return _response(kid, held)
+                    return _response(kid, snapshot)
             except RotationBusy as error:
                 busy = error
             if not changes.next(deadline):
@@ -165,8 +165,8 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         if not asked and busy is not None:
             raise FailedPrecondition(f"{busy}; retry")
         if wait:
-            raise _NotYet(_why_not_yet(kid, held))
-        return _response(kid, held)
+            raise _NotYet(_why_not_yet(kid, snapshot))
+        return _response(kid, snapshot)
 
 
 class _Changes:
@@ -210,17 +210,17 @@ def _patience(wait: bool, context: grpc.ServicerContext) -> float:
     return patience if remaining is None else min(patience, remaining - min(0.2, remaining / 10))
 
 
-def _response(kid: str | None, held: Held | None) -> keys_pb2.RotateKeysResponse:
-    record = None if kid is None or held is None else held.records.get(kid)
-    if held is None or record is None:
+def _response(kid: str | None, snapshot: KeySnapshot | None) -> keys_pb2.RotateKeysResponse:
+    record = None if kid is None or snapshot is None else snapshot.records.get(kid)
+    if snapshot is None or record is None:
         return keys_pb2.RotateKeysResponse()
-    return keys_pb2.RotateKeysResponse(key=_message(record, held))
+    return keys_pb2.RotateKeysResponse(key=_message(record, snapshot))
 
 
-def _why_not_yet(kid: str | None, held: Held | None) -> str:
-    if kid is None or held is None:
+def _why_not_yet(kid: str | None, snapshot: KeySnapshot | None) -> str:
+    if kid is None or snapshot is None:
         return "no leader has taken the request up yet; it is kept, and the rotation goes on as soon as one does"
-    nodes = ", ".join(sorted(held.state.waiting_for)) or "the leader"
+    nodes = ", ".join(sorted(snapshot.state.waiting_for)) or "the leader"
     return f"key {kid} does not sign yet, it waits for {nodes}; the rotation goes on"
 
 
@@ -228,12 +228,12 @@ def _age(record: mesh_pb2.VerificationKey) -> str:
     return f"{record.prepared_at.ToNanoseconds():020d} {record.kid}"
 
 
-def _messages(held: Held) -> list[keys_pb2.Key]:
+def _messages(snapshot: KeySnapshot) -> list[keys_pb2.Key]:
     """All keys, oldest first."""
-    return [_message(record, held) for record in sorted(held.records.values(), key=_age)]
+    return [_message(record, snapshot) for record in sorted(snapshot.records.values(), key=_age)]
 
 
-def _message(record: mesh_pb2.VerificationKey, held: Held) -> keys_pb2.Key:
+def _message(record: mesh_pb2.VerificationKey, snapshot: KeySnapshot) -> keys_pb2.Key:
     prepared = record.state == mesh_pb2.VerificationKey.STATE_PREPARED
     return keys_pb2.Key(
         kid=record.kid,
@@ -243,5 +243,5 @@ def _message(record: mesh_pb2.VerificationKey, held: Held) -> keys_pb2.Key:
         activated_at=record.activated_at if record.HasField("activated_at") else None,
         retired_at=record.retired_at if record.HasField("retired_at") else None,
         removed_at=record.remove_at if record.HasField("remove_at") else None,
-        waiting_for=sorted(held.state.waiting_for) if prepared else (),
+        waiting_for=sorted(snapshot.state.waiting_for) if prepared else (),
     )

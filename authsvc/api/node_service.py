@@ -11,10 +11,10 @@ from typing import Final
 
 import grpc
 
-from authsvc.api.concurrency import Places
+from authsvc.api.concurrency import ConcurrencyLimit
 from authsvc.api.paging import page
 from authsvc.coordination import barriers
-from authsvc.coordination.acknowledgements import Answer, Board
+from authsvc.coordination.acknowledgements import AckTracker, NodeAck
 from authsvc.store.records import FORMAT, RecordError, parse_record
 from authsvc.store.timestamps import duration
 from credmesh.admin.v1 import nodes_pb2, nodes_pb2_grpc
@@ -40,16 +40,16 @@ class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
         *,
         etcd: EtcdClient,
         layout: Layout,
-        board: Board,
+        ack_tracker: AckTracker,
         probe_timeout: float = _PROBE_TIMEOUT,
         probes: int = _PROBES,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
-        self._board = board
+        self._ack_tracker = ack_tracker
         self._probe_timeout = probe_timeout
         self._probing = threading.Lock()
-        self._probes = Places(
+        self._probes = ConcurrencyLimit(
             probes, "as many probe the nodes at this replica as may; ask without probe, or again in a few seconds"
         )
 
@@ -76,13 +76,13 @@ class NodeServicer(nodes_pb2_grpc.NodeServiceServicer):
                         node.freshness_age.CopyFrom(duration(answer.freshness_age))
         return nodes_pb2.ListNodesResponse(nodes=nodes, next_page_token=token)
 
-    def _probe(self, nodes: Sequence[str]) -> tuple[float, Mapping[str, Answer]]:
+    def _probe(self, nodes: Sequence[str]) -> tuple[float, Mapping[str, NodeAck]]:
         """Raises a barrier and waits for these nodes; returns when it was committed, and the answers by node id."""
         barrier_id = f"probe-{secrets.token_hex(8)}"
         # If this replica dies meanwhile, the barrier goes with the lease.
         lease = self._etcd.grant(_PROBE_LEASE)
         deadline = time.monotonic() + self._probe_timeout
-        with self._board.waiting(barrier_id) as waiting:
+        with self._ack_tracker.waiting(barrier_id) as waiting:
             raised = barriers.raised(self._layout, barrier_id, "nodes", lease=lease)
             revision = self._etcd.commit([], [raised, moved_beacon(self._layout)]) or 0
             committed_at = time.monotonic()

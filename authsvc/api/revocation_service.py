@@ -12,7 +12,7 @@ from authsvc.api.receipt_waiting import patience_of
 from authsvc.audit import audit
 from authsvc.errors import InvalidField
 from authsvc.revocation.receipts import Receipts
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.store.timestamps import stamp
 from credmesh.admin.v1 import revocation_pb2, revocation_pb2_grpc
 from interceptors.caller import current_caller
@@ -25,7 +25,7 @@ __all__ = ["RevocationServicer"]
 class RevocationServicer(revocation_pb2_grpc.RevocationServiceServicer):
     """Serves RevocationService. Errors are raised; authsvc.api.errors answers them."""
 
-    def __init__(self, *, revocation: Revocation, receipts: Receipts) -> None:
+    def __init__(self, *, revocation: Revoker, receipts: Receipts) -> None:
         self._revocation = revocation
         self._receipts = receipts
 

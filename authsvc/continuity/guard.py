@@ -27,10 +27,10 @@ from typing import Final
 from prometheus_client import Counter
 
 from authsvc.audit import audit
-from authsvc.continuity.watermark import Memory
-from authsvc.coordination.acknowledgements import Board
-from authsvc.coordination.election import Job
-from authsvc.revocation.revoker import Revocation
+from authsvc.continuity.watermark import Watermark
+from authsvc.coordination.acknowledgements import AckTracker
+from authsvc.coordination.election import LeaderJob
+from authsvc.revocation.revoker import Revoker
 from authsvc.store.records import FORMAT, RecordError, parse_record
 from authsvc.store.timestamps import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
@@ -49,10 +49,18 @@ from interceptors.etcd.client import (
 )
 from interceptors.keyspace import Layout, moved_beacon
 from interceptors.scopes import EVERYONE
-from interceptors.trust.continuity import NOTHING, Beacon, Continuity, Sight, further, judge, read_history
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH, Past
+from interceptors.trust.continuity import (
+    NOTHING_OBSERVED,
+    Beacon,
+    Continuity,
+    Observation,
+    assess_continuity,
+    merge_observations,
+    read_history,
+)
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS, ContinuityMonitor
 
-__all__ = ["HistoryGuard"]
+__all__ = ["ContinuityGuard"]
 
 _log: Final = logging.getLogger("credmesh.auth.history")
 _losses: Final = Counter("credmesh_auth_history_losses", "Losses of etcd's history that this replica has answered.")
@@ -76,17 +84,17 @@ class _Found:
     revision its revision; 0 if there is none
     """
 
-    sight: Sight
+    observed: Observation
     record: mesh_pb2.History
     revision: int
 
 
-class HistoryGuard:
+class ContinuityGuard:
     """Watches over the history. One per replica; `vouch` is a job of the leader.
 
-    past    what the replica's own node has seen
-    board   the registrations, in which other nodes say what they have found missing
-    memory  what this replica remembers
+    monitor    what the replica's own node has seen
+    ack_tracker   the registrations, in which other nodes say what they have found missing
+    watermark  what this replica remembers
     clock   seconds since 1970, for people to read
     """
 
@@ -96,19 +104,19 @@ class HistoryGuard:
         etcd: EtcdClient,
         layout: Layout,
         node_id: str,
-        past: Past,
-        board: Board,
-        revocation: Revocation,
-        memory: Memory,
+        monitor: ContinuityMonitor,
+        ack_tracker: AckTracker,
+        revocation: Revoker,
+        watermark: Watermark,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
         self._node_id = node_id
-        self._past = past
-        self._board = board
+        self._monitor = monitor
+        self._ack_tracker = ack_tracker
         self._revocation = revocation
-        self._memory = memory
+        self._watermark = watermark
         self._clock = clock
         self._lock = threading.Lock()  # one look at a time: the thread's own, or the leader's
         self._woken = threading.Event()
@@ -118,11 +126,11 @@ class HistoryGuard:
         self._vouched_at = 0.0
         self._wanted_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="credmesh-history", daemon=True)
-        self.vouch: Final = Job(self._vouch, wakes_on=(layout.nodes,), name="history")
+        self.vouch: Final = LeaderJob(self._vouch, wakes_on=(layout.nodes,), name="history")
 
     def start(self) -> None:
         """Looks once, and goes on looking in a thread. Does not wait for etcd."""
-        self._past.listeners.append(self._woken.set)
+        self._monitor.listeners.append(self._woken.set)
         self._look_or_wait()
         self._thread.start()
 
@@ -141,42 +149,43 @@ class HistoryGuard:
         only then, etcd is asked; EtcdUnavailable if that does not have it, or cannot tell.
         """
         # Read first: what others note from here on is of the history that is begun below, or begun by them.
-        noted = self._memory.noted
-        known, seen = self._memory.sight.history, self._past.history
+        noted = self._watermark.noted
+        known, seen = self._watermark.observed.history, self._monitor.history
         if seen is not None and (known is None or known.history_id in seen.ancestors):
             # The node is quicker than the looks to learn of a history, and what is noted is of that.
-            self._memory.begin(Sight(seen.cluster_id, history=seen), noted)
-        self._memory.note(beacon)
-        if ticks() - sent_at > OUT_OF_TOUCH and self._then(beacon.revision) != beacon:
+            self._watermark.begin(Observation(seen.cluster_id, history=seen), noted)
+        self._watermark.note(beacon)
+        if ticks() - sent_at > OUT_OF_TOUCH_SECONDS and self._then(beacon.revision) != beacon:
             raise EtcdUnavailable(f"what was revoked at revision {beacon.revision} may be lost again; revoke once more")
 
     def look(self, nodes: Snapshot | None = None) -> _Found | None:
         """Compares what is there with what was seen, and does what follows. None unless nothing is missing.
 
-        nodes: the registrations, if they were just read; by default what the board has of them. Raises EtcdUnavailable.
+        nodes: the registrations, if they were just read; by default what the ack_tracker has of them. Raises
+        EtcdUnavailable.
         """
         with self._lock:
-            noted = self._memory.noted
-            remembered, seen = self._memory.sight, self._past.sight
-            since = further(remembered, seen)
+            noted = self._watermark.noted
+            remembered, seen = self._watermark.observed, self._monitor.observed
+            since = merge_observations(remembered, seen)
             found = self._read()
-            continuity, why = self._judge([remembered, seen], since, found.sight)
-            there = found.sight.history
+            continuity, why = self._judge([remembered, seen], since, found.observed)
+            there = found.observed.history
             if there is None and since.history is None:
                 self._begin(found)
                 return None
             if continuity is Continuity.ANOTHER:
                 _log.warning("%s", why)
-                self._memory.begin(found.sight, noted)
+                self._watermark.begin(found.observed, noted)
                 return None
             noticed_by = self._node_id
             if continuity is Continuity.UNBROKEN and there is not None:
                 claim = self._claim(there.history_id, nodes)
                 if claim is None:
-                    if _same(remembered, found.sight):
-                        self._memory.remember(found.sight)
+                    if _same(remembered, found.observed):
+                        self._watermark.remember(found.observed)
                     else:
-                        self._memory.begin(found.sight, noted)
+                        self._watermark.begin(found.observed, noted)
                     return found
                 why, noticed_by = claim
             self._answer(found, since, why, noticed_by, noted)
@@ -191,7 +200,7 @@ class HistoryGuard:
                 return
             # What the node has seen is remembered once it was looked at: it may have followed an etcd that lacks what
             # is remembered here.
-            behind = self._past.sight.beacon > self._memory.sight.beacon
+            behind = self._monitor.observed.beacon > self._watermark.observed.beacon
             if woken or behind or time.monotonic() >= looked_at + _LOOK_EVERY:
                 looked_at = time.monotonic()
                 self._look_or_wait()
@@ -209,14 +218,14 @@ class HistoryGuard:
         except Exception:  # noqa: BLE001 -- it is logged, and somebody has to look
             _log.exception("looking at etcd's history failed unexpectedly; trying again")
 
-    def _judge(self, known: Sequence[Sight], since: Sight, now: Sight) -> tuple[Continuity, str]:
+    def _judge(self, known: Sequence[Observation], since: Observation, now: Observation) -> tuple[Continuity, str]:
         """Compares what is there with each thing that is known of its history, for neither vouches for the other."""
         for one in known:
             if not _same(one, since):
                 continue  # it was followed by another, which the other one has seen
-            continuity, why = judge(one, now)
+            continuity, why = assess_continuity(one, now)
             if continuity is Continuity.UNBROKEN and 0 < one.beacon < now.beacon:
-                continuity, why = judge(one, now, self._then(one.beacon))
+                continuity, why = assess_continuity(one, now, self._then(one.beacon))
             if continuity is not Continuity.UNBROKEN:
                 return continuity, why
         return Continuity.UNBROKEN, ""
@@ -241,26 +250,26 @@ class HistoryGuard:
     def _read(self) -> _Found:
         found = self._etcd.read(self._layout.history, self._layout.beacon)
         beacon = found.values.get(self._layout.beacon)
-        sight = Sight(found.cluster_id, found.revision)
+        observation = Observation(found.cluster_id, found.revision)
         if beacon is not None:
-            sight = replace(sight, beacon=beacon.mod_revision, beacon_value=beacon.value)
+            observation = replace(observation, beacon=beacon.mod_revision, beacon_value=beacon.value)
         entry = found.values.get(self._layout.history)
         if entry is None:
-            return _Found(sight, mesh_pb2.History(), 0)
+            return _Found(observation, mesh_pb2.History(), 0)
         try:
             history = read_history(entry.value, entry.mod_revision)
             record = parse_record(mesh_pb2.History, entry.value)
         except RecordError as error:
             # A newer replica may have written it. What this one could do about it would be a guess.
             raise EtcdUnavailable(f"{self._layout.history} cannot be used: {error}") from error
-        return _Found(replace(sight, history=history), record, entry.mod_revision)
+        return _Found(replace(observation, history=history), record, entry.mod_revision)
 
     def _claim(self, history_id: str, nodes: Snapshot | None) -> tuple[str, str] | None:
         """Whether a node says that this history has lost something: what it says, and which node."""
-        if self._past.broken_history == history_id:
-            return self._past.lost, self._node_id
+        if self._monitor.broken_history == history_id:
+            return self._monitor.lost, self._node_id
         if nodes is None:
-            records = {node_id: node.record for node_id, node in self._board.registered.items()}
+            records = {node_id: node.record for node_id, node in self._ack_tracker.registered.items()}
         else:
             records = dict(filter(None, (self._record(key, entry) for key, entry in nodes.values.items())))
         for node_id, record in records.items():
@@ -272,7 +281,7 @@ class HistoryGuard:
         try:
             return self._layout.name(key, self._layout.nodes), parse_record(mesh_pb2.NodeRecord, entry.value)
         except RecordError:
-            return None  # the board has said so
+            return None  # the ack_tracker has said so
 
     def _begin(self, found: _Found) -> None:
         """A mesh that is new, or was made before there were histories, is in its first one."""
@@ -282,7 +291,7 @@ class HistoryGuard:
         if revision is not None:
             audit("history.begin", history_id=record.history_id, revision=revision)
 
-    def _answer(self, found: _Found, since: Sight, why: str, noticed_by: str, noted: int) -> None:
+    def _answer(self, found: _Found, since: Observation, why: str, noticed_by: str, noted: int) -> None:
         """Ends everything that was issued, and begins another history. Whoever is first does it for all."""
         layout = self._layout
         _log.critical(
@@ -290,7 +299,7 @@ class HistoryGuard:
             "keys are removed and every session ends. `credmesh history` tells what to look after",
             why,
         )
-        highest = max(since.revision, self._past.sight.revision)
+        highest = max(since.revision, self._monitor.observed.revision)
         lost = self._lost(found, since, why, noticed_by, highest)
         record = self._new(found, lost)
         request = auth_pb2.RotationRequest(format=FORMAT, actor=_ACTOR, requested_at=stamp(self._clock()))
@@ -321,12 +330,16 @@ class HistoryGuard:
             reason=why,
             noticed_by=noticed_by,
             highest_revision=highest,
-            etcd_revision=found.sight.revision,
+            etcd_revision=found.observed.revision,
             revision=revision,
         )
-        self._memory.begin(replace(NOTHING, history=read_history(record.SerializeToString(), revision)), noted)
+        self._watermark.begin(
+            replace(NOTHING_OBSERVED, history=read_history(record.SerializeToString(), revision)), noted
+        )
 
-    def _lost(self, found: _Found, since: Sight, why: str, noticed_by: str, highest: int) -> list[mesh_pb2.LostHistory]:
+    def _lost(
+        self, found: _Found, since: Observation, why: str, noticed_by: str, highest: int
+    ) -> list[mesh_pb2.LostHistory]:
         """Every history that has ended, the one that ends now last."""
         known: dict[str, mesh_pb2.LostHistory] = {one.history_id: one for one in found.record.lost}
         if since.history is not None:
@@ -340,7 +353,7 @@ class HistoryGuard:
             highest_revision=highest,
             reason=why,
             noticed_by=noticed_by,
-            answered_revision=found.sight.revision,
+            answered_revision=found.observed.revision,
         )
         return list(known.values())[-_KEPT:]
 
@@ -348,14 +361,14 @@ class HistoryGuard:
         return mesh_pb2.History(
             format=FORMAT,
             history_id=secrets.token_hex(8),
-            cluster_id=found.sight.cluster_id,
+            cluster_id=found.observed.cluster_id,
             began_at=stamp(self._clock()),
             lost=lost,
         )
 
     def _vouch(self, fence: CreatedAt) -> float:
         """Vouches for the history if a node has registered since that was last done."""
-        pause = max(_VOUCH_PAUSE, len(self._board.registered) * _VOUCH_PAUSE_PER_NODE)
+        pause = max(_VOUCH_PAUSE, len(self._ack_tracker.registered) * _VOUCH_PAUSE_PER_NODE)
         left = self._vouched_at + pause - time.monotonic()
         if left > 0:
             return left
@@ -364,7 +377,7 @@ class HistoryGuard:
     def _stand_in(self, found: _Found) -> None:
         """Vouches if a node has been waiting for it for some time, as when nobody leads."""
         now = time.monotonic()
-        if all(node.revision <= found.revision for node in self._board.registered.values()):
+        if all(node.revision <= found.revision for node in self._ack_tracker.registered.values()):
             self._wanted_since = None
         elif self._wanted_since is None:
             self._wanted_since = now
@@ -400,7 +413,7 @@ class HistoryGuard:
         return pause
 
 
-def _same(one: Sight, other: Sight) -> bool:
+def _same(one: Observation, other: Observation) -> bool:
     """Whether both are of one history, as far as they know."""
     if one.history is None or other.history is None:
         return True

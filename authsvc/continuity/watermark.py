@@ -1,4 +1,4 @@
-"""The memory of a replica: how far it has seen into etcd's past, in a small file that outlives it.
+"""The watermark of a replica: how far it has seen into etcd's history, in a small file that outlives it.
 
 An etcd that is restored from a backup while everything is down tells nobody. A replica that remembers more than is
 there does (see interceptors.trust.continuity). What it saw within the last moments before a crash may be missing in the
@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from interceptors.errors import SettingsError
-from interceptors.trust.continuity import NOTHING, Beacon, History, Sight, further
+from interceptors.trust.continuity import NOTHING_OBSERVED, Beacon, History, Observation, merge_observations
 
-__all__ = ["Memory"]
+__all__ = ["Watermark"]
 
 _log: Final = logging.getLogger("credmesh.auth.history")
 
 _FORMAT: Final = 1
 
 
-class Memory:
-    """What a replica remembers. Thread-safe; `sight` and `noted` may be read without a lock.
+class Watermark:
+    """What a replica remembers. Thread-safe; `observation` and `noted` may be read without a lock.
 
     path    the file; None for a replica that remembers nothing beyond its own life
-    prefix  begins every key of the mesh in etcd: a memory of another mesh in the same etcd is none of this one
-    sight   how far was seen
+    prefix  begins every key of the mesh in etcd: a watermark of another mesh in the same etcd is none of this one
+    observation   how far was seen
     noted   how often something was noted
     """
 
@@ -44,7 +44,7 @@ class Memory:
         self._writing = threading.Lock()  # the file
         self._version = 0  # of what is in mind
         self._written = 0  # that of what is on disk
-        self.sight = NOTHING
+        self.observed = NOTHING_OBSERVED
         self.noted = 0
         if path is None:
             _log.warning(
@@ -52,41 +52,41 @@ class Memory:
                 "unnoticed"
             )
         else:
-            self.sight = self._load(path)
+            self.observed = self._load(path)
             try:
-                self._save(path, self.sight)
+                self._save(path, self.observed)
             except OSError as error:
                 raise SettingsError(
                     f"CREDMESH_MEMORY_FILE={path} cannot be written: {error.strerror}; "
-                    "for example: CREDMESH_MEMORY_FILE=/var/lib/credmesh/memory.json"
+                    "for example: CREDMESH_MEMORY_FILE=/var/lib/credmesh/watermark.json"
                 ) from error
 
-    def remember(self, sight: Sight) -> None:
-        """Keeps a sight of the same history, which has to go on from the one before."""
+    def remember(self, observation: Observation) -> None:
+        """Keeps a observation of the same history, which has to go on from the one before."""
         with self._lock:
-            version = self._keep(further(self.sight, sight))
+            version = self._keep(merge_observations(self.observed, observation))
         self._write(version)
 
     def note(self, beacon: Beacon) -> None:
         """Keeps that the beacon was put. Returns when that is on disk; several who note at once wait for one write."""
         with self._lock:
             self.noted += 1
-            seen = replace(self.sight, revision=beacon.revision, beacon=beacon.revision, beacon_value=beacon.value)
-            version = self._keep(further(self.sight, seen))
+            seen = replace(self.observed, revision=beacon.revision, beacon=beacon.revision, beacon_value=beacon.value)
+            version = self._keep(merge_observations(self.observed, seen))
         self._write(version)
 
-    def begin(self, sight: Sight, noted: int) -> None:
-        """Replaces all by a sight of another history. Nothing, if something was noted since there were `noted`.
+    def begin(self, observation: Observation, noted: int) -> None:
+        """Replaces all by a observation of another history. Nothing, if something was noted since there were `noted`.
 
         That may be of either history. So who replaces looks again: then it has been read after that.
         """
         with self._lock:
-            version = self._keep(sight if self.noted == noted else self.sight)
+            version = self._keep(observation if self.noted == noted else self.observed)
         self._write(version)
 
-    def _keep(self, sight: Sight) -> int:
-        if sight != self.sight:
-            self.sight = sight
+    def _keep(self, observation: Observation) -> int:
+        if observation != self.observed:
+            self.observed = observation
             self._version += 1
         return self._version
 
@@ -98,9 +98,9 @@ class Memory:
             if self._written >= version:
                 return  # whoever wrote last wrote this too
             with self._lock:
-                sight, version = self.sight, self._version
+                observation, version = self.observed, self._version
             try:
-                self._save(self._path, sight)
+                self._save(self._path, observation)
             except OSError as error:
                 # It goes on with what it has in mind. Without the file a loss is found by others, or by this replica
                 # later.
@@ -111,7 +111,7 @@ class Memory:
                 self._failing = False
                 self._written = version
 
-    def _load(self, path: Path) -> Sight:
+    def _load(self, path: Path) -> Observation:
         try:
             found = json.loads(path.read_text())
             if found["format"] != _FORMAT:
@@ -120,21 +120,21 @@ class Memory:
                 raise ValueError(f"it is of the mesh below {found['prefix']!r}")
             return _sight(found)
         except FileNotFoundError:
-            return NOTHING
+            return NOTHING_OBSERVED
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("%s cannot be read, and is begun anew: %s", path, error)
-            return NOTHING
+            return NOTHING_OBSERVED
 
-    def _save(self, path: Path, sight: Sight) -> None:
+    def _save(self, path: Path, observation: Observation) -> None:
         """Writes the file as a whole, or leaves the old one. It outlives a loss of power from then on."""
-        history = sight.history
+        history = observation.history
         entries = {
             "format": _FORMAT,
             "prefix": self._prefix,
-            "cluster_id": f"{sight.cluster_id:x}",
-            "revision": sight.revision,
-            "beacon": sight.beacon,
-            "beacon_value": None if sight.beacon_value is None else sight.beacon_value.hex(),
+            "cluster_id": f"{observation.cluster_id:x}",
+            "revision": observation.revision,
+            "beacon": observation.beacon,
+            "beacon_value": None if observation.beacon_value is None else observation.beacon_value.hex(),
             "history": None
             if history is None
             else {"history_id": history.history_id, "ancestors": sorted(history.ancestors)},
@@ -153,10 +153,10 @@ class Memory:
             os.close(folder)
 
 
-def _sight(found: dict[str, Any]) -> Sight:
+def _sight(found: dict[str, Any]) -> Observation:
     cluster_id = int(found["cluster_id"], 16)
     history, value = found["history"], found.get("beacon_value")
-    return Sight(
+    return Observation(
         cluster_id=cluster_id,
         revision=int(found["revision"]),
         beacon=int(found["beacon"]),

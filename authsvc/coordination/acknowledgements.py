@@ -1,7 +1,7 @@
-"""The board: who is registered and who has acknowledged what, as every replica follows it in etcd.
+"""The ack_tracker: who is registered and who has acknowledged what, as every replica follows it in etcd.
 
 One watch of each serves everybody on this replica who waits for nodes. While nobody waits, nodes acknowledge nothing,
-and the board costs nothing.
+and the ack_tracker costs nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from interceptors.etcd.mirror import Event, Mirror, ReadAnew
 from interceptors.keyspace import Layout, moved_beacon
 from interceptors.settings import EtcdSettings
 
-__all__ = ["Answer", "Board", "Registered", "Waiting"]
+__all__ = ["AckCollector", "AckTracker", "NodeAck", "RegisteredNode"]
 
-_log: Final = logging.getLogger("credmesh.auth.board")
+_log: Final = logging.getLogger("credmesh.auth.ack_tracker")
 
 _READY: Final = 2.0
 _AGAIN: Final = 1.0
@@ -37,7 +37,7 @@ _AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeAck:
     """A node's acknowledgement of a barrier.
 
     revision       the barrier's, as of which everything is applied there
@@ -53,14 +53,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredNode:
     """A registered node: its record, and the revision at which it was written. One that cannot be read is empty."""
 
     record: mesh_pb2.NodeRecord
     revision: int
 
 
-class Waiting:
+class AckCollector:
     """Collects the answers to one barrier as they come in. Thread-safe."""
 
     def __init__(self, directory: str, layout: Layout, ring: Callable[[], None] | None = None) -> None:
@@ -68,7 +68,7 @@ class Waiting:
         self.directory: Final = directory
         self._layout = layout
         self._changed = threading.Condition()
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, NodeAck] = {}
         self._gone: dict[str, int] = {}
         self._cancelled = False
 
@@ -84,7 +84,7 @@ class Waiting:
             return self._gone.get(node_id, 0) > registered_at
 
     @property
-    def answers(self) -> Mapping[str, Answer]:
+    def answers(self) -> Mapping[str, NodeAck]:
         """The answers so far, by node id."""
         with self._changed:
             return dict(self._answers)
@@ -140,7 +140,7 @@ class Waiting:
             self._ring()
 
 
-class Board:
+class AckTracker:
     """Follows registrations and acknowledgements. One per replica; start() it, and stop() it, or use it as a context.
 
     etcd  what barriers are taken back with
@@ -150,14 +150,14 @@ class Board:
         self._etcd = etcd
         self._layout = layout
         self._lock = threading.Lock()
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[AckCollector] = set()
         self._acks = Mirror(
             settings, layout.acks, on_snapshot=self._on_acks_read, on_events=self._on_acks, name="acknowledgements"
         )
         self._nodes = Mirror(
             settings, layout.nodes, on_snapshot=self._on_nodes_read, on_events=self._on_nodes, name="nodes"
         )
-        self._registered: Mapping[str, Registered] = {}
+        self._registered: Mapping[str, RegisteredNode] = {}
         self._over: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="credmesh-barriers", daemon=True)
@@ -187,14 +187,14 @@ class Board:
         self.stop()
 
     @contextmanager
-    def waiting(self, barrier_id: str) -> Iterator[Waiting]:
+    def waiting(self, barrier_id: str) -> Iterator[AckCollector]:
         """Collects the answers to a barrier. To be entered before the barrier is raised, so that all are timed well.
 
         Takes the barrier back when left, in another thread: nobody's answer has to wait for that.
         """
         self._acks.wait_ready(_READY)
         self._nodes.wait_ready(_READY)
-        waiting = Waiting(barriers.acks_of(self._layout, barrier_id), self._layout)
+        waiting = AckCollector(barriers.acks_of(self._layout, barrier_id), self._layout)
         with self._lock:
             self._waiting.add(waiting)
         try:
@@ -205,9 +205,9 @@ class Board:
             self._over.put((barrier_id, time.monotonic()))
 
     @contextmanager
-    def listening(self, barrier_id: str, ring: Callable[[], None]) -> Iterator[Waiting]:
+    def listening(self, barrier_id: str, ring: Callable[[], None]) -> Iterator[AckCollector]:
         """Collects the answers to a barrier that is somebody else's. ring: called when there may be something new."""
-        waiting = Waiting(barriers.acks_of(self._layout, barrier_id), self._layout, ring)
+        waiting = AckCollector(barriers.acks_of(self._layout, barrier_id), self._layout, ring)
         with self._lock:
             self._waiting.add(waiting)
         try:
@@ -217,11 +217,11 @@ class Board:
                 self._waiting.discard(waiting)
 
     @property
-    def registered(self) -> Mapping[str, Registered]:
+    def registered(self) -> Mapping[str, RegisteredNode]:
         """The registered nodes by id, as the watch has them: a few milliseconds old."""
         return self._registered
 
-    def look(self, waiting: Waiting, timeout: float) -> Mapping[str, Registered]:
+    def look(self, waiting: AckCollector, timeout: float) -> Mapping[str, RegisteredNode]:
         """The nodes that are registered now, by id. Takes the answers that are there, if the watch has fallen behind.
 
         Acknowledgements are read first: a node that acknowledges and leaves in between is then not waited for in vain.
@@ -232,7 +232,7 @@ class Board:
         nodes = self._etcd.read_prefix(self._layout.nodes, timeout=timeout / 2)
         return self._live(nodes.values)
 
-    def _everybody(self) -> tuple[Waiting, ...]:
+    def _everybody(self) -> tuple[AckCollector, ...]:
         with self._lock:
             return tuple(self._waiting)
 
@@ -270,7 +270,7 @@ class Board:
             for waiting in self._everybody():
                 waiting.lose(gone)
 
-    def _look_up(self, keys: Sequence[str]) -> Mapping[str, Registered]:
+    def _look_up(self, keys: Sequence[str]) -> Mapping[str, RegisteredNode]:
         """The live nodes among what lies now at keys below `nodes/`: the watch does not tell of leases."""
         found: dict[str, KeyValue] = {}
         try:
@@ -280,7 +280,7 @@ class Board:
             raise ReadAnew from error
         return self._live(found)
 
-    def _live(self, entries: Mapping[str, KeyValue]) -> dict[str, Registered]:
+    def _live(self, entries: Mapping[str, KeyValue]) -> dict[str, RegisteredNode]:
         live = barriers.live_nodes(self._layout, entries)
         return {node_id: _registered(node_id, entry.value, entry.mod_revision) for node_id, entry in live.items()}
 
@@ -303,7 +303,7 @@ class Board:
                 _log.exception("barrier %r could not be taken back, it goes with its lease", barrier_id)
 
 
-def _answer(node_id: str, value: bytes, now: float) -> Answer | None:
+def _answer(node_id: str, value: bytes, now: float) -> NodeAck | None:
     try:
         ack = parse_record(mesh_pb2.Ack, value)
     except RecordError as error:
@@ -312,13 +312,13 @@ def _answer(node_id: str, value: bytes, now: float) -> Answer | None:
     if not ack.revision:
         return None
     age = ack.freshness_age.ToNanoseconds() / 1e9 if ack.HasField("freshness_age") else None
-    return Answer(ack.revision, now, ack.streams_ended, age)
+    return NodeAck(ack.revision, now, ack.streams_ended, age)
 
 
-def _registered(node_id: str, value: bytes, revision: int) -> Registered:
+def _registered(node_id: str, value: bytes, revision: int) -> RegisteredNode:
     try:
-        return Registered(parse_record(mesh_pb2.NodeRecord, value), revision)
+        return RegisteredNode(parse_record(mesh_pb2.NodeRecord, value), revision)
     except RecordError as error:
         # It is waited for all the same, and known by what its key tells.
         _log.error("the record of node %r cannot be read: %s", node_id, error)
-        return Registered(mesh_pb2.NodeRecord(), revision)
+        return RegisteredNode(mesh_pb2.NodeRecord(), revision)

@@ -28,7 +28,7 @@ from interceptors.etcd.mirror import Event, Mirror
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 
-__all__ = ["Job", "Leader", "StandBack"]
+__all__ = ["LeaderElection", "LeaderJob", "StepDown"]
 
 _log: Final = logging.getLogger("credmesh.auth.leader")
 _leading: Final = Gauge("credmesh_auth_leading", "1 while this replica leads, else 0.")
@@ -39,7 +39,7 @@ _LONGEST_WAIT: Final = 3600.0
 _STOP_TIMEOUT: Final = 10.0
 
 
-class StandBack(CredmeshError):
+class StepDown(CredmeshError):
     """A job raises this where this replica cannot do what leading asks for, and another one may be able to.
 
     It gives the lead up, and does not campaign for so many `seconds`: time enough for whoever else there is.
@@ -51,7 +51,7 @@ class StandBack(CredmeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LeaderJob:
     """What the leader does: called with the fence, returns in how many seconds it wants to be called again.
 
     wakes_on  etcd prefixes; whatever changes below them has it called at once
@@ -77,12 +77,12 @@ class _Term:
         return self.lease.alive(time.monotonic())
 
 
-class Leader:
+class LeaderElection:
     """Campaigns, and runs jobs while it leads. Each job has its own thread, so that a slow one delays no other.
 
     ttl   seconds until another replica may lead when this one falls silent
     jobs  callables that take the fence and return in how many seconds they want to be called again. They must put the
-          fence among the conditions of every commit. Those that are a `Job` can be woken by events
+          fence among the conditions of every commit. Those that are a `LeaderJob` can be woken by events
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Leader:
         layout: Layout,
         node_id: str,
         ttl: int,
-        jobs: Sequence[Job | Callable[[CreatedAt], float]],
+        jobs: Sequence[LeaderJob | Callable[[CreatedAt], float]],
     ) -> None:
         # A request that takes as long as the lease is no use for keeping it.
         self._etcd = EtcdClient(replace(etcd_settings, timeout=min(etcd_settings.timeout, ttl / 3)))
@@ -107,7 +107,8 @@ class Leader:
         self._stands_back_until = float("-inf")  # seconds of time.monotonic()
         self._thread = threading.Thread(target=self._run, name="credmesh-leader", daemon=True)
         self._runners = [
-            _Runner(job if isinstance(job, Job) else Job(job), self._leads, self._stand_back) for job in jobs
+            _Runner(job if isinstance(job, LeaderJob) else LeaderJob(job), self._leads, self._stand_back)
+            for job in jobs
         ]
         self._mirrors = [_doorbell(etcd_settings, self._key, self._look, "leader")]
         for runner in self._runners:
@@ -271,7 +272,9 @@ class Leader:
 class _Runner:
     """The thread of one job: calls it when it is due, or woken, as long as this replica leads."""
 
-    def __init__(self, job: Job, fence: Callable[[], CreatedAt | None], stand_back: Callable[[float], None]) -> None:
+    def __init__(
+        self, job: LeaderJob, fence: Callable[[], CreatedAt | None], stand_back: Callable[[float], None]
+    ) -> None:
         self.job: Final = job
         self._fence = fence
         self._stand_back = stand_back
@@ -309,7 +312,7 @@ class _Runner:
                 pause = self.job(fence)
                 backoff = _FIRST_BACKOFF
                 self._away = False
-            except StandBack as asked:
+            except StepDown as asked:
                 self._stand_back(asked.seconds)
                 pause = _LONGEST_WAIT  # the next term begins with a wake
             except EtcdUnavailable as error:

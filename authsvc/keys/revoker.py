@@ -16,7 +16,7 @@ from authsvc.audit import audit
 from authsvc.coordination import barriers
 from authsvc.keys.ring import KeyMissing
 from authsvc.keys.snapshot import BARRIER
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.store.records import FORMAT, RecordError, parse_record
 from authsvc.store.timestamps import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
@@ -37,7 +37,7 @@ class KeyRevoker:
     """Revokes signing keys, on any replica: a compromised key must not wait for a leader."""
 
     def __init__(
-        self, etcd: EtcdClient, layout: Layout, revocation: Revocation, *, clock: Callable[[], float] = time.time
+        self, etcd: EtcdClient, layout: Layout, revocation: Revoker, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._etcd = etcd
         self._layout = layout

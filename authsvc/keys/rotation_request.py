@@ -8,7 +8,7 @@ from collections.abc import Callable
 from authsvc.audit import audit
 from authsvc.keys import algorithms
 from authsvc.keys.rotation import State
-from authsvc.keys.snapshot import Held, read_held
+from authsvc.keys.snapshot import KeySnapshot, read_key_snapshot
 from authsvc.store.records import FORMAT, parse_record
 from authsvc.store.timestamps import stamp
 from credmesh.store.v1 import auth_pb2
@@ -34,7 +34,7 @@ def request_rotation(
     if algorithm:
         algorithms.check(algorithm)
     while True:
-        kid = _under_way(read_held(etcd, layout), algorithm)
+        kid = _under_way(read_key_snapshot(etcd, layout), algorithm)
         if kid is not None:
             return kid
         lying = etcd.read(layout.rotation).values.get(layout.rotation)
@@ -49,24 +49,25 @@ def request_rotation(
             return None
 
 
-def follow(held: Held, layout: Layout, algorithm: str, kid: str | None) -> tuple[str | None, bool]:
-    """What has become of a request, by what etcd held some time after it was made: the kid, and whether it signs. Pure.
+def follow(snapshot: KeySnapshot, layout: Layout, algorithm: str, kid: str | None) -> tuple[str | None, bool]:
+    """What has become of a request, by what etcd snapshot some time after it was made: the kid, and whether it signs.
+    Pure.
 
     kid is what was known of it before: call it again with what it returned.
     """
-    keys = {key.kid: key for key in held.state.keys}
+    keys = {key.kid: key for key in snapshot.state.keys}
     if kid in keys:
         return kid, keys[kid].state is not State.PREPARED
     # It is not known yet; or it was revoked before it signed, and the rotation begins anew with another request.
-    kid = _under_way(held, algorithm)
-    if kid is not None or held.revisions.get(layout.rotation) or held.state.signing not in keys:
+    kid = _under_way(snapshot, algorithm)
+    if kid is not None or snapshot.revisions.get(layout.rotation) or snapshot.state.signing not in keys:
         return kid, False
     # A request is dropped only together with a PREPARED key to answer it, and that one is through.
-    return held.state.signing, True
+    return snapshot.state.signing, True
 
 
-def _under_way(held: Held, algorithm: str) -> str | None:
-    for key in held.state.keys:
+def _under_way(snapshot: KeySnapshot, algorithm: str) -> str | None:
+    for key in snapshot.state.keys:
         if key.state is State.PREPARED and algorithm in ("", key.algorithm):
             return key.kid
     return None

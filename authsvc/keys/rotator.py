@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 
 from authsvc.audit import audit
 from authsvc.coordination import barriers
-from authsvc.coordination.election import Job, StandBack
+from authsvc.coordination.election import LeaderJob, StepDown
 from authsvc.keys import algorithms
 from authsvc.keys.ring import open_signer
 from authsvc.keys.rotation import (
@@ -32,7 +32,7 @@ from authsvc.keys.rotation import (
     Wait,
     decide,
 )
-from authsvc.keys.snapshot import BARRIER, Held, read_held
+from authsvc.keys.snapshot import BARRIER, KeySnapshot, read_key_snapshot
 from authsvc.keys.transactions import NewKey, change
 from authsvc.keys.vault import KekMissing, Vault, VaultError
 from authsvc.revocation.lifetimes import read_in_force
@@ -76,7 +76,7 @@ class Rotator:
 
     `step` is the leader's job: called with the leader's fence it does what is due and returns in how many seconds it
     wants to be called again. It raises EtcdUnavailable; a commit that then happened all the same is found next time.
-    StandBack where a key that signs or is to sign is sealed under a key-encryption key that this replica does not have:
+    StepDown where a key that signs or is to sign is sealed under a key-encryption key that this replica does not have:
     to the others it may be as good as ever, so this one changes nothing.
     """
 
@@ -116,7 +116,7 @@ class Rotator:
         self._retiring: tuple[CreatedAt | None, dict[tuple[str, int], float]] = (None, {})
         self._opened: dict[str, tuple[int, int, bool]] = {}
         self._warned: tuple[str | None, frozenset[str]] = (None, frozenset())
-        self.step: Final = Job(
+        self.step: Final = LeaderJob(
             self._step, wakes_on=(layout.rotation, barriers.acks_of(layout, BARRIER), layout.nodes), name="rotation"
         )
 
@@ -124,20 +124,20 @@ class Rotator:
         lost = 0
         while lost < _LOST:
             try:
-                held = read_held(self._etcd, self._layout, usable=self._usable)
+                snapshot = read_key_snapshot(self._etcd, self._layout, usable=self._usable)
             except KekMissing as error:
                 _waited_for.set(0)
                 _log.critical("this replica cannot sign, and leaves the rotation to others: %s", error)
-                raise StandBack(str(error), seconds=self._stand_back) from error
-            if held.trouble is not None:
+                raise StepDown(str(error), seconds=self._stand_back) from error
+            if snapshot.trouble is not None:
                 # A newer replica may have written it. Whatever an older one did to it would be a guess.
-                _log.error("rotation stands still, since the key that signs is in doubt: %s", held.trouble)
+                _log.error("rotation stands still, since the key that signs is in doubt: %s", snapshot.trouble)
                 return _LOOK_AGAIN
             now = self._clock()
-            step = decide(self._watched(held.state, fence), self._rules_in_force(), now)
+            step = decide(self._watched(snapshot.state, fence), self._rules_in_force(), now)
             if isinstance(step, Wait):
-                return self._wait(step, held, now)
-            if not self._carry_out(step, held, fence, now):
+                return self._wait(step, snapshot, now)
+            if not self._carry_out(step, snapshot, fence, now):
                 lost += 1
                 if not self._leads(fence):
                     _waited_for.set(0)
@@ -168,15 +168,15 @@ class Rotator:
             keys=tuple(replace(key, retired=tick - seen.get((key.kid, key.revision), tick)) for key in state.keys),
         )
 
-    def _carry_out(self, step: Step, held: Held, fence: CreatedAt, now: float) -> bool:
+    def _carry_out(self, step: Step, snapshot: KeySnapshot, fence: CreatedAt, now: float) -> bool:
         new_key = None
         if isinstance(step, Prepare):
             new_key = NewKey(new_kid(now), step.algorithm, algorithms.generate(step.algorithm))
-        commit = change(step, held, self._layout, now=now, new_key=new_key, vault=self._vault)
+        commit = change(step, snapshot, self._layout, now=now, new_key=new_key, vault=self._vault)
         revision = self._etcd.commit([fence, *commit.conditions], commit.operations)
         if revision is None:
             return False
-        _tell(step, held, new_key, revision)
+        _tell(step, snapshot, new_key, revision)
         return True
 
     def _leads(self, fence: CreatedAt) -> bool:
@@ -209,13 +209,13 @@ class Rotator:
         self._opened[kid] = (record.mod_revision, sealed.mod_revision, usable)
         return usable
 
-    def _wait(self, step: Wait, held: Held, now: float) -> float:
+    def _wait(self, step: Wait, snapshot: KeySnapshot, now: float) -> float:
         """Seconds to wait. Names the nodes that hold a rotation up, once, and again when they are others."""
         until = min(step.until, now + _LOOK_AGAIN)
         _waited_for.set(len(step.waiting_for))
         if step.kid is None:
             return max(until - now, 0.0)
-        since = next(key.prepared_at for key in held.state.keys if key.kid == step.kid)
+        since = next(key.prepared_at for key in snapshot.state.keys if key.kid == step.kid)
         if now < since + self._warn_after:
             until = min(until, since + self._warn_after)
         elif self._warned != (step.kid, step.waiting_for):
@@ -237,17 +237,17 @@ def new_kid(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%d}-{secrets.token_hex(6)}"
 
 
-def _tell(step: Step, held: Held, new_key: NewKey | None, revision: int) -> None:
+def _tell(step: Step, snapshot: KeySnapshot, new_key: NewKey | None, revision: int) -> None:
     """Writes a step that was committed into the audit trail."""
     match step:
         case Prepare(algorithm, cause) if new_key is not None:
-            request = held.state.request
+            request = snapshot.state.request
             actor = {} if request is None else {"actor": request.actor}
             audit("key.prepare", kid=new_key.kid, algorithm=algorithm, cause=cause, revision=revision, **actor)
         case Activate():
             _tell_activation(step, step.retire, revision)
         case JoinRequest(kid):
-            request = held.state.request
+            request = snapshot.state.request
             audit("key.join", kid=kid, actor="" if request is None else request.actor, revision=revision)
         case Retire(kid, remove_at):
             audit("key.retire", kid=kid, remove_at=_utc(remove_at), revision=revision)

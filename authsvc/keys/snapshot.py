@@ -17,7 +17,7 @@ from interceptors.etcd.client import Compacted, EtcdClient, EtcdUnavailable, Key
 from interceptors.keyspace import Layout
 from interceptors.tokens.verification_key import read_key
 
-__all__ = ["BARRIER", "Held", "read_held"]
+__all__ = ["BARRIER", "KeySnapshot", "read_key_snapshot"]
 
 BARRIER: Final = "rotation"
 """The id of the rotation's barrier. There is one rotation at a time, so its barrier is its lock as well."""
@@ -34,7 +34,7 @@ _LIVES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class KeySnapshot:
     """What etcd holds: the state to decide on, and what a commit must find unchanged.
 
     records    the readable key records by kid
@@ -48,9 +48,9 @@ class Held:
     trouble: RecordError | None = None
 
 
-def read_held(
+def read_key_snapshot(
     etcd: EtcdClient, layout: Layout, *, usable: Callable[[str, KeyValue, KeyValue | None], bool] | None = None
-) -> Held:
+) -> KeySnapshot:
     """Reads keys and rotation, all as of one revision; who acknowledged is read after it.
 
     usable: tells from a kid, its record and its sealed record whether it can sign. Without it the vault is not looked
@@ -68,7 +68,7 @@ def read_held(
 
 def _read_held(
     etcd: EtcdClient, layout: Layout, usable: Callable[[str, KeyValue, KeyValue | None], bool] | None
-) -> Held:
+) -> KeySnapshot:
     barrier = layout.barrier(BARRIER)
     fixed = etcd.read(layout.signing, layout.rotation, barrier)
     entries = etcd.read_prefix(layout.keys, revision=fixed.revision).values
@@ -98,7 +98,7 @@ def _read_held(
     revisions = dict.fromkeys((layout.signing, layout.rotation, barrier), 0)
     for found in (fixed.values, entries, vault):
         revisions.update({name: entry.mod_revision for name, entry in found.items()})
-    return Held(state, records, revisions, trouble)
+    return KeySnapshot(state, records, revisions, trouble)
 
 
 def _read_records(

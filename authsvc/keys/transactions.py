@@ -27,7 +27,7 @@ from authsvc.keys.rotation import (
     Step,
     Wait,
 )
-from authsvc.keys.snapshot import BARRIER, Held
+from authsvc.keys.snapshot import BARRIER, KeySnapshot
 from authsvc.keys.vault import Vault
 from authsvc.store.records import FORMAT
 from authsvc.store.timestamps import stamp
@@ -35,7 +35,7 @@ from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import CreatedAt, Delete, Put, Unchanged
 from interceptors.keyspace import Layout, moved_beacon
 
-__all__ = ["Commit", "NewKey", "change"]
+__all__ = ["KeyTransaction", "NewKey", "change"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class KeyTransaction:
     """The arguments of EtcdClient.commit."""
 
     conditions: Sequence[Unchanged | CreatedAt]
@@ -56,8 +56,14 @@ class Commit:
 
 
 def change(
-    step: Step, held: Held, layout: Layout, *, now: float, new_key: NewKey | None = None, vault: Vault | None = None
-) -> Commit:
+    step: Step,
+    snapshot: KeySnapshot,
+    layout: Layout,
+    *,
+    now: float,
+    new_key: NewKey | None = None,
+    vault: Vault | None = None,
+) -> KeyTransaction:
     """The transaction that carries out a step, without the leader's fence. Pure, but for the vault's nonce.
 
     now is in seconds since 1970. Prepare needs a new key and the vault; Wait changes nothing.
@@ -66,30 +72,30 @@ def change(
         case Prepare():
             if new_key is None or vault is None:
                 raise ValueError("preparing needs a new key and the vault")
-            return _prepare(new_key, vault, held, layout, now)
+            return _prepare(new_key, vault, snapshot, layout, now)
         case RaiseBarrier(kid):
             touched = [layout.key(kid), layout.barrier(BARRIER)]
-            return _commit(held, layout, touched, [barriers.raised(layout, BARRIER, _purpose(kid))])
+            return _commit(snapshot, layout, touched, [barriers.raised(layout, BARRIER, _purpose(kid))])
         case Activate():
-            return _activate(step, held, layout, now)
+            return _activate(step, snapshot, layout, now)
         case JoinRequest(kid):
-            return _commit(held, layout, [layout.key(kid), layout.rotation], [Delete(layout.rotation)])
+            return _commit(snapshot, layout, [layout.key(kid), layout.rotation], [Delete(layout.rotation)])
         case Retire(kid, remove_at):
             touched = [layout.key(kid), layout.signing]
-            return _commit(held, layout, touched, [_retired(held.records[kid], layout, now, remove_at)])
+            return _commit(snapshot, layout, touched, [_retired(snapshot.records[kid], layout, now, remove_at)])
         case Remove(kid):
             touched = [layout.key(kid), layout.signing]
-            return _commit(held, layout, touched, [Delete(layout.key(kid)), Delete(layout.sealed_key(kid))])
+            return _commit(snapshot, layout, touched, [Delete(layout.key(kid)), Delete(layout.sealed_key(kid))])
         case Discard(kid):
-            return _discard(kid, held, layout, now)
+            return _discard(kid, snapshot, layout, now)
         case LowerBarrier():
-            return _commit(held, layout, [layout.barrier(BARRIER)], barriers.lowered(layout, BARRIER))
+            return _commit(snapshot, layout, [layout.barrier(BARRIER)], barriers.lowered(layout, BARRIER))
         case Wait():
-            return Commit((), ())
+            return KeyTransaction((), ())
     assert_never(step)
 
 
-def _prepare(new: NewKey, vault: Vault, held: Held, layout: Layout, now: float) -> Commit:
+def _prepare(new: NewKey, vault: Vault, snapshot: KeySnapshot, layout: Layout, now: float) -> KeyTransaction:
     record = mesh_pb2.VerificationKey(
         format=FORMAT,
         kid=new.kid,
@@ -104,7 +110,7 @@ def _prepare(new: NewKey, vault: Vault, held: Held, layout: Layout, now: float) 
         Put(layout.sealed_key(new.kid), sealed.SerializeToString()),
         barriers.raised(layout, BARRIER, _purpose(new.kid)),
     ]
-    if held.state.request is not None:
+    if snapshot.state.request is not None:
         operations.append(Delete(layout.rotation))
     compared = [
         layout.key(new.kid),
@@ -113,38 +119,38 @@ def _prepare(new: NewKey, vault: Vault, held: Held, layout: Layout, now: float) 
         layout.signing,
         layout.rotation,
     ]
-    return _commit(held, layout, compared, operations)
+    return _commit(snapshot, layout, compared, operations)
 
 
-def _activate(step: Activate, held: Held, layout: Layout, now: float) -> Commit:
+def _activate(step: Activate, snapshot: KeySnapshot, layout: Layout, now: float) -> KeyTransaction:
     active = mesh_pb2.VerificationKey()
-    active.CopyFrom(held.records[step.kid])
+    active.CopyFrom(snapshot.records[step.kid])
     active.state = mesh_pb2.VerificationKey.STATE_ACTIVE
     active.activated_at.CopyFrom(stamp(now))
     signing = mesh_pb2.Signing(format=FORMAT, kid=step.kid)
     operations: list[Put | Delete] = [
         Put(layout.key(step.kid), active.SerializeToString()),
-        *(_retired(held.records[kid], layout, now, step.remove_at) for kid in step.retire),
+        *(_retired(snapshot.records[kid], layout, now, step.remove_at) for kid in step.retire),
         Put(layout.signing, signing.SerializeToString()),
         *barriers.lowered(layout, BARRIER),
     ]
     compared = [layout.signing, layout.barrier(BARRIER), layout.sealed_key(step.kid)]
     compared += [layout.key(kid) for kid in (step.kid, *step.retire)]
-    return _commit(held, layout, compared, operations)
+    return _commit(snapshot, layout, compared, operations)
 
 
-def _discard(kid: str, held: Held, layout: Layout, now: float) -> Commit:
+def _discard(kid: str, snapshot: KeySnapshot, layout: Layout, now: float) -> KeyTransaction:
     operations: list[Put | Delete] = [
         Delete(layout.key(kid)),
         Delete(layout.sealed_key(kid)),
         *barriers.lowered(layout, BARRIER),
     ]
-    if held.state.request is None and not held.revisions[layout.rotation]:
+    if snapshot.state.request is None and not snapshot.revisions[layout.rotation]:
         request = auth_pb2.RotationRequest(
-            format=FORMAT, algorithm=held.records[kid].algorithm, actor="rotation", requested_at=stamp(now)
+            format=FORMAT, algorithm=snapshot.records[kid].algorithm, actor="rotation", requested_at=stamp(now)
         )
         operations.append(Put(layout.rotation, request.SerializeToString()))
-    return _commit(held, layout, [layout.key(kid), layout.rotation], operations)
+    return _commit(snapshot, layout, [layout.key(kid), layout.rotation], operations)
 
 
 def _retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remove_at: float) -> Put:
@@ -156,12 +162,14 @@ def _retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remov
     return Put(layout.key(record.kid), retiring.SerializeToString())
 
 
-def _commit(held: Held, layout: Layout, compared: Sequence[str], operations: Sequence[Put | Delete]) -> Commit:
-    conditions = [Unchanged(name, held.revisions.get(name, 0)) for name in compared]
+def _commit(
+    snapshot: KeySnapshot, layout: Layout, compared: Sequence[str], operations: Sequence[Put | Delete]
+) -> KeyTransaction:
+    conditions = [Unchanged(name, snapshot.revisions.get(name, 0)) for name in compared]
     # What changes below mesh/ moves the beacon too, by which nodes prove how fresh they are.
     if any(operation.key.startswith(layout.mesh) for operation in operations):
         operations = [*operations, moved_beacon(layout)]
-    return Commit(conditions, operations)
+    return KeyTransaction(conditions, operations)
 
 
 def _purpose(kid: str) -> str:

@@ -9,8 +9,8 @@ from typing import Final
 
 import grpc
 
-from authsvc.coordination.acknowledgements import Board, Waiting
-from authsvc.keys.snapshot import BARRIER, Held, read_held
+from authsvc.coordination.acknowledgements import AckCollector, AckTracker
+from authsvc.keys.snapshot import BARRIER, KeySnapshot, read_key_snapshot
 from authsvc.store.timestamps import duration
 from credmesh.admin.v1 import keys_pb2
 from interceptors.etcd.client import EtcdClient, Snapshot
@@ -27,9 +27,9 @@ _BREATH: Final = 0.02
 def follow_keys(
     etcd: EtcdClient,
     layout: Layout,
-    board: Board,
+    ack_tracker: AckTracker,
     context: grpc.ServicerContext,
-    messages: Callable[[Held], list[keys_pb2.Key]],
+    messages: Callable[[KeySnapshot], list[keys_pb2.Key]],
 ) -> Iterator[keys_pb2.WatchKeysResponse]:
     """The keys now, and again whenever they or the acknowledgements of a PREPARED one change, until the call ends.
 
@@ -45,11 +45,11 @@ def follow_keys(
     try:
         # Before the first answer: a caller that has it may ask for a rotation, and then see all of it.
         mirror.wait_ready(_LOOK_AGAIN)
-        with board.listening(BARRIER, bell.set) as answers:
+        with ack_tracker.listening(BARRIER, bell.set) as answers:
             last: keys_pb2.WatchKeysResponse | None = None
             while context.is_active():
                 bell.clear()
-                response = keys_pb2.WatchKeysResponse(keys=messages(read_held(etcd, layout)))
+                response = keys_pb2.WatchKeysResponse(keys=messages(read_key_snapshot(etcd, layout)))
                 seen.acknowledge(response, answers)
                 if response != last:
                     yield response
@@ -85,7 +85,7 @@ class _Seen:
                 self._first.setdefault(event.key, (event.mod_revision, now))
         self._ring()
 
-    def acknowledge(self, response: keys_pb2.WatchKeysResponse, answers: Waiting) -> None:
+    def acknowledge(self, response: keys_pb2.WatchKeysResponse, answers: AckCollector) -> None:
         """Writes into the keys who has acknowledged them."""
         prepared = [key for key in response.keys if key.state == keys_pb2.KEY_STATE_PREPARED]
         newest = max(self._first, key=lambda name: self._first[name][0], default=None)

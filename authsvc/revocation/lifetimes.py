@@ -88,7 +88,7 @@ class Lifetime:
 
         Whoever issues on what is read must have taken the time from which the lifetime counts before. Costs nothing but
         the read, unless nothing was issued under this lifetime lately. May raise EtcdUnavailable, and Refusal
-        MESH_NOT_READY if etcd has lost a part of its history: see HistoryGuard, which answers that.
+        MESH_NOT_READY if etcd has lost a part of its history: see ContinuityGuard, which answers that.
         """
         for _ in range(_TRIES):
             lease = self._leases.lease()
@@ -111,9 +111,9 @@ class Lifetime:
         witness = self.witness
         if witness is None:
             return self._etcd.read(self._key, *keys)
-        since = witness.past.sight
+        since = witness.continuity.observed
         found = self._etcd.read(self._key, *keys, *self._witnessed)
-        if witness.meet(found, since) is not Continuity.UNBROKEN:
+        if witness.record_read(found, since) is not Continuity.UNBROKEN:
             raise Refusal(Reason.MESH_NOT_READY, "etcd has lost a part of its history; nothing is issued from it")
         return found
 

@@ -21,7 +21,7 @@ from prometheus_client import Histogram
 
 from authsvc.audit import audit
 from authsvc.coordination import barriers
-from authsvc.coordination.acknowledgements import Board, Registered, Waiting
+from authsvc.coordination.acknowledgements import AckCollector, AckTracker, RegisteredNode
 from authsvc.store.shared_leases import SharedLeases
 from authsvc.store.timestamps import duration, stamp
 from credmesh.admin.v1 import receipt_pb2
@@ -31,7 +31,7 @@ from interceptors.keyspace import Layout, moved_beacon
 from interceptors.settings import LONGEST_FRESHNESS
 from interceptors.trust.continuity import Beacon
 
-__all__ = ["Commit", "Receipts", "strict_after"]
+__all__ = ["CommitRevocation", "Receipts", "strict_after"]
 
 _log: Final = logging.getLogger("credmesh.auth.receipts")
 _seconds: Final = Histogram(
@@ -41,7 +41,7 @@ _seconds: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 
-Commit = Callable[[Sequence[Put | Delete]], int]
+CommitRevocation = Callable[[Sequence[Put | Delete]], int]
 """Commits a revocation together with these operations, the beacon among them; its revision. Raises if there is nothing
 to revoke."""
 
@@ -74,7 +74,7 @@ class Receipts:
         self,
         etcd: EtcdClient,
         layout: Layout,
-        board: Board,
+        ack_tracker: AckTracker,
         *,
         longest_freshness: float,
         at_once: int = 48,
@@ -83,7 +83,7 @@ class Receipts:
     ) -> None:
         self._etcd = etcd
         self._layout = layout
-        self._board = board
+        self._ack_tracker = ack_tracker
         self._longest_freshness = longest_freshness
         self._remember = remember
         self._clock = clock
@@ -92,7 +92,7 @@ class Receipts:
         self._leases = SharedLeases(etcd, layout, strict_after(longest_freshness) + _AFTERWARDS, clock=clock)
 
     def confirm(
-        self, commit: Commit, *, patience: float, context: grpc.ServicerContext | None = None
+        self, commit: CommitRevocation, *, patience: float, context: grpc.ServicerContext | None = None
     ) -> receipt_pb2.Receipt:
         """Commits a revocation and waits for the nodes to apply it.
 
@@ -110,9 +110,11 @@ class Receipts:
             if may_wait:
                 self._slots.release()
 
-    def _confirm(self, commit: Commit, patience: float, context: grpc.ServicerContext | None) -> receipt_pb2.Receipt:
+    def _confirm(
+        self, commit: CommitRevocation, patience: float, context: grpc.ServicerContext | None
+    ) -> receipt_pb2.Receipt:
         barrier_id = f"receipt-{secrets.token_hex(8)}"
-        with self._board.waiting(barrier_id) as waiting:
+        with self._ack_tracker.waiting(barrier_id) as waiting:
             if context is not None and not context.add_callback(waiting.cancel):
                 waiting.cancel()  # the call is over; what was asked for is done all the same
             sent_at = ticks()
@@ -141,7 +143,7 @@ class Receipts:
         )
         return receipt
 
-    def _commit(self, commit: Commit, barrier_id: str) -> Beacon:
+    def _commit(self, commit: CommitRevocation, barrier_id: str) -> Beacon:
         """Commits the revocation; the beacon that tells it from every other commit."""
         beacon = moved_beacon(self._layout)
         for last_try in (False, True):
@@ -155,11 +157,11 @@ class Receipts:
         raise AssertionError("the last try returns or raises")
 
     def _wait(
-        self, waiting: Waiting, revision: int, known_at: float, patience: float
-    ) -> tuple[dict[str, Registered], bool]:
+        self, waiting: AckCollector, revision: int, known_at: float, patience: float
+    ) -> tuple[dict[str, RegisteredNode], bool]:
         """Waits; the nodes that were registered at some time between the commit and now, and if these are all."""
-        nodes = dict(self._board.registered)
-        pending: list[tuple[str, Registered]] = []
+        nodes = dict(self._ack_tracker.registered)
+        pending: list[tuple[str, RegisteredNode]] = []
         looked = False
 
         def all_applied() -> bool:
@@ -176,19 +178,24 @@ class Receipts:
             try:
                 # The list counts that is read after the commit: a node that registers later than that reads the mesh
                 # later still, and holds the revocation.
-                nodes |= self._board.look(waiting, min(_LOOK_AGAIN, deadline - now))
+                nodes |= self._ack_tracker.look(waiting, min(_LOOK_AGAIN, deadline - now))
                 pending, looked = list(nodes.items()), True
             except EtcdUnavailable as error:
                 _log.info("the nodes cannot be read while a receipt is waited for: %s", error)
             if waiting.wait(all_applied, min(deadline, time.monotonic() + _LOOK_AGAIN)):
                 return nodes, looked
 
-    def _longest(self, nodes: Mapping[str, Registered]) -> float:
+    def _longest(self, nodes: Mapping[str, RegisteredNode]) -> float:
         theirs = (node.record.longest_freshness.ToNanoseconds() / 1e9 for node in nodes.values())
         return min(max(self._longest_freshness, *theirs, 0.0), LONGEST_FRESHNESS)
 
     def _write(
-        self, waiting: Waiting, nodes: Mapping[str, Registered], revision: int, known_at: float, committed_at: float
+        self,
+        waiting: AckCollector,
+        nodes: Mapping[str, RegisteredNode],
+        revision: int,
+        known_at: float,
+        committed_at: float,
     ) -> receipt_pb2.Receipt:
         answers = waiting.answers
         longest = self._longest(nodes)
@@ -221,5 +228,5 @@ class Receipts:
         return receipt
 
 
-def _done(waiting: Waiting, node_id: str, node: Registered, revision: int) -> bool:
+def _done(waiting: AckCollector, node_id: str, node: RegisteredNode, revision: int) -> bool:
     return waiting.has_applied(node_id, revision) or waiting.has_left(node_id, node.revision)

@@ -21,13 +21,13 @@ from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Unchanged
 from interceptors.keyspace import Layout, moved_beacon
 
-__all__ = ["Revocation"]
+__all__ = ["Revoker"]
 
 _TRIES: Final = 3
 _SESSION: Final = "sid/"
 
 
-class Revocation:
+class Revoker:
     """Commits revocations. Thread-safe; every replica may do it. Every method may raise EtcdUnavailable."""
 
     def __init__(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
 from authsvc.audit import audit
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.directory import SessionDirectory
 from authsvc.sessions.index import Over
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Unchanged
@@ -33,9 +33,7 @@ _REASON: Final = "timed out"
 class SessionExpiry:
     """Ends sessions that the directory says are over."""
 
-    def __init__(
-        self, *, etcd: EtcdClient, layout: Layout, directory: SessionDirectory, revocation: Revocation
-    ) -> None:
+    def __init__(self, *, etcd: EtcdClient, layout: Layout, directory: SessionDirectory, revocation: Revoker) -> None:
         self._etcd = etcd
         self._layout = layout
         self._directory = directory

@@ -19,7 +19,7 @@ from authsvc.errors import FailedPrecondition
 from authsvc.keys.ring import KeyMissing, KeyRing
 from authsvc.revocation.lifetimes import Lifetime, longest_issued
 from authsvc.sessions.grants import Grant, grant
-from authsvc.sessions.preconditions import Changed, NoSigningKey, Standing, persist, read_standing
+from authsvc.sessions.preconditions import Changed, IssuancePreconditions, NoSigningKey, persist, read_preconditions
 from authsvc.sessions.refresh_tokens import begin_family
 from authsvc.settings import AuthSettings
 from authsvc.store.records import FORMAT
@@ -53,7 +53,7 @@ class Issuer:
 
     clock: seconds since 1970; it decides when credentials expire, and nothing else.
 
-    `lifetime` is what they are issued under: whoever issues on a session's standing reads that under it.
+    `lifetime` is what they are issued under: whoever issues on a session's preconditions reads that under it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Issuer:
                 account = authenticate()
             granted = grant(account, scopes=scopes, audiences=audiences)
             now = self._clock()
-            standing = read_standing(
+            preconditions = read_preconditions(
                 self.lifetime,
                 self._layout,
                 subject=account.subject,
@@ -106,17 +106,19 @@ class Issuer:
                 session_id=session_id,
             )
             # Whose account is changed, or who is revoked, while being authenticated has to be authenticated after that.
-            changed = standing.account_revision != account.record_revision
-            if changed or any(epoch > began for epoch in standing.epochs.values()):
+            changed = preconditions.account_revision != account.record_revision
+            if changed or any(epoch > began for epoch in preconditions.epochs.values()):
                 subject, account = account.subject, None
                 raise Changed(f"the account of {subject!r} was changed or revoked")
             if kind == auth_pb2.CREDENTIAL_KIND_SESSION:
-                return self._begin_opaque(account, granted, standing, session_id, now)
+                return self._begin_opaque(account, granted, preconditions, session_id, now)
             if account.client_id == FIRST_PARTY:
-                return self._begin_tokens(account, granted, standing, session_id, now)
+                return self._begin_tokens(account, granted, preconditions, session_id, now)
             # Nothing is written, so nothing is compared: the token's epoch is the read's own revision, and whatever is
             # revoked after that kills it.
-            token = self.sign(account.subject, account.client_id, granted, standing, epoch=standing.revision, now=now)
+            token = self.sign(
+                account.subject, account.client_id, granted, preconditions, epoch=preconditions.revision, now=now
+            )
             return credentials(granted, now=self._clock(), token=token)
 
         return persist(attempt)
@@ -126,20 +128,20 @@ class Issuer:
         subject: str,
         client_id: str,
         granted: Grant,
-        standing: Standing,
+        preconditions: IssuancePreconditions,
         *,
         epoch: int,
         now: float,
         session: Record | None = None,
     ) -> AccessToken:
-        """Signs an access token with the key that signs as of `standing`.
+        """Signs an access token with the key that signs as of `preconditions`.
 
-        now: seconds since 1970, taken before `standing` was read. Raises NoSigningKey and FailedPrecondition.
+        now: seconds since 1970, taken before `preconditions` was read. Raises NoSigningKey and FailedPrecondition.
         """
-        if standing.signing is None:
+        if preconditions.signing is None:
             raise NoSigningKey("no key signs yet; is a replica leading the rotation?")
         try:
-            signer = self._ring.signer(standing.signing)
+            signer = self._ring.signer(preconditions.signing)
         except KeyMissing as error:
             raise NoSigningKey(str(error)) from error
         issued_at = int(now)
@@ -168,28 +170,30 @@ class Issuer:
         return AccessToken(text, claims["exp"])
 
     def _begin_tokens(
-        self, account: Account, granted: Grant, standing: Standing, session_id: str, now: float
+        self, account: Account, granted: Grant, preconditions: IssuancePreconditions, session_id: str, now: float
     ) -> auth_pb2.Credentials:
         refresh_token = OpaqueToken.generate(OpaqueKind.REFRESH, session_id)
-        record = self._record(account, granted, standing, refresh_token, now)
+        record = self._record(account, granted, preconditions, refresh_token, now)
         record.kind = Record.KIND_TOKENS
         record.family_sha256 = begin_family(refresh_token.secret)
         token = self.sign(
-            account.subject, account.client_id, granted, standing, epoch=record.epoch, now=now, session=record
+            account.subject, account.client_id, granted, preconditions, epoch=record.epoch, now=now, session=record
         )
-        self._commit(standing, record)
+        self._commit(preconditions, record)
         return credentials(granted, now=self._clock(), token=token, session=record, refresh_token=refresh_token)
 
     def _begin_opaque(
-        self, account: Account, granted: Grant, standing: Standing, session_id: str, now: float
+        self, account: Account, granted: Grant, preconditions: IssuancePreconditions, session_id: str, now: float
     ) -> auth_pb2.Credentials:
         session_token = OpaqueToken.generate(OpaqueKind.SESSION, session_id)
-        record = self._record(account, granted, standing, session_token, now)
+        record = self._record(account, granted, preconditions, session_token, now)
         record.kind = Record.KIND_OPAQUE
-        self._commit(standing, record)
+        self._commit(preconditions, record)
         return credentials(granted, now=self._clock(), session=record, session_token=session_token)
 
-    def _record(self, account: Account, granted: Grant, standing: Standing, token: OpaqueToken, now: float) -> Record:
+    def _record(
+        self, account: Account, granted: Grant, preconditions: IssuancePreconditions, token: OpaqueToken, now: float
+    ) -> Record:
         ends_at = now + self._settings.session_lifetime
         return Record(
             format=FORMAT,
@@ -198,7 +202,7 @@ class Issuer:
             client_id=account.client_id,
             scopes=granted.scopes,
             audiences=granted.audiences,
-            epoch=standing.revision,
+            epoch=preconditions.revision,
             created_at=stamp(now),
             last_seen_at=stamp(now),
             idle_expires_at=stamp(min(now + self._settings.session_idle, ends_at)),
@@ -206,9 +210,9 @@ class Issuer:
             secret_sha256=token.secret_sha256,
         )
 
-    def _commit(self, standing: Standing, record: Record) -> None:
+    def _commit(self, preconditions: IssuancePreconditions, record: Record) -> None:
         put = Put(self._layout.session(record.session_id), record.SerializeToString())
-        if self._etcd.commit(standing.conditions, [put]) is None:
+        if self._etcd.commit(preconditions.conditions, [put]) is None:
             raise Changed(f"what the login of {record.subject!r} stands on was changed")
 
 

@@ -22,7 +22,16 @@ from interceptors.etcd.client import EtcdClient, Snapshot, Unchanged
 from interceptors.keyspace import Layout
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 
-__all__ = ["Changed", "Ended", "NoSigningKey", "Standing", "account_key", "persist", "read_session", "read_standing"]
+__all__ = [
+    "Changed",
+    "Ended",
+    "IssuancePreconditions",
+    "NoSigningKey",
+    "account_key",
+    "persist",
+    "read_preconditions",
+    "read_session",
+]
 
 T = TypeVar("T")
 
@@ -48,7 +57,7 @@ class Ended(CredmeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class IssuancePreconditions:
     """What a credential stands on.
 
     revision          the etcd revision of all of this
@@ -78,7 +87,7 @@ def account_key(layout: Layout, subject: str, client_id: str) -> str:
     return layout.user(subject) if client_id == FIRST_PARTY else layout.client(client_id)
 
 
-def read_standing(
+def read_preconditions(
     lifetime: Lifetime,
     layout: Layout,
     *,
@@ -86,7 +95,7 @@ def read_standing(
     client_id: str,
     audiences: Iterable[str],
     session_id: str | None = None,
-) -> Standing:
+) -> IssuancePreconditions:
     """Reads what a credential stands on, in one linearizable transaction.
 
     lifetime: what it is to be issued under; the time from which that counts was taken before.
@@ -105,7 +114,7 @@ def read_standing(
     found = lifetime.read(*keys)
     revisions = {key: found.values[key].mod_revision if key in found.values else 0 for key in keys}
     stored = found.values.get(session)
-    return Standing(
+    return IssuancePreconditions(
         revision=found.revision,
         epochs={scope: revisions[key] for key, scope in epoch_keys.items() if revisions[key]},
         holder=_holder(found, account, client_id),
@@ -120,14 +129,16 @@ def read_standing(
 
 def read_session(
     etcd: EtcdClient, lifetime: Lifetime, layout: Layout, session_id: str
-) -> tuple[auth_pb2.SessionRecord, Standing]:
-    """Reads a session's record and what it stands on, all as of one revision. Raises Ended; else as `read_standing`."""
+) -> tuple[auth_pb2.SessionRecord, IssuancePreconditions]:
+    """Reads a session's record and what it stands on, all as of one revision. Raises Ended; else as
+    `read_preconditions`.
+    """
     key, epoch = layout.session(session_id), layout.epoch(session_scope(session_id))
     first = etcd.read(key, epoch)
     record = _session(key, first.values[key].value) if key in first.values else None
     while record is not None:
         # What a session stands on follows from its record; should that be another one by now, so may this be.
-        standing = read_standing(
+        preconditions = read_preconditions(
             lifetime,
             layout,
             subject=record.subject,
@@ -135,9 +146,9 @@ def read_session(
             audiences=record.audiences,
             session_id=session_id,
         )
-        now = standing.session
+        now = preconditions.session
         if now is not None and now.audiences == record.audiences and now.subject == record.subject:
-            return now, standing
+            return now, preconditions
         record = now
         first = etcd.read(epoch)
     raise Ended(session_id, revoked=epoch in first.values)

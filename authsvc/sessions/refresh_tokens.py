@@ -37,7 +37,7 @@ __all__ = [
     "Verdict",
     "begin_family",
     "is_session_secret",
-    "judge",
+    "judge_refresh_token",
     "refreshed",
     "review",
     "succeed",
@@ -92,7 +92,7 @@ class Ending:
     why: str
 
 
-def judge(record: auth_pb2.SessionRecord, secret: bytes, *, now: float, grace: float) -> Verdict:
+def judge_refresh_token(record: auth_pb2.SessionRecord, secret: bytes, *, now: float, grace: float) -> Verdict:
     """Judges a refresh token's secret by its session's record. Times are in seconds since 1970, grace in seconds.
 
     Whether the session itself may go on is another question: see `review`.

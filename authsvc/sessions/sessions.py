@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from authsvc.audit import audit
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.grants import Grant
 from authsvc.sessions.issuer import Issuer, credentials
-from authsvc.sessions.preconditions import Changed, Ended, Standing, persist, read_session
+from authsvc.sessions.preconditions import Changed, Ended, IssuancePreconditions, persist, read_session
 from authsvc.sessions.refresh_tokens import (
     Current,
     Ending,
@@ -20,7 +20,7 @@ from authsvc.sessions.refresh_tokens import (
     Reused,
     Verdict,
     is_session_secret,
-    judge,
+    judge_refresh_token,
     refreshed,
     review,
     succeed,
@@ -65,7 +65,7 @@ class Sessions:
         etcd: EtcdClient,
         layout: Layout,
         issuer: Issuer,
-        revocation: Revocation,
+        revocation: Revoker,
         settings: AuthSettings,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,10 +100,10 @@ class Sessions:
         Changes nothing. Refusal as `refresh` and `resolve` have it.
         """
         now = self._clock()
-        record, standing, verdict = self._read(token, now)
+        record, preconditions, verdict = self._read(token, now)
         if isinstance(verdict, Reused):
             raise Refusal(Reason.CREDENTIAL_REVOKED, "the refresh token was used before")
-        found = review(record, now=now, epochs=standing.epochs, holder=standing.holder)
+        found = review(record, now=now, epochs=preconditions.epochs, holder=preconditions.holder)
         if isinstance(found, Ending):
             raise _refusal(found)
         return record, found
@@ -126,12 +126,14 @@ class Sessions:
         Revision 0 where there is nothing to end, which is no error (RFC 7009 section 2.2).
         """
         try:
-            record, standing, _ = self._read(token, self._clock())
+            record, preconditions, _ = self._read(token, self._clock())
         except Refusal as refusal:
             if refusal.reason is Reason.MESH_NOT_READY:
                 raise
             return 0, ""
-        revision = self._end(record, [CreatedAt(self._key(record), standing.session_created)], record.subject, "logout")
+        revision = self._end(
+            record, [CreatedAt(self._key(record), preconditions.session_created)], record.subject, "logout"
+        )
         return revision or 0, record.subject
 
     def end(
@@ -156,10 +158,10 @@ class Sessions:
 
     def _refresh(self, token: OpaqueToken) -> tuple[auth_pb2.Credentials, str]:
         now = self._clock()  # before anything is read: a token that is made of it never lives too long
-        record, standing, verdict = self._read(token, now)
-        granted = self._review(record, standing, now)
+        record, preconditions, verdict = self._read(token, now)
+        granted = self._review(record, preconditions, now)
         if isinstance(verdict, Reused):
-            self._end_for_reuse(record, standing)
+            self._end_for_reuse(record, preconditions)
         if isinstance(verdict, Retried):
             # The token inherits the epoch of the refresh that it repeats; nothing is written.
             successor = verdict.secret
@@ -172,16 +174,16 @@ class Sessions:
                 now=now,
                 grace=self._settings.refresh_grace,
                 idle=self._settings.session_idle,
-                epoch=standing.revision,
+                epoch=preconditions.revision,
                 granted=granted,
                 nonce=secrets.token_bytes(_NONCE_BYTES),
             )
         access_token = self._issuer.sign(
-            record.subject, record.client_id, granted, standing, epoch=record.epoch, now=now, session=record
+            record.subject, record.client_id, granted, preconditions, epoch=record.epoch, now=now, session=record
         )
         if not isinstance(verdict, Retried):
             put = Put(self._key(record), record.SerializeToString())
-            if self._etcd.commit(standing.conditions, [put]) is None:
+            if self._etcd.commit(preconditions.conditions, [put]) is None:
                 raise Changed(f"what session {record.session_id!r} stands on was changed")
         answer = credentials(
             granted,
@@ -194,12 +196,12 @@ class Sessions:
 
     def _resolve(self, request: auth_pb2.ResolveSessionRequest) -> auth_pb2.ResolveSessionResponse:
         now = self._clock()
-        record, standing = self._read_record(request.session_id)
+        record, preconditions = self._read_record(request.session_id)
         if not is_session_secret(record, request.secret_sha256):
             raise Refusal(Reason.CREDENTIAL_INVALID, "not the secret of an opaque session")
-        granted = self._review(record, standing, now)
+        granted = self._review(record, preconditions, now)
         if now - seconds(record.last_seen_at) >= self._settings.session_idle * _SEEN_FRACTION:
-            self._see(record, standing, now)
+            self._see(record, preconditions, now)
         ends_in = min(seconds(record.idle_expires_at), seconds(record.expires_at)) - now
         valid_for = min(self._settings.resolve_ttl, self._settings.session_idle * _SEEN_FRACTION, ends_in)
         return auth_pb2.ResolveSessionResponse(
@@ -209,41 +211,41 @@ class Sessions:
             session_expires_at=record.expires_at,
         )
 
-    def _see(self, record: Record, standing: Standing, now: float) -> None:
+    def _see(self, record: Record, preconditions: IssuancePreconditions, now: float) -> None:
         """Stores that the session was seen now. The epoch stays: only a refresh may move it on."""
         record.last_seen_at.CopyFrom(stamp(now))
         ends_at = seconds(record.expires_at)
         record.idle_expires_at.CopyFrom(stamp(min(now + self._settings.session_idle, ends_at)))
         key = self._key(record)
-        unchanged = Unchanged(key, standing.session_revision)
+        unchanged = Unchanged(key, preconditions.session_revision)
         if self._etcd.commit([unchanged], [Put(key, record.SerializeToString())]) is None:
             raise Changed(f"session {record.session_id!r} was changed")
 
-    def _read(self, token: OpaqueToken, now: float) -> tuple[Record, Standing, Verdict]:
+    def _read(self, token: OpaqueToken, now: float) -> tuple[Record, IssuancePreconditions, Verdict]:
         """The session that a token belongs to. Refusal if there is none, or the token was never one of it."""
-        record, standing = self._read_record(token.session_id)
+        record, preconditions = self._read_record(token.session_id)
         verdict: Verdict = Forged()
         if token.kind is OpaqueKind.REFRESH:
-            verdict = judge(record, token.secret, now=now, grace=self._settings.refresh_grace)
+            verdict = judge_refresh_token(record, token.secret, now=now, grace=self._settings.refresh_grace)
         elif token.kind is OpaqueKind.SESSION and is_session_secret(record, token.secret_sha256):
             verdict = Current()
         if isinstance(verdict, Forged):
             raise Refusal(Reason.CREDENTIAL_INVALID, f"never a token of session {token.session_id!r}")
-        return record, standing, verdict
+        return record, preconditions, verdict
 
-    def _read_record(self, session_id: str) -> tuple[Record, Standing]:
+    def _read_record(self, session_id: str) -> tuple[Record, IssuancePreconditions]:
         try:
             return read_session(self._etcd, self._issuer.lifetime, self._layout, session_id)
         except Ended as ended:
             reason = Reason.CREDENTIAL_REVOKED if ended.revoked else Reason.CREDENTIAL_INVALID
             raise Refusal(reason, str(ended)) from ended
 
-    def _review(self, record: Record, standing: Standing, now: float) -> Grant:
+    def _review(self, record: Record, preconditions: IssuancePreconditions, now: float) -> Grant:
         """What the session may do now. If it cannot go on, ends it, if nobody has yet, and refuses."""
-        found = review(record, now=now, epochs=standing.epochs, holder=standing.holder)
+        found = review(record, now=now, epochs=preconditions.epochs, holder=preconditions.holder)
         if isinstance(found, Grant):
             return found
-        unchanged = Unchanged(self._key(record), standing.session_revision)
+        unchanged = Unchanged(self._key(record), preconditions.session_revision)
         revision = self._end(record, [unchanged], _SERVICE, found.why)
         if revision is None:
             raise Changed(f"session {record.session_id!r} was changed")
@@ -256,9 +258,9 @@ class Sessions:
         )
         raise _refusal(found)
 
-    def _end_for_reuse(self, record: Record, standing: Standing) -> NoReturn:
+    def _end_for_reuse(self, record: Record, preconditions: IssuancePreconditions) -> NoReturn:
         why = "a refresh token was used twice"
-        created = CreatedAt(self._key(record), standing.session_created)
+        created = CreatedAt(self._key(record), preconditions.session_created)
         revision = self._end(record, [created], _SERVICE, why)
         if revision is None:
             raise Changed(f"session {record.session_id!r} was ended by somebody else")

@@ -21,7 +21,7 @@ from bench.shop import RULE
 from bench.verifying import Metadata, known_keys, metadata_of, microseconds, verifier_of, verify_new
 from bench.world import Tokens
 from interceptors import EtcdSettings, MeshNode, MeshSettings
-from interceptors.verification.verifier import Verified
+from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def _hold_tokens(count: int) -> None:
 
     def check(metadata: Metadata) -> None:
         verified = verifier.check(RULE, metadata, time.time())
-        assert verified.__class__ is Verified, "the token was not kept"
+        assert verified.__class__ is VerifiedCredential, "the token was not kept"
 
     in_turn = itertools.cycle(presented)
     for line in sys.stdin:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from chaos.checker.deaths import Deaths, kills
-from chaos.checker.facts import Facts, Issue, Revocation
+from chaos.checker.facts import Facts, Issue, Revoker
 from chaos.checker.verdict import Verdict
 
 __all__ = ["check"]
@@ -51,7 +51,7 @@ def _check_session(facts: Facts, issues: list[Issue], verdict: Verdict) -> None:
                 break
 
 
-def _survives(issue: Issue, first: Issue, end: Revocation) -> str:
+def _survives(issue: Issue, first: Issue, end: Revoker) -> str:
     if end.known < issue.asked:
         return "after it"
     if issue.epoch is not None and issue.life == end.life == first.life and issue.epoch >= end.revision:

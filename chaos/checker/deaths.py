@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from chaos.checker.facts import Facts, Issue, Revocation
+from chaos.checker.facts import Facts, Issue, Revoker
 
 __all__ = ["Death", "Deaths", "kills"]
 
@@ -23,8 +23,8 @@ class Death:
     """
 
     strict: float = math.inf
-    cause: Revocation | None = None
-    at_node: dict[str, tuple[float, Revocation]] = field(default_factory=dict)
+    cause: Revoker | None = None
+    at_node: dict[str, tuple[float, Revoker]] = field(default_factory=dict)
 
 
 class Deaths:
@@ -68,7 +68,7 @@ class Deaths:
             self._note(death, revocation)
         return death
 
-    def _note(self, death: Death, revocation: Revocation) -> None:
+    def _note(self, death: Death, revocation: Revoker) -> None:
         strict = revocation.known + self._freshness
         receipt = revocation.receipt
         if receipt is not None:
@@ -80,14 +80,14 @@ class Deaths:
             death.strict, death.cause = strict, revocation
 
 
-def may_kill(revocation: Revocation, issue: Issue) -> bool:
+def may_kill(revocation: Revoker, issue: Issue) -> bool:
     """Whether a revocation, of a scope that the credential belongs to, may be one of this credential."""
     if issue.epoch is None or issue.life is None or revocation.life is None:
         return revocation.known >= issue.asked
     return kills(revocation, issue)
 
 
-def kills(revocation: Revocation, issue: Issue) -> bool:
+def kills(revocation: Revoker, issue: Issue) -> bool:
     """Whether a revocation, of a scope that the credential belongs to, is one of this credential.
 
     It is if the client had the credential before the revocation was asked for, whatever either says of itself; and if

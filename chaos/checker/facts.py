@@ -13,7 +13,7 @@ from typing import Final
 from chaos.history import Record
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 
-__all__ = ["NO_CALM", "SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revocation"]
+__all__ = ["NO_CALM", "SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revoker"]
 
 SETTLE: Final = 12.0
 """Seconds after a restore in which it must have been noticed everywhere."""
@@ -70,7 +70,7 @@ class Issue:
 
 
 @dataclass(slots=True, eq=False)
-class Revocation:
+class Revoker:
     """A revocation that certainly happened.
 
     asked      when it was asked for; infinity if only etcd tells of it
@@ -133,8 +133,8 @@ class Facts:
     meta: Record = field(init=False)
     by_op: dict[str, list[Record]] = field(init=False)
     issues: dict[str, Issue] = field(init=False)
-    revocations: dict[str, list[Revocation]] = field(init=False)
-    removed: dict[str, list[Revocation]] = field(init=False)
+    revocations: dict[str, list[Revoker]] = field(init=False)
+    removed: dict[str, list[Revoker]] = field(init=False)
     restores: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
     signing: dict[str, Activation] = field(init=False)
@@ -302,16 +302,16 @@ class Facts:
             signs[life] = not one["gone"]
 
     def _read_revocations(self) -> None:
-        found: dict[tuple[str, int | None, int], Revocation] = {}
+        found: dict[tuple[str, int | None, int], Revoker] = {}
         for one in self._etcd("epoch"):
             if not one["gone"]:
                 key = (one["scope"], one["life"], one["revision"])
-                found.setdefault(key, Revocation(*key, known=one["u"], seen=True))
+                found.setdefault(key, Revoker(*key, known=one["u"], seen=True))
         for one in self.by_op["revoke"]:
             if one["answer"] != "ok" or not one["revision"]:
                 continue
             key = (one["scope"], self.life(one["t"], one["u"]), one["revision"])
-            revocation = found.setdefault(key, Revocation(*key, known=one["u"]))
+            revocation = found.setdefault(key, Revoker(*key, known=one["u"]))
             revocation.known = min(revocation.known, one["u"])
             revocation.asked, revocation.answered = one["t"], one["u"]
             revocation.receipt, revocation.record = one.get("receipt"), one
@@ -329,7 +329,7 @@ class Facts:
         for one in self.by_op["revoke-key"]:
             if one["answer"] == "ok":
                 self.removed[one["kid"]].append(
-                    Revocation(
+                    Revoker(
                         f"key {one['kid']}",
                         self.life(one["t"], one["u"]),
                         one["revision"],

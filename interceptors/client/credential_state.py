@@ -8,15 +8,23 @@ from typing import Final
 
 import grpc
 
-from interceptors.client.renewal import Failure, Flow, Held, Random, Renewable, Unobtained, renewal
+from interceptors.client.renewal import (
+    HeldCredential,
+    NoCredential,
+    Random,
+    Renewable,
+    RenewalFailure,
+    RenewalFlow,
+    renewal,
+)
 from interceptors.client.sources import RefreshTokenLogin
 
-__all__ = ["Keeping"]
+__all__ = ["CredentialState"]
 
 _BACKOFF: Final = (1.0, 60.0)  # seconds after a failed renewal: the first, doubled each time, and the longest
 _BURST: Final = 20.0  # renewals at once because servers refused; one more comes back each second
 
-_FORKED: Final = Failure(
+_FORKED: Final = RenewalFailure(
     grpc.StatusCode.FAILED_PRECONDITION,
     "this process was forked from the one that holds the session, and a refresh token is good for one of them only; "
     "make the credentials after the fork",
@@ -25,12 +33,12 @@ _FORKED: Final = Failure(
 
 @dataclass(frozen=True, slots=True)
 class _Setback:
-    failure: Failure
+    failure: RenewalFailure
     failures: int
     retry_at: float
 
 
-class Keeping:
+class CredentialState:
     """The credential in hand and the renewals behind it. Whoever drives it guards it against other threads.
 
     held     what is held now; replaced as a whole
@@ -42,7 +50,7 @@ class Keeping:
 
     def __init__(self, source: Renewable, *, random: Random) -> None:
         self.source = source
-        self.held: Held | None = None
+        self.held: HeldCredential | None = None
         self.used = False
         self.streams = 0
         self._random = random
@@ -50,10 +58,10 @@ class Keeping:
         self._allowance = _BURST
         self._allowance_at = -math.inf
 
-    def settled(self, stale: Held | None, now: float) -> Held | None:
+    def settled(self, stale: HeldCredential | None, now: float) -> HeldCredential | None:
         """What a caller gets without a renewal, in place of `stale` (None: nothing was held); None if it needs one.
 
-        Unobtained, at once, while a refusal of the auth service is fresh: asking again would only use up the attempts
+        NoCredential, at once, while a refusal of the auth service is fresh: asking again would only use up the attempts
         that an account has.
         """
         held = self.held
@@ -61,7 +69,7 @@ class Keeping:
             return held
         setback = self._setback
         if setback is not None and not setback.failure.transient and now < setback.retry_at:
-            raise Unobtained(setback.failure)
+            raise NoCredential(setback.failure)
         return None
 
     def may_follow_refusal(self, now: float) -> bool:
@@ -93,11 +101,11 @@ class Keeping:
             return 0.0
         return None
 
-    def renewal(self) -> Flow:
+    def renewal(self) -> RenewalFlow:
         """The renewal that follows from what is held."""
         return renewal(self.source, self.held, random=self._random)
 
-    def succeeded(self, held: Held) -> bool:
+    def succeeded(self, held: HeldCredential) -> bool:
         """A renewal gave this. Says whether it ends a row of failures."""
         recovered = self._setback is not None
         self.held = held
@@ -105,7 +113,7 @@ class Keeping:
         self._setback = None
         return recovered
 
-    def failed(self, failure: Failure, now: float) -> bool:
+    def failed(self, failure: RenewalFailure, now: float) -> bool:
         """A renewal failed; what is held is used until it expires. Says whether this begins a row of failures."""
         failures = 1 if self._setback is None else self._setback.failures + 1
         if failure.refused and isinstance(self.source, RefreshTokenLogin):

@@ -10,13 +10,13 @@ from typing import Any, Final, NoReturn, Self
 import grpc
 import grpc.aio
 
-from interceptors.client.renewal import Failure
+from interceptors.client.renewal import RenewalFailure
 
 __all__ = ["CANCELLED", "CLOSED", "OUT_OF_TIME", "FailedCall", "aio_error"]
 
-CANCELLED: Final = Failure(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
-CLOSED: Final = Failure(grpc.StatusCode.CANCELLED, "these credentials were closed")
-OUT_OF_TIME: Final = Failure(
+CANCELLED: Final = RenewalFailure(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+CLOSED: Final = RenewalFailure(grpc.StatusCode.CANCELLED, "these credentials were closed")
+OUT_OF_TIME: Final = RenewalFailure(
     grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time ran out while it waited for a credential from the auth service"
 )
 
@@ -27,7 +27,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
     As with any failed call, code(), details() and trailing_metadata() say why; here they are the auth service's.
     """
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RenewalFailure) -> None:
         super().__init__(failure.details)
         self._failure = failure
 
@@ -117,7 +117,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         raise self
 
 
-def aio_error(failure: Failure) -> grpc.aio.AioRpcError:
+def aio_error(failure: RenewalFailure) -> grpc.aio.AioRpcError:
     """The same for grpc.aio, where a failed call is an exception only."""
     return grpc.aio.AioRpcError(
         failure.code,

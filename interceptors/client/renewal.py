@@ -18,7 +18,18 @@ from credmesh.auth.v1 import auth_pb2
 from interceptors.client.sources import ClientSecret, PasswordLogin, RefreshTokenLogin
 from interceptors.errors import CredmeshError, Reason, reason_of
 
-__all__ = ["Answer", "Failure", "Flow", "Held", "Pause", "Random", "Renewable", "Step", "Unobtained", "renewal"]
+__all__ = [
+    "Granted",
+    "HeldCredential",
+    "NoCredential",
+    "Pause",
+    "Random",
+    "Renewable",
+    "RenewalFailure",
+    "RenewalFlow",
+    "RenewalStep",
+    "renewal",
+]
 
 _WINDOW: Final = (0.6, 0.8)  # the part of a lifetime after which it is renewed; where in there is left to chance
 _SHORTEST: Final = 0.2  # seconds between two renewals ahead of expiry
@@ -44,7 +55,7 @@ Random = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class HeldCredential:
     """A credential in hand, ready to be sent. Compared by identity: is this still the one that was refused?
 
     metadata    the metadata entry that carries it
@@ -64,7 +75,7 @@ class Held:
     ending: bool = False
 
     @classmethod
-    def of(cls, token: str) -> Held:
+    def of(cls, token: str) -> HeldCredential:
         """A credential of which only its text is known."""
         return cls(token, (("authorization", f"Bearer {token}"),))
 
@@ -77,7 +88,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Granted:
     """The auth service gave credentials. `asked_at` is when the request was sent, `now` when the answer was there."""
 
     credentials: auth_pb2.Credentials = field(repr=False)
@@ -86,7 +97,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RenewalFailure:
     """The auth service refused, or could not be asked: what a caller's own call then ends with."""
 
     code: grpc.StatusCode
@@ -96,7 +107,7 @@ class Failure:
     @classmethod
     def of(
         cls, code: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None
-    ) -> Failure:
+    ) -> RenewalFailure:
         """Of a failed call to the auth service. A refusal is passed on word for word; anything else says who failed."""
         trailing = tuple((key, value) for key, value in metadata or ())
         details = details or ""
@@ -120,20 +131,20 @@ class Failure:
         return not self.transient and self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class Unobtained(CredmeshError):
+class NoCredential(CredmeshError):
     """There is no credential. The adapters turn it into the error that the caller's call raises."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RenewalFailure) -> None:
         super().__init__(failure.details)
         self.failure = failure
 
 
-Step = auth_pb2.LoginRequest | auth_pb2.RefreshRequest | Pause
-Flow = Generator[Step, "Answer | Failure | None", Held]
+RenewalStep = auth_pb2.LoginRequest | auth_pb2.RefreshRequest | Pause
+RenewalFlow = Generator[RenewalStep, "Granted | RenewalFailure | None", HeldCredential]
 
 
-def renewal(source: Renewable, held: Held | None, *, random: Random) -> Flow:
-    """One renewal: refreshes the session in hand, or signs in. Returns what to hold next; raises Unobtained.
+def renewal(source: Renewable, held: HeldCredential | None, *, random: Random) -> RenewalFlow:
+    """One renewal: refreshes the session in hand, or signs in. Returns what to hold next; raises NoCredential.
 
     A session that the auth service refuses to refresh is over; a source that can sign in does so, once.
     """
@@ -145,36 +156,40 @@ def renewal(source: Renewable, held: Held | None, *, random: Random) -> Flow:
     # A session about to end gives ever shorter tokens. Signing in while the last one is good keeps calls from waiting.
     if refresh_token and (login is None or held is None or not held.ending):
         reply = yield from _ask(auth_pb2.RefreshRequest(refresh_token=refresh_token), random)
-        if isinstance(reply, Answer):
+        if isinstance(reply, Granted):
             return _hold(reply, before=held, random=random)
         if login is None or not reply.refused:
-            raise Unobtained(reply)
+            raise NoCredential(reply)
     if login is None:
-        raise Unobtained(Failure(grpc.StatusCode.UNAUTHENTICATED, "the session gave no refresh token; sign in again"))
+        raise NoCredential(
+            RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "the session gave no refresh token; sign in again")
+        )
     reply = yield from _ask(login, random)
-    if isinstance(reply, Failure):
-        raise Unobtained(reply)
+    if isinstance(reply, RenewalFailure):
+        raise NoCredential(reply)
     return _hold(reply, before=None, random=random)
 
 
-def _ask(request: Step, random: Random) -> Generator[Step, Answer | Failure | None, Answer | Failure]:
+def _ask(
+    request: RenewalStep, random: Random
+) -> Generator[RenewalStep, Granted | RenewalFailure | None, Granted | RenewalFailure]:
     """Asks until there is an answer that counts. Within its grace window, a retried refresh gets the same successor."""
     attempt = 1
     while True:
         reply = yield request
         if reply is None:
-            raise TypeError("a request is answered by an Answer or a Failure")
-        if isinstance(reply, Answer) or not reply.transient or attempt == _ATTEMPTS:
+            raise TypeError("a request is answered by a Granted or a RenewalFailure")
+        if isinstance(reply, Granted) or not reply.transient or attempt == _ATTEMPTS:
             return reply
         yield Pause(_RETRY_PAUSE * 2 ** (attempt - 1) * (0.5 + random()))
         attempt += 1
 
 
-def _hold(answer: Answer, *, before: Held | None, random: Random) -> Held:
+def _hold(answer: Granted, *, before: HeldCredential | None, random: Random) -> HeldCredential:
     credentials = answer.credentials
     token = credentials.access_token or credentials.session_token
     if not token:
-        raise Unobtained(Failure(grpc.StatusCode.INTERNAL, "the auth service answered without a credential"))
+        raise NoCredential(RenewalFailure(grpc.StatusCode.INTERNAL, "the auth service answered without a credential"))
     lifetime = math.inf
     refresh_at = math.inf
     if credentials.HasField("expires_in"):
@@ -183,7 +198,7 @@ def _hold(answer: Answer, *, before: Held | None, random: Random) -> Held:
         ahead = answer.asked_at + lifetime * (first + (last - first) * random())
         refresh_at = max(ahead, answer.now + _SHORTEST)
     return replace(
-        Held.of(token),
+        HeldCredential.of(token),
         refresh_at=refresh_at,
         # Counted from before the request was sent, so that the answer's way here is never added to its life.
         expires_at=answer.asked_at + lifetime,

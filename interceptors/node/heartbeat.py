@@ -24,9 +24,9 @@ from interceptors.etcd.lease import KeptLease
 from interceptors.keyspace import Layout
 from interceptors.trust.bundle import TrustBundle
 from interceptors.trust.continuity import Beacon, Continuity
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS
 
-__all__ = ["Applied", "Pulse"]
+__all__ = ["AppliedBarrier", "Heartbeat"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
@@ -40,7 +40,7 @@ _LONGEST_BACKOFF: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedBarrier:
     """A barrier whose revision is applied here, and how many live streams were ended for that revision."""
 
     barrier_id: str
@@ -48,7 +48,7 @@ class Applied:
     streams_ended: int = 0
 
 
-class Pulse:
+class Heartbeat:
     """The thread that keeps a node registered and proves how fresh its bundle is.
 
     on_registered is called in that thread after the first registration, on_behind when reads have known of something
@@ -74,8 +74,8 @@ class Pulse:
         self._on_registered: Callable[[], None] | None = on_registered
         self._on_behind = on_behind
         self._awaited = (0, 0.0)  # the revision that the watch has to bring, and when it was read
-        self._barriers: queue.SimpleQueue[Applied | None] = queue.SimpleQueue()
-        self._owed: list[Applied] = []  # what etcd has refused; tried again with every proof
+        self._barriers: queue.SimpleQueue[AppliedBarrier | None] = queue.SimpleQueue()
+        self._owed: list[AppliedBarrier] = []  # what etcd has refused; tried again with every proof
         self._thread = threading.Thread(target=self._run, name="credmesh-pulse", daemon=True)
         self._stopping = False
         self._lease: KeptLease | None = None
@@ -107,7 +107,7 @@ class Pulse:
         """Has the thread look at what there is to say."""
         self._barriers.put(None)
 
-    def acknowledge(self, applied: Applied) -> None:
+    def acknowledge(self, applied: AppliedBarrier) -> None:
         """Has a barrier acknowledged. To be called when its revision is applied, and its streams were ended."""
         self._barriers.put(applied)
 
@@ -138,7 +138,7 @@ class Pulse:
         now = time.monotonic()
         if now >= self._renew_at:
             self._renew(now)
-        if self._record.broken_history != self._bundle.past.broken_history:
+        if self._record.broken_history != self._bundle.continuity.broken_history:
             self._announce()
         if now >= self._prove_at:
             self._prove_at = now + _PROOF_EVERY if self._prove() else now
@@ -161,7 +161,7 @@ class Pulse:
             self._away = False
             _log.info("etcd answers again")
 
-    def _next_barrier(self, timeout: float) -> Applied | None:
+    def _next_barrier(self, timeout: float) -> AppliedBarrier | None:
         try:
             return self._barriers.get(timeout=max(timeout, 0.0))
         except queue.Empty:
@@ -169,7 +169,7 @@ class Pulse:
 
     def _wait(self, seconds: float) -> None:
         """Waits, but not longer than until the node is stopped. Barriers stay queued."""
-        held: list[Applied] = []
+        held: list[AppliedBarrier] = []
         end = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < end:
             barrier = self._next_barrier(end - time.monotonic())
@@ -193,31 +193,31 @@ class Pulse:
             return
         # With the lease went the acknowledgements that lay under it. Barriers that are not applied yet come by the
         # watch.
-        past = self._bundle.past
-        since = past.sight
+        monitor = self._bundle.continuity
+        since = monitor.observed
         try:
             found = self._client.read_prefix(self._layout.barriers)
         except BaseException:
             # What it owes would never be known, and a rotation would wait for it as long as it lives.
             self._lease = None
             raise
-        if past.lost or found.revision < since.revision:
+        if monitor.lost or found.revision < since.revision:
             return  # what is applied here is of another history
         for key, entry in found.values.items():
             if entry.mod_revision <= self._bundle.revision:
-                self.acknowledge(Applied(key.removeprefix(self._layout.barriers), entry.mod_revision))
+                self.acknowledge(AppliedBarrier(key.removeprefix(self._layout.barriers), entry.mod_revision))
 
     def _announce(self) -> None:
         """Writes this node's record. Whoever vouches for etcd's history does so anew then."""
         assert self._lease is not None  # noqa: S101 - whoever calls this is registered, or just registers
-        past = self._bundle.past
-        self._record.broken_history = past.broken_history
+        monitor = self._bundle.continuity
+        self._record.broken_history = monitor.broken_history
         put = Put(self._layout.node(self._record.node_id), self._record.SerializeToString(), self._lease.id)
         asked_at = ticks()
         revision = self._client.commit([], [put], timeout=_COMMIT_TIMEOUT)
         if revision is None:
             raise EtcdUnavailable("the node's record could not be written")
-        past.want_vouch(revision)
+        monitor.require_vouch_after(revision)
         self._registered_at = revision
         self._in_touch_at = asked_at
 
@@ -230,27 +230,31 @@ class Pulse:
         self._register()
 
     def _prove(self) -> bool:
-        """Reads linearizably what tells how fresh this node is, and whether something of etcd's past is missing.
+        """Reads linearizably what tells how fresh this node is, and whether some of etcd's history is missing.
 
         False if the answer took so long that it proves nothing.
         """
-        past = self._bundle.past
-        if ticks() - self._in_touch_at > OUT_OF_TOUCH:
+        monitor = self._bundle.continuity
+        if ticks() - self._in_touch_at > OUT_OF_TOUCH_SECONDS:
             # What was committed meanwhile may be lost already, without a trace that this node could find.
             self._announce()
         record_key = self._layout.node(self._record.node_id)
-        since, era, doubted = past.sight, past.era, past.doubted()
+        since, history_generation, unseen_epoch = (
+            monitor.observed,
+            monitor.history_generation,
+            monitor.highest_unseen_epoch(),
+        )
         sent_at = ticks()
         found = self._client.read(self._layout.beacon, self._layout.history, record_key, timeout=_PROOF_TIMEOUT)
-        continuity = self._bundle.meet(found, since)
-        if ticks() - self._in_touch_at > OUT_OF_TOUCH:
+        continuity = self._bundle.record_read(found, since)
+        if ticks() - self._in_touch_at > OUT_OF_TOUCH_SECONDS:
             # It counts when etcd was heard of, and not when it was asked: it may have been restored before it answered.
             return False
         if continuity is Continuity.UNBROKEN:
-            past.settle(doubted, found.revision)
+            monitor.resolve_unseen_epoch(unseen_epoch, found.revision)
             entry = found.values.get(self._layout.beacon)
             beacon = Beacon(0) if entry is None else Beacon(entry.mod_revision, entry.value)
-            self._bundle.prove(beacon, sent_at, era)
+            self._bundle.prove(beacon, sent_at, history_generation)
             self._look_after_watch(beacon.revision, sent_at)
         elif continuity is Continuity.ANOTHER:
             # The watch would have brought that, if it were of the same etcd: it may hang at one that was left behind.
@@ -274,7 +278,7 @@ class Pulse:
             self._awaited = revision, sent_at
             self._on_behind()
 
-    def _acknowledge(self, applied: Applied) -> None:
+    def _acknowledge(self, applied: AppliedBarrier) -> None:
         lease = self._lease
         if lease is None:
             return  # registering anew acknowledges what is still raised

@@ -21,14 +21,14 @@ from interceptors.etcd.mirror import Event, Mirror
 from interceptors.keyspace import Layout
 from interceptors.node.audit import RefusalLog
 from interceptors.node.call_counts import CallCounts
-from interceptors.node.heartbeat import Applied, Pulse
+from interceptors.node.heartbeat import AppliedBarrier, Heartbeat
 from interceptors.node.open_streams import OpenCalls
 from interceptors.policy import Policy
 from interceptors.settings import MeshSettings
 from interceptors.tokens.verification_key import RecordError, read_key
 from interceptors.trust.bundle import Changes, TrustBundle
 from interceptors.trust.continuity import Continuity
-from interceptors.verification.lookups import Asker
+from interceptors.verification.lookups import LookupService
 from interceptors.verification.session_resolver import SessionResolver
 from interceptors.verification.verifier import Verifier
 from interceptors.waiting import await_event
@@ -77,17 +77,17 @@ class MeshNode:
             cached_credentials=settings.cached_credentials,
             resolves_sessions=resolver is not None,
         )
-        self.asker = Asker(self._fetch_key, resolver, self._ask_revision)
+        self.asker = LookupService(self._fetch_key, resolver, self._ask_revision)
         self._client = EtcdClient(settings.etcd)
         self._read = threading.Event()
-        self._since = self.bundle.past.sight
+        self._since = self.bundle.continuity.observed
         self._mirror = Mirror(
             settings.etcd,
             layout.mesh,
             on_snapshot=self._on_snapshot,
             on_events=self._on_events,
             before_read=self._before_read,
-            on_other_history=self.bundle.past.lose,
+            on_other_history=self.bundle.continuity.report_loss,
             name="mesh",
         )
         record = mesh_pb2.NodeRecord(
@@ -95,7 +95,7 @@ class MeshNode:
         )
         record.longest_freshness.FromNanoseconds(int(settings.longest_freshness * 1e9))
         # Registered first, mirrored second: whoever waits for every node then knows of this one before it could serve.
-        self._pulse = Pulse(
+        self._pulse = Heartbeat(
             self._client,
             layout,
             self.bundle,
@@ -104,7 +104,7 @@ class MeshNode:
             on_registered=self._mirror.start,
             on_behind=self._mirror.reconnect,
         )
-        self.bundle.past.listeners.append(self._on_lost)
+        self.bundle.continuity.listeners.append(self._on_lost)
 
     def start(self, timeout: float | None = None, *, strict_timeout: float = 5.0) -> None:
         """Connects to etcd and returns when the mesh's state has been read.
@@ -129,7 +129,7 @@ class MeshNode:
         if strict_timeout > 0 and not await_event(self.bundle.proven, strict_timeout):
             missing = (
                 "this node could not prove how fresh its knowledge is; strict methods are refused until it can"
-                if self.bundle.past.vouched
+                if self.bundle.continuity.vouched
                 else "no auth replica has vouched for etcd's history; strict methods are refused until one does"
             )
             _log.warning("after %g s %s", strict_timeout, missing)
@@ -198,7 +198,7 @@ class MeshNode:
         Refusal KEY_UNKNOWN if nobody can say whether it is there.
         """
         name = self._layout.key(kid)
-        since = self.bundle.past.sight
+        since = self.bundle.continuity.observed
         try:
             found = self._client.read(name, self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
         except EtcdUnavailable as error:
@@ -206,7 +206,7 @@ class MeshNode:
             _log.warning("key %r is unknown, and etcd could not be asked for it: %s", kid, error)
             raise Refusal(Reason.KEY_UNKNOWN, f"etcd could not be asked for key {kid!r}: {error}") from error
         entry = found.values.get(name)
-        if self.bundle.meet(found, since) is not Continuity.UNBROKEN:
+        if self.bundle.record_read(found, since) is not Continuity.UNBROKEN:
             # A key that is back since etcd was restored may have been revoked, and one that is missing may come back.
             raise Refusal(
                 Reason.KEY_UNKNOWN, f"key {kid!r} cannot be told from one that was revoked: etcd was restored"
@@ -220,16 +220,16 @@ class MeshNode:
 
     def _ask_revision(self, revision: int) -> None:
         """Asks etcd whether it has reached a revision that a credential claims."""
-        since = self.bundle.past.sight
+        since = self.bundle.continuity.observed
         try:
             found = self._client.read(self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
         except EtcdUnavailable as error:
             raise Refusal(Reason.MESH_STALE, f"etcd could not be asked for revision {revision}: {error}") from error
-        if self.bundle.meet(found, since) is Continuity.UNBROKEN:
-            self.bundle.past.settle(revision, found.revision)
+        if self.bundle.record_read(found, since) is Continuity.UNBROKEN:
+            self.bundle.continuity.resolve_unseen_epoch(revision, found.revision)
 
     def _before_read(self) -> None:
-        self._since = self.bundle.past.sight
+        self._since = self.bundle.continuity.observed
 
     def _on_lost(self) -> None:
         # Whichever thread has noticed: the auth service is told, and the watch is asked what there is.
@@ -266,7 +266,7 @@ class MeshNode:
     def _acknowledge(self, changes: Changes, ended: Mapping[int, int] = MappingProxyType({})) -> None:
         """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""
         for barrier_id, revision in changes.barriers:
-            self._pulse.acknowledge(Applied(barrier_id, revision, ended.get(revision, 0)))
+            self._pulse.acknowledge(AppliedBarrier(barrier_id, revision, ended.get(revision, 0)))
 
 
 def _version() -> str:

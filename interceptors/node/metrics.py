@@ -29,16 +29,16 @@ class NodeCollector(Collector):
         )
         yield _gauge("credmesh_ready", "Whether the node has read the mesh's state.", float(node.ready))
         yield _gauge("credmesh_watch_connected", "Whether the watch on etcd is up.", float(node.connected))
-        past = node.bundle.past
+        monitor = node.bundle.continuity
         yield _gauge(
             "credmesh_history_lost",
             "Whether etcd lacks a part of its history that this node has seen, and nobody has answered that yet.",
-            float(bool(past.lost)),
+            float(bool(monitor.lost)),
         )
         yield _gauge(
             "credmesh_history_vouched",
             "Whether the auth service has vouched for etcd's history since this node was last out of touch.",
-            float(past.vouched),
+            float(monitor.vouched),
         )
         yield _gauge("credmesh_bundle_revision", "The etcd revision that the node has applied.", node.bundle.revision)
         yield _gauge("credmesh_verification_keys", "Verification keys held.", len(node.bundle.keys))

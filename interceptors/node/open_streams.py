@@ -12,7 +12,7 @@ from typing import Final
 
 from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
-from interceptors.verification.verifier import KeyRevoked, Verified
+from interceptors.verification.verifier import KeyRevoked, VerifiedCredential
 
 __all__ = ["OpenCall", "OpenCalls"]
 
@@ -38,7 +38,7 @@ class OpenCall:
     def __init__(
         self,
         method: str,
-        verified: Verified,
+        verified: VerifiedCredential,
         deadline: float,
         *,
         following: bool,
@@ -124,7 +124,7 @@ class OpenCalls:
                 self._discard(call)
         return self._end(found, refusal)
 
-    def recheck(self, recheck: Callable[[Verified], None], *, now: float, unbroken: bool) -> int:
+    def recheck(self, recheck: Callable[[VerifiedCredential], None], *, now: float, unbroken: bool) -> int:
         """Checks every open stream anew, after keys changed or the mesh was read again; returns how many ended.
 
         unbroken: whether no event can have been missed. If some may have been, an epoch may have come and leased out

@@ -17,9 +17,9 @@ from interceptors.node.call_counts import CallCounts
 from interceptors.node.mesh_node import MeshNode
 from interceptors.node.open_streams import OpenCall
 from interceptors.policy import MethodRule
-from interceptors.verification.verifier import Verified
+from interceptors.verification.verifier import VerifiedCredential
 
-__all__ = ["HIDDEN", "OTHERS", "Gate", "WrappedHandlers", "log_unexpected", "refused_unruled"]
+__all__ = ["HIDDEN", "OTHERS", "MethodAdmission", "WrappedHandlers", "log_unexpected", "refused_unruled"]
 
 H = TypeVar("H")
 
@@ -33,7 +33,7 @@ OTHERS: Final = "others"
 """Where refusals are counted once there are too many methods to count each."""
 
 
-class Gate:
+class MethodAdmission:
     """Lets calls of one method in, or refuses them, and keeps count and trail of both."""
 
     __slots__ = ("counts", "method", "node", "rule")
@@ -44,7 +44,7 @@ class Gate:
         self.method = rule.method
         self.counts: CallCounts = node.counts_of(rule.method)
 
-    def hold(self, verified: Verified, end: Callable[[Refusal], None], peer: str) -> OpenCall:
+    def hold(self, verified: VerifiedCredential, end: Callable[[Refusal], None], peer: str) -> OpenCall:
         """Keeps an open stream among those that end with their credential.
 
         Raises Refusal if it was revoked since it was verified: the epoch may have passed by before the stream was kept.
@@ -90,7 +90,7 @@ class Gate:
 class WrappedHandlers(Generic[H]):
     """Wraps each method's handler once, and again only if the server's handler for it changes."""
 
-    def __init__(self, node: MeshNode, wrap: Callable[[Gate, Any], H]) -> None:
+    def __init__(self, node: MeshNode, wrap: Callable[[MethodAdmission, Any], H]) -> None:
         self._node = node
         self._wrap = wrap
         self._known: dict[str, tuple[object, H]] = {}
@@ -100,7 +100,7 @@ class WrappedHandlers(Generic[H]):
         known = self._known.get(method)
         if known is not None and known[0] is handler:
             return known[1]
-        wrapped = self._wrap(Gate(self._node, self._node.policy.rule(method)), handler)
+        wrapped = self._wrap(MethodAdmission(self._node, self._node.policy.rule(method)), handler)
         if len(self._known) < _MOST_METHODS:
             self._known[method] = (handler, wrapped)
         return wrapped

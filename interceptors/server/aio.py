@@ -15,14 +15,14 @@ from interceptors.caller import reset_caller, set_caller
 from interceptors.errors import Refusal
 from interceptors.node.mesh_node import MeshNode
 from interceptors.node.open_streams import OpenCall
-from interceptors.server.admission import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
+from interceptors.server.admission import HIDDEN, MethodAdmission, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.aio_ending import RunningHandler, ThreadedHandler
 from interceptors.server.handlers import behaviour_of, like
-from interceptors.verification.verifier import Verified
+from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = ["AioServerInterceptor"]
 
-Admit = Callable[[Any], Awaitable[Verified | None]]
+Admit = Callable[[Any], Awaitable[VerifiedCredential | None]]
 Behaviour = Callable[..., Any]
 
 
@@ -56,7 +56,7 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):
             return _refuse_all(self._node, method, refusal)
 
 
-def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(gate: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     behaviour = behaviour_of(handler)
     streams = handler.request_streaming or handler.response_streaming
     admit = _admit_anybody if gate.rule.public else _admission(gate)
@@ -71,12 +71,12 @@ def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     return like(handler, wrapped)
 
 
-def _admission(gate: Gate) -> Admit:
+def _admission(gate: MethodAdmission) -> Admit:
     rule, counts, asker = gate.rule, gate.counts, gate.node.asker
     check, flow = gate.node.verifier.check, gate.node.verifier.flow
     wall = time.time
 
-    async def admit(context: Any) -> Verified:
+    async def admit(context: Any) -> VerifiedCredential:
         now = wall()
         verified: Any = check(rule, context.invocation_metadata(), now)
         if verified.__class__ is str:
@@ -92,7 +92,7 @@ async def _admit_anybody(context: Any) -> None:
     del context
 
 
-def _coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+def _coroutine(gate: MethodAdmission, admit: Admit, behaviour: Behaviour) -> Behaviour:
     async def unary(request: Any, context: Any) -> Any:
         try:
             await admit(context)
@@ -103,7 +103,7 @@ def _coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
     return unary
 
 
-def _stream_coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+def _stream_coroutine(gate: MethodAdmission, admit: Admit, behaviour: Behaviour) -> Behaviour:
     async def stream(request: Any, context: Any) -> Any:
         try:
             verified = await admit(context)
@@ -117,7 +117,7 @@ def _stream_coroutine(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behavio
     return stream
 
 
-def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviour:
+def _async_generator(gate: MethodAdmission, admit: Admit, behaviour: Behaviour) -> Behaviour:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             verified = await admit(context)
@@ -144,7 +144,7 @@ def _async_generator(gate: Gate, admit: Admit, behaviour: Behaviour) -> Behaviou
 
 
 @contextmanager
-def _held(gate: Gate, verified: Verified, context: Any) -> Iterator[RunningHandler]:
+def _held(gate: MethodAdmission, verified: VerifiedCredential, context: Any) -> Iterator[RunningHandler]:
     """Keeps an open stream among those that end with their credential, as long as its handler runs."""
     handler = RunningHandler(context)
     call = gate.hold(verified, handler.end_soon, context.peer())
@@ -156,7 +156,7 @@ def _held(gate: Gate, verified: Verified, context: Any) -> Iterator[RunningHandl
         gate.release(call)
 
 
-async def _leave(gate: Gate, error: Exception, context: Any) -> NoReturn:
+async def _leave(gate: MethodAdmission, error: Exception, context: Any) -> NoReturn:
     """Ends the call after an exception, by raising: with the refusal's status, the handler's own, or a mute one."""
     if isinstance(error, Refusal):
         gate.refused(error, context.peer())
@@ -181,7 +181,7 @@ def _status_set_by_handler(context: Any) -> tuple[Any, str]:
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _function(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
+def _function(gate: MethodAdmission, behaviour: Behaviour, *, streams: bool) -> Behaviour:
     def unary(request: Any, context: Any) -> Any:
         with _in_thread(gate, context, streams=streams) as handler:
             return behaviour(request, handler.context)
@@ -189,7 +189,7 @@ def _function(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
     return unary
 
 
-def _generator(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
+def _generator(gate: MethodAdmission, behaviour: Behaviour, *, streams: bool) -> Behaviour:
     def stream(request: Any, context: Any) -> Iterator[Any]:
         with _in_thread(gate, context, streams=streams) as handler:
             for response in behaviour(request, handler.context):
@@ -200,7 +200,7 @@ def _generator(gate: Gate, behaviour: Behaviour, *, streams: bool) -> Behaviour:
 
 
 @contextmanager
-def _in_thread(gate: Gate, context: Any, *, streams: bool) -> Iterator[ThreadedHandler]:
+def _in_thread(gate: MethodAdmission, context: Any, *, streams: bool) -> Iterator[ThreadedHandler]:
     """All of the above for a plain function, in the thread where it runs."""
     handler = ThreadedHandler(context)
     call: OpenCall | None = None

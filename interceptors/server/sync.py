@@ -11,14 +11,14 @@ import grpc
 from interceptors.caller import set_caller
 from interceptors.errors import Refusal
 from interceptors.node.mesh_node import MeshNode
-from interceptors.server.admission import HIDDEN, Gate, WrappedHandlers, log_unexpected, refused_unruled
+from interceptors.server.admission import HIDDEN, MethodAdmission, WrappedHandlers, log_unexpected, refused_unruled
 from interceptors.server.handlers import behaviour_of, like
 from interceptors.server.sync_ending import end_call
-from interceptors.verification.verifier import Verified
+from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = ["ServerInterceptor"]
 
-Admit = Callable[[grpc.ServicerContext], Verified | None]
+Admit = Callable[[grpc.ServicerContext], VerifiedCredential | None]
 
 
 class ServerInterceptor(grpc.ServerInterceptor):
@@ -50,7 +50,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
             return _refuse_all(self._node, method, refusal)
 
 
-def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(gate: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     behaviour = behaviour_of(handler)
     if getattr(behaviour, "experimental_non_blocking", False):
         raise TypeError(f"{gate.method}: experimental_non_blocking handlers are not supported")
@@ -59,12 +59,12 @@ def _wrap(gate: Gate, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     return like(handler, wrap(gate, admit, behaviour, streaming=handler.request_streaming))
 
 
-def _admission(gate: Gate) -> Admit:
+def _admission(gate: MethodAdmission) -> Admit:
     rule, counts, asker = gate.rule, gate.counts, gate.node.asker
     check, flow = gate.node.verifier.check, gate.node.verifier.flow
     wall = time.time
 
-    def admit(context: grpc.ServicerContext) -> Verified:
+    def admit(context: grpc.ServicerContext) -> VerifiedCredential:
         now = wall()
         verified = check(rule, context.invocation_metadata(), now)
         if verified.__class__ is str:
@@ -80,7 +80,9 @@ def _admit_anybody(context: grpc.ServicerContext) -> None:
     del context
 
 
-def _unary_response(gate: Gate, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
+def _unary_response(
+    gate: MethodAdmission, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool
+) -> Callable[..., Any]:
     def unary(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             admit(context)
@@ -99,7 +101,7 @@ def _unary_response(gate: Gate, admit: Admit, behaviour: Callable[..., Any], *, 
 
 
 def _streaming_response(
-    gate: Gate, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool
+    gate: MethodAdmission, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool
 ) -> Callable[..., Any]:
     del streaming
 
@@ -113,7 +115,7 @@ def _streaming_response(
     return response_stream
 
 
-def _hold(gate: Gate, verified: Verified | None, context: grpc.ServicerContext) -> None:
+def _hold(gate: MethodAdmission, verified: VerifiedCredential | None, context: grpc.ServicerContext) -> None:
     if verified is None:
         return
     call = gate.hold(verified, lambda refusal: end_call(context, refusal), context.peer())
@@ -122,7 +124,7 @@ def _hold(gate: Gate, verified: Verified | None, context: grpc.ServicerContext) 
         gate.release(call)
 
 
-def _leave(gate: Gate, error: Exception, context: grpc.ServicerContext) -> NoReturn:
+def _leave(gate: MethodAdmission, error: Exception, context: grpc.ServicerContext) -> NoReturn:
     """Ends the call after an exception, by raising: with the refusal's status, the handler's own, or a mute one."""
     if isinstance(error, Refusal):
         gate.refused(error, context.peer())

@@ -20,8 +20,8 @@ from interceptors.etcd.mirror import Event, ReadAnew
 from interceptors.keyspace import Layout
 from interceptors.tokens.access_token import TokenReader
 from interceptors.tokens.verification_key import RecordError, VerificationKey, read_key
-from interceptors.trust.continuity import Beacon, Continuity, History, Sight, read_history
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH, Past
+from interceptors.trust.continuity import Beacon, Continuity, History, Observation, read_history
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS, ContinuityMonitor
 from interceptors.trust.epochs import Epochs
 
 __all__ = ["Changes", "TrustBundle"]
@@ -32,7 +32,7 @@ _BEACONS_KEPT: Final = 256
 """So many commits may the watch be ahead of a read's answer; beyond that the read proves nothing."""
 
 _MOST_UNPROVEN: Final = 8
-"""Proofs that wait for their revisions. They are made once a second, and count for OUT_OF_TOUCH seconds."""
+"""Proofs that wait for their revisions. They are made once a second, and count for OUT_OF_TOUCH_SECONDS seconds."""
 
 
 @dataclass(slots=True)
@@ -58,13 +58,13 @@ class TrustBundle:
     generation  moves on with every change that a verified credential may not survive
     proven_at   by interceptors.clock: everything committed before this moment is in here; None before the first proof
     proven      is set from the first proof on
-    past        what was seen of etcd's past; while something of it is missing, nothing of etcd is taken in
+    monitor        what was seen of etcd; while something of it is missing, nothing of etcd is taken in
 
     clock       what `prove` is told the time by
     """
 
     def __init__(self, layout: Layout, issuer: str, *, clock: Callable[[], float] = ticks) -> None:
-        self.past = Past()
+        self.continuity = ContinuityMonitor()
         self._clock = clock
         self._layout = layout
         self._issuer = issuer
@@ -79,30 +79,30 @@ class TrustBundle:
         self.proven_at: float | None = None
         self.proven = threading.Event()
 
-    def load(self, snapshot: Snapshot, since: Sight | None = None) -> Changes:
+    def load(self, snapshot: Snapshot, since: Observation | None = None) -> Changes:
         """Replaces everything by a snapshot of mesh/, unless something is missing in it that was seen before.
 
-        since: what was seen when the snapshot was about to be read (`past.sight`); by default what is seen now.
+        since: what was seen when the snapshot was about to be read (`monitor.observed`); by default what is seen now.
         """
-        era = self.past.era
-        continuity = self.meet(snapshot, self.past.sight if since is None else since)
+        history_generation = self.continuity.history_generation
+        continuity = self.record_read(snapshot, self.continuity.observed if since is None else since)
         if continuity is Continuity.LOST:
             return Changes()
         changes = self._take(snapshot, unbroken=continuity is Continuity.UNBROKEN)
         if continuity is Continuity.ANOTHER:
-            self.past.begin(self._sight(snapshot))
-            changes.another = self.past.era != era
+            self.continuity.begin_history(self._observation(snapshot))
+            changes.another = self.continuity.history_generation != history_generation
         with self._lock:
-            # After the past is in its new era: a reader that sees this generation sees that too.
+            # After the monitor is in its new history_generation: a reader that sees this generation sees that too.
             self._advance(snapshot.revision)
         return changes
 
-    def meet(self, found: Snapshot, since: Sight) -> Continuity:
+    def record_read(self, found: Snapshot, since: Observation) -> Continuity:
         """What to make of something that was read linearizably, with the beacon and the history among it.
 
-        since: what was seen when it was about to be read (`past.sight`).
+        since: what was seen when it was about to be read (`monitor.observed`).
         """
-        return self.past.meet(since, self._sight(found))
+        return self.continuity.record_read(since, self._observation(found))
 
     def _take(self, snapshot: Snapshot, *, unbroken: bool) -> Changes:
         keys: dict[str, VerificationKey] = {}
@@ -136,7 +136,7 @@ class TrustBundle:
         """
         self._follow_history(events)
         changes = Changes()
-        if self.past.lost:
+        if self.continuity.lost:
             return changes
         keys: dict[str, VerificationKey] | None = None
         with self._lock:
@@ -150,7 +150,7 @@ class TrustBundle:
                 elif event.key.startswith(self._layout.barriers) and event.value is not None:
                     changes.barriers.append((event.key.removeprefix(self._layout.barriers), event.mod_revision))
                 elif event.key == self._layout.beacon:
-                    self.past.saw(revision, beacon=Beacon(event.mod_revision, event.value))
+                    self.continuity.record_watched(revision, beacon=Beacon(event.mod_revision, event.value))
                     self._keep_beacon(event)
             if keys is not None:
                 self._set_keys(keys)
@@ -165,22 +165,23 @@ class TrustBundle:
                 self._set_keys({**self.keys, key.kid: key})
                 self.generation += 1
 
-    def prove(self, beacon: Beacon, sent_at: float, era: int | None = None) -> None:
+    def prove(self, beacon: Beacon, sent_at: float, history_generation: int | None = None) -> None:
         """A linearizable read that was sent at `sent_at` found nothing newer below mesh/ than what put this beacon.
 
-        era: that of the past when it was sent; a proof of another era counts for nothing.
+        history_generation: that of the monitor when it was sent; a proof of another history_generation counts for
+        nothing.
 
         Once that revision is applied, all that was committed before the read was sent is in here: a measured bound on
         this node's staleness that no clock takes part in but its own, which nobody sets (interceptors.clock).
         """
         with self._lock:
-            if era is None or era == self.past.era:
+            if history_generation is None or history_generation == self.continuity.history_generation:
                 self._unproven.append((beacon, sent_at))
                 self._settle_proofs()
 
     def _advance(self, revision: int, *, changed: bool = True) -> None:
         self.revision = revision
-        self.past.saw(revision)
+        self.continuity.record_watched(revision)
         if changed:
             self.generation += 1
         self._settle_proofs()
@@ -193,9 +194,9 @@ class TrustBundle:
         change. And none unless the watch has brought the very beacon that was read: it may follow an etcd that the
         reads do not come from.
         """
-        while self._unproven and self.revision >= self._unproven[0][0].revision and self.past.vouched:
+        while self._unproven and self.revision >= self._unproven[0][0].revision and self.continuity.vouched:
             beacon, sent_at = self._unproven.popleft()
-            if self._clock() - sent_at <= OUT_OF_TOUCH and self._has_brought(beacon):
+            if self._clock() - sent_at <= OUT_OF_TOUCH_SECONDS and self._has_brought(beacon):
                 self.proven_at = sent_at
                 self.proven.set()
 
@@ -203,7 +204,9 @@ class TrustBundle:
         if beacon.value is None or self._beacons.get(beacon.revision) == beacon.value:
             return True
         if beacon.revision >= min(self._beacons, default=0):
-            self.past.lose(f"the beacon of revision {beacon.revision} is not the one that the watch has brought")
+            self.continuity.report_loss(
+                f"the beacon of revision {beacon.revision} is not the one that the watch has brought"
+            )
         return False  # or it is so old that nobody knows any more; the next read is newer
 
     def _keep_beacon(self, event: Event) -> None:
@@ -212,28 +215,28 @@ class TrustBundle:
         if len(self._beacons) > _BEACONS_KEPT:
             del self._beacons[next(iter(self._beacons))]
 
-    def _sight(self, snapshot: Snapshot) -> Sight:
+    def _observation(self, snapshot: Snapshot) -> Observation:
         beacon = snapshot.values.get(self._layout.beacon)
         entry = snapshot.values.get(self._layout.history)
         history = None if entry is None else self._read_history(entry.value, entry.mod_revision)
         moved_at, value = (0, None) if beacon is None else (beacon.mod_revision, beacon.value)
-        return Sight(snapshot.cluster_id, snapshot.revision, moved_at, history, value)
+        return Observation(snapshot.cluster_id, snapshot.revision, moved_at, history, value)
 
     def _follow_history(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.key != self._layout.history:
                 continue
-            known = self.past.history
+            known = self.continuity.history
             if event.value is None:
-                self.past.lose("the record of its history was deleted")
+                self.continuity.report_loss("the record of its history was deleted")
                 continue
             history = self._read_history(event.value, event.mod_revision)
-            if self.past.lost and history is not None and history.history_id != self.past.broken_history:
+            if self.continuity.lost and history is not None and history.history_id != self.continuity.broken_history:
                 raise ReadAnew
             if known is not None and history is not None and history.history_id != known.history_id:
                 raise ReadAnew
-            if not self.past.lost:
-                self.past.saw(event.mod_revision, history=history)
+            if not self.continuity.lost:
+                self.continuity.record_watched(event.mod_revision, history=history)
 
     def _read_history(self, value: bytes, revision: int) -> History | None:
         try:
@@ -241,7 +244,7 @@ class TrustBundle:
         except RecordError as error:
             # Not "there is none": a newer version of the auth service may have written it.
             _log.error("left alone %s: %s", self._layout.history, error)
-            return self.past.history
+            return self.continuity.history
 
     def _set_keys(self, keys: Mapping[str, VerificationKey]) -> None:
         self.keys = keys

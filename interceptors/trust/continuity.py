@@ -1,10 +1,11 @@
-"""Telling whether etcd still has the past that was seen in it. Pure.
+"""Telling whether etcd still has the monitor that was seen in it. Pure.
 
 An etcd that is restored from a backup goes back to an earlier point of its history, and from there makes another one,
 in which the same revisions mean something else. What was revoked after the backup is not revoked in it, and credentials
 that were issued after the backup claim revisions that it has yet to reach. etcd itself gives no sign of it. But whoever
-has seen more of the past than is there knows: by a revision that was reached and now is not, by a beacon that was moved
-and now was not, by the id of the cluster, or by the id of the history, which the auth service draws anew whenever it
+has seen more of the past than is there knows: by a revision that was reached and now is not, by a beacon that was
+moved and now was not, by the id of the cluster, or by the id of the history, which the auth service draws anew whenever
+it
 has answered such a loss (mesh/history).
 
 Numbers tell only until the restored etcd has outgrown what was lost. From then on it is told by what the beacon holds,
@@ -22,7 +23,16 @@ from google.protobuf.message import DecodeError
 from credmesh.store.v1 import mesh_pb2
 from interceptors.tokens.verification_key import RecordError
 
-__all__ = ["NOTHING", "Beacon", "Continuity", "History", "Sight", "further", "judge", "read_history"]
+__all__ = [
+    "NOTHING_OBSERVED",
+    "Beacon",
+    "Continuity",
+    "History",
+    "Observation",
+    "assess_continuity",
+    "merge_observations",
+    "read_history",
+]
 
 _FORMAT: Final = 1
 
@@ -51,7 +61,7 @@ class Beacon:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """How far somebody has seen. Everything is 0 or None for who has seen nothing.
 
     revision      the highest revision that is known to exist
@@ -66,7 +76,7 @@ class Sight:
     beacon_value: bytes | None = None
 
 
-NOTHING: Final = Sight()
+NOTHING_OBSERVED: Final = Observation()
 
 
 class Continuity(enum.Enum):
@@ -77,7 +87,9 @@ class Continuity(enum.Enum):
     ANOTHER = "it is another history, all of which has to be read anew"
 
 
-def judge(known: Sight, now: Sight, beacon_then: Beacon | None = None) -> tuple[Continuity, str]:
+def assess_continuity(
+    known: Observation, now: Observation, beacon_then: Beacon | None = None
+) -> tuple[Continuity, str]:
     """Whether `now` goes on from what is known, and what speaks against it, for people.
 
     `now` must have been read linearizably, after `known` was put together.
@@ -101,7 +113,7 @@ def judge(known: Sight, now: Sight, beacon_then: Beacon | None = None) -> tuple[
     return (Continuity.LOST, why) if why else (Continuity.UNBROKEN, "")
 
 
-def _missing(known: Sight, now: Sight, then: Beacon | None) -> str:
+def _missing(known: Observation, now: Observation, then: Beacon | None) -> str:
     if known.cluster_id and now.cluster_id != known.cluster_id:
         return f"it is cluster {now.cluster_id:x}, and was {known.cluster_id:x}"
     if now.revision < known.revision:
@@ -118,7 +130,7 @@ def _missing(known: Sight, now: Sight, then: Beacon | None) -> str:
     return ""
 
 
-def further(one: Sight, other: Sight) -> Sight:
+def merge_observations(one: Observation, other: Observation) -> Observation:
     """What two know together who have seen the same history. Of two histories the one that followed counts."""
     if one.history is None or other.history is None:
         newest = one.history or other.history
@@ -127,8 +139,8 @@ def further(one: Sight, other: Sight) -> Sight:
     else:
         newest = max(one.history, other.history, key=lambda history: history.vouched_at)
     # Of two that saw the same beacon one may know what it held.
-    moved = max(one, other, key=lambda sight: (sight.beacon, sight.beacon_value is not None))
-    return Sight(
+    moved = max(one, other, key=lambda observation: (observation.beacon, observation.beacon_value is not None))
+    return Observation(
         cluster_id=other.cluster_id or one.cluster_id,
         revision=max(one.revision, other.revision),
         beacon=moved.beacon,

@@ -1,4 +1,4 @@
-"""What a node has seen of etcd's past, and what follows when some of it is gone.
+"""What a node has observed of etcd, and what follows when some of it is gone.
 
 A node that finds a loss keeps what it knows: the restored etcd knows of fewer revocations. It proves nothing any more,
 so that strict methods refuse, says so in its registration, and reads all anew when the auth service has answered the
@@ -14,39 +14,47 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from interceptors.trust.continuity import NOTHING, Beacon, Continuity, History, Sight, further, judge
+from interceptors.trust.continuity import (
+    NOTHING_OBSERVED,
+    Beacon,
+    Continuity,
+    History,
+    Observation,
+    assess_continuity,
+    merge_observations,
+)
 
-__all__ = ["OUT_OF_TOUCH", "Past"]
+__all__ = ["OUT_OF_TOUCH_SECONDS", "ContinuityMonitor"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
-OUT_OF_TOUCH: Final = 2.5
+OUT_OF_TOUCH_SECONDS: Final = 2.5
 """Seconds: no etcd is restored in less from a backup that was made before something was revoked in it."""
 
 
-class Past:
+class ContinuityMonitor:
     """Thread-safe; attributes may be read without a lock.
 
-    sight      how far this node has seen
+    observation      how far this node has seen
     lost       what is missing of it, for people; "" while nothing is
-    era        moves on with every other history: nothing that was accepted in one counts in the next
+    history_generation        moves on with every other history: nothing that was accepted in one counts in the next
     listeners  are called when something is found missing, in the thread that found it
     """
 
     def __init__(self) -> None:
-        self.sight = NOTHING
+        self.observed = NOTHING_OBSERVED
         self.lost = ""
-        self.era = 0
+        self.history_generation = 0
         self.listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._vouch_wanted_at = 0
-        self._doubted = 0
+        self._highest_unseen_epoch = 0
         self._broken = ""
 
     @property
     def history(self) -> History | None:
         """The history that this node is in; None where the auth service has begun none."""
-        return self.sight.history
+        return self.observed.history
 
     @property
     def broken_history(self) -> str:
@@ -56,27 +64,28 @@ class Past:
     @property
     def vouched(self) -> bool:
         """Whether the auth service has made sure, since this node wanted it, that nothing is missing."""
-        history = self.sight.history
+        history = self.observed.history
         return not self.lost and (history is None or history.vouched_at > self._vouch_wanted_at)
 
-    def want_vouch(self, revision: int) -> None:
+    def require_vouch_after(self, revision: int) -> None:
         """From here on only a vouch counts that was committed after this revision."""
         with self._lock:
             self._vouch_wanted_at = revision
 
-    def meet(self, since: Sight, now: Sight) -> Continuity:
-        """Takes in what was read linearizably, when `since` was already known (a value of `sight` before the read).
+    def record_read(self, since: Observation, now: Observation) -> Continuity:
+        """Takes in what was read linearizably, when `since` was already known (a value of `observation` before the
+        read).
 
-        ANOTHER leaves it to the caller to read everything and `begin` anew.
+        ANOTHER leaves it to the caller to read everything and `begin_history` anew.
         """
-        verdict, why = judge(since, now)
+        verdict, why = assess_continuity(since, now)
         with self._lock:
             if self.lost and verdict is not Continuity.LOST:
                 # Time alone mends nothing: a restored etcd outgrows every revision that was seen.
                 answered = now.history is not None and now.history.history_id != self._broken
                 return Continuity.ANOTHER if answered else Continuity.LOST
             if verdict is Continuity.UNBROKEN:
-                self.sight = further(self.sight, now)
+                self.observed = merge_observations(self.observed, now)
             if verdict is not Continuity.LOST or self.lost:
                 return verdict
             history = now.history or since.history
@@ -84,47 +93,51 @@ class Past:
         self._tell(why)
         return verdict
 
-    def lose(self, why: str) -> None:
+    def report_loss(self, why: str) -> None:
         """Something is missing, as somebody else has found out. Where there is no history nobody would answer it."""
         with self._lock:
-            if self.lost or self.sight.history is None:
+            if self.lost or self.observed.history is None:
                 return
-            self.lost, self._broken = why, self.sight.history.history_id
+            self.lost, self._broken = why, self.observed.history.history_id
         self._tell(why)
 
-    def begin(self, now: Sight) -> None:
+    def begin_history(self, now: Observation) -> None:
         """All was read anew, in another history."""
         with self._lock:
-            if self.sight.history is not None or self.lost:
-                self.era += 1
-            self.sight, self.lost, self._broken, self._doubted = now, "", "", 0
+            if self.observed.history is not None or self.lost:
+                self.history_generation += 1
+            self.observed, self.lost, self._broken, self._highest_unseen_epoch = now, "", "", 0
             # Revisions of the history before say nothing in this one, and beginning it was as good as vouching for it.
             self._vouch_wanted_at = 0
 
-    def saw(self, revision: int, *, beacon: Beacon | None = None, history: History | None = None) -> None:
+    def record_watched(self, revision: int, *, beacon: Beacon | None = None, history: History | None = None) -> None:
         """The watch has brought this revision."""
         with self._lock:
-            sight = self.sight
-            if beacon is not None and beacon.revision > sight.beacon:
-                sight = replace(sight, beacon=beacon.revision, beacon_value=beacon.value)
-            self.sight = replace(sight, revision=max(sight.revision, revision), history=history or sight.history)
+            observation = self.observed
+            if beacon is not None and beacon.revision > observation.beacon:
+                observation = replace(observation, beacon=beacon.revision, beacon_value=beacon.value)
+            self.observed = replace(
+                observation, revision=max(observation.revision, revision), history=history or observation.history
+            )
 
-    def doubt(self, epoch: int) -> None:
+    def note_unseen_epoch(self, epoch: int) -> None:
         """A credential of ours, rightly signed, claims a revision that this node has not heard of."""
         with self._lock:
-            self._doubted = max(self._doubted, epoch)
+            self._highest_unseen_epoch = max(self._highest_unseen_epoch, epoch)
 
-    def doubted(self) -> int:
+    def highest_unseen_epoch(self) -> int:
         """The highest revision that was claimed. To be asked before etcd is, and settled by what it says."""
-        return self._doubted
+        return self._highest_unseen_epoch
 
-    def settle(self, doubted: int, revision: int) -> None:
-        """Etcd, asked after `doubted` was known, is at this revision."""
+    def resolve_unseen_epoch(self, highest_unseen_epoch: int, revision: int) -> None:
+        """Etcd, asked after `highest_unseen_epoch` was known, is at this revision."""
         with self._lock:
-            if self._doubted <= doubted:
-                self._doubted = 0
-        if doubted > revision:
-            self.lose(f"a credential was issued as of revision {doubted}, and etcd is at {revision}")
+            if self._highest_unseen_epoch <= highest_unseen_epoch:
+                self._highest_unseen_epoch = 0
+        if highest_unseen_epoch > revision:
+            self.report_loss(
+                f"a credential was issued as of revision {highest_unseen_epoch}, and etcd is at {revision}"
+            )
 
     def _tell(self, why: str) -> None:
         _log.error(

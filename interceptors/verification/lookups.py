@@ -19,11 +19,11 @@ from credmesh.auth.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
 from interceptors.verification.cache import TwoGenerationCache
 from interceptors.verification.session_resolver import SessionResolver
-from interceptors.verification.verifier import Flow, Need, NeedKey, NeedRevision, Verified
+from interceptors.verification.verifier import Need, NeedKey, NeedRevision, VerificationFlow, VerifiedCredential
 
-__all__ = ["Answer", "Asker"]
+__all__ = ["LookupResult", "LookupService"]
 
-Answer = auth_pb2.ResolveSessionResponse | None
+LookupResult = auth_pb2.ResolveSessionResponse | None
 
 _log: Final = logging.getLogger("credmesh.asking")
 
@@ -37,7 +37,7 @@ _REMEMBERED_SECONDS: Final = 2.0
 _MOST_TOLD: Final = 100
 
 
-class Asker:
+class LookupService:
     """Answers what a verification flow needs (`interceptors.verification.verifier.Need`).
 
     fetch_key     reads one key from etcd into the bundle; Refusal if nobody can say whether it is there
@@ -54,14 +54,14 @@ class Asker:
         self._fetch_key = fetch_key
         self._resolver = resolver
         self._ask_revision = ask_revision
-        self._mesh = _Desk("credmesh-ask")
-        self._sessions = _Desk("credmesh-ask-session")
+        self._mesh = _SingleFlight("credmesh-ask")
+        self._sessions = _SingleFlight("credmesh-ask-session")
         self._lock = threading.Lock()
         self._allowance = _KEYS_AT_ONCE
         self._allowed_at = time.monotonic()
         self._told: set[str] = set()
 
-    def ask(self, need: Need) -> Future[Answer]:
+    def ask(self, need: Need) -> Future[LookupResult]:
         """The answer, to be waited for. It may raise Refusal: at once if too much is under way."""
         if isinstance(need, NeedKey):
             return self._mesh.ask("key " + need.kid, lambda: self._ask_for_key(need.kid), self._may_ask_for_key)
@@ -71,14 +71,14 @@ class Asker:
         name = f"{need.request.session_id} {need.request.secret_sha256.hex()}"
         return self._sessions.ask(name, lambda: self._ask_for_session(need.request))
 
-    def run(self, flow: Flow) -> Verified:
+    def run(self, flow: VerificationFlow) -> VerifiedCredential:
         """Drives a verification flow to its end, waiting where it must. Raises Refusal."""
         try:
             need = next(flow)
             while True:
                 need = flow.send(self.ask(need).result(_TIMEOUT))
         except StopIteration as done:
-            verified: Verified = done.value
+            verified: VerifiedCredential = done.value
             return verified
         except (TimeoutError, CancelledError):
             raise _no_answer() from None
@@ -87,7 +87,7 @@ class Asker:
         except Exception as error:
             raise self._denied(error) from error
 
-    async def run_async(self, flow: Flow) -> Verified:
+    async def run_async(self, flow: VerificationFlow) -> VerifiedCredential:
         """As `run`, without blocking the event loop."""
         try:
             need = next(flow)
@@ -96,7 +96,7 @@ class Asker:
                 answer = asyncio.shield(asyncio.wrap_future(self.ask(need)))
                 need = flow.send(await asyncio.wait_for(answer, _TIMEOUT))
         except StopIteration as done:
-            verified: Verified = done.value
+            verified: VerifiedCredential = done.value
             return verified
         except TimeoutError:
             raise _no_answer() from None
@@ -110,15 +110,15 @@ class Asker:
         self._mesh.stop()
         self._sessions.stop()
 
-    def _ask_for_key(self, kid: str) -> tuple[Answer, bool]:
+    def _ask_for_key(self, kid: str) -> tuple[LookupResult, bool]:
         self._fetch_key(kid)
         return None, True
 
-    def _ask_for_revision(self, revision: int) -> tuple[Answer, bool]:
+    def _ask_for_revision(self, revision: int) -> tuple[LookupResult, bool]:
         self._ask_revision(revision)
         return None, False
 
-    def _ask_for_session(self, request: auth_pb2.ResolveSessionRequest) -> tuple[Answer, bool]:
+    def _ask_for_session(self, request: auth_pb2.ResolveSessionRequest) -> tuple[LookupResult, bool]:
         if self._resolver is None:
             raise Refusal(Reason.CREDENTIAL_INVALID, "this node is not set up to resolve opaque sessions")
         answer = self._resolver.resolve(request)
@@ -154,20 +154,20 @@ class Asker:
         return Refusal(Reason.MESH_STALE, f"it could not be verified: {what}")
 
 
-class _Desk:
+class _SingleFlight:
     """Asks, with threads and a cap of its own. A question returns its answer, and whether to remember that."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._lock = threading.Lock()
-        self._under_way: dict[str, Future[Answer]] = {}
+        self._under_way: dict[str, Future[LookupResult]] = {}
         # What was not there, and until when (monotonic seconds) that is taken for granted. Only definite answers.
-        self._absent: TwoGenerationCache[tuple[float, Answer]] = TwoGenerationCache(_REMEMBERED)
+        self._absent: TwoGenerationCache[tuple[float, LookupResult]] = TwoGenerationCache(_REMEMBERED)
 
     def ask(
-        self, name: str, question: Callable[[], tuple[Answer, bool]], may_ask: Callable[[], bool] = lambda: True
-    ) -> Future[Answer]:
-        """See Asker.ask. name: that of the question. may_ask: whether it may be asked now if it is not already."""
+        self, name: str, question: Callable[[], tuple[LookupResult, bool]], may_ask: Callable[[], bool] = lambda: True
+    ) -> Future[LookupResult]:
+        """See LookupService.ask. name: the lookup's. may_ask: whether a new request may be made now."""
         known = self._absent.get(name)
         if known is not None and time.monotonic() < known[0]:
             return _answered(known[1])
@@ -189,7 +189,7 @@ class _Desk:
         """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, name: str, question: Callable[[], tuple[Answer, bool]]) -> Answer:
+    def _answer(self, name: str, question: Callable[[], tuple[LookupResult, bool]]) -> LookupResult:
         answer, definite = question()
         if definite:
             self._absent.put(name, (time.monotonic() + _REMEMBERED_SECONDS, answer))
@@ -204,7 +204,7 @@ def _no_answer() -> Refusal:
     return Refusal(Reason.MESH_STALE, "what the credential rests on could not be asked for in time")
 
 
-def _answered(answer: Answer) -> Future[Answer]:
-    future: Future[Answer] = Future()
+def _answered(answer: LookupResult) -> Future[LookupResult]:
+    future: Future[LookupResult] = Future()
     future.set_result(answer)
     return future

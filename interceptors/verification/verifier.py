@@ -28,13 +28,13 @@ from interceptors.trust.bundle import TrustBundle
 from interceptors.verification.cache import TwoGenerationCache
 
 __all__ = [
-    "Flow",
     "KeyRevoked",
     "Need",
     "NeedKey",
     "NeedRevision",
     "NeedSession",
-    "Verified",
+    "VerificationFlow",
+    "VerifiedCredential",
     "Verifier",
     "bearer",
     "revocation_scopes",
@@ -44,7 +44,7 @@ _MAX_AUDIENCES: Final = 32
 _ANY_EPOCH: Final = -1
 
 
-class Verified:
+class VerifiedCredential:
     """A credential that was verified, as the cache and the open streams keep it.
 
     scopes            the revocation scopes that it belongs to
@@ -53,14 +53,14 @@ class Verified:
     usable_until      seconds since 1970: a token's `exp` with the leeway; a session's record is asked for again then
     session_ends_at   seconds since 1970: when the session ends at the latest; 0.0 where there is none
     generation        the bundle's generation in which it was last found good
-    era               that of the past in which it was verified
+    history_generation               that of the monitor in which it was verified
     """
 
     __slots__ = (
         "caller",
         "credential",
-        "era",
         "generation",
+        "history_generation",
         "key_scope",
         "kid",
         "scopes",
@@ -77,7 +77,7 @@ class Verified:
         usable_until: float,
         session_ends_at: float,
         generation: int,
-        era: int = 0,
+        history_generation: int = 0,
     ) -> None:
         self.caller = caller
         self.credential = credential
@@ -87,10 +87,10 @@ class Verified:
         self.usable_until = usable_until
         self.session_ends_at = session_ends_at
         self.generation = generation
-        self.era = era
+        self.history_generation = history_generation
 
     def __repr__(self) -> str:
-        return f"Verified({self.caller!r})"  # never the credential
+        return f"VerifiedCredential({self.caller!r})"  # never the credential
 
     def stream_ends_at(self, *, follow_session: bool) -> float:
         """Seconds since 1970: when a stream that this credential opened ends at the latest, by its method's rule."""
@@ -106,7 +106,7 @@ class KeyRevoked(Refusal):
     its session is spared when a key retires.
     """
 
-    def __init__(self, verified: Verified) -> None:
+    def __init__(self, verified: VerifiedCredential) -> None:
         super().__init__(
             Reason.KEY_UNKNOWN, f"key {verified.kid!r} was revoked by force", subject=verified.caller.subject
         )
@@ -121,7 +121,7 @@ class NeedKey:
 
 @dataclass(frozen=True, slots=True)
 class NeedRevision:
-    """Ask etcd whether it has reached this revision, and tell the bundle's past. The answer is None."""
+    """Ask etcd whether it has reached this revision, and tell the bundle's monitor. The answer is None."""
 
     revision: int
 
@@ -134,7 +134,7 @@ class NeedSession:
 
 
 Need = NeedKey | NeedRevision | NeedSession
-Flow = Generator[Need, auth_pb2.ResolveSessionResponse | None, Verified]
+VerificationFlow = Generator[Need, auth_pb2.ResolveSessionResponse | None, VerifiedCredential]
 
 
 def revocation_scopes(caller: Caller, kid: str | None = None) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ class Verifier:
         self._clock = clock
         self._leeway = leeway
         self._max_bytes = max_credential_bytes
-        self._cache: TwoGenerationCache[Verified] = TwoGenerationCache(cached_credentials)
+        self._cache: TwoGenerationCache[VerifiedCredential] = TwoGenerationCache(cached_credentials)
         self._resolves_sessions = resolves_sessions
 
     @property
@@ -202,7 +202,9 @@ class Verifier:
         """How many verified credentials are kept."""
         return len(self._cache)
 
-    def check(self, rule: MethodRule, metadata: Iterable[tuple[str, str | bytes]], now: float) -> Verified | str:
+    def check(
+        self, rule: MethodRule, metadata: Iterable[tuple[str, str | bytes]], now: float
+    ) -> VerifiedCredential | str:
         """Decides on a call whose credential was seen before; otherwise gives the credential, for `flow`.
 
         now is in seconds since 1970. Raises Refusal.
@@ -222,8 +224,10 @@ class Verifier:
         self._allow(rule, verified)
         return verified
 
-    def flow(self, rule: MethodRule, credential: str, now: float) -> Flow:
-        """Verifies a credential from scratch and decides on the call; see `check`. Returns Verified, raises Refusal."""
+    def flow(self, rule: MethodRule, credential: str, now: float) -> VerificationFlow:
+        """Verifies a credential from scratch and decides on the call; see `check`. Returns VerifiedCredential, raises
+        Refusal.
+        """
         verified = yield from self.identify(credential, now)
         if rule.freshness is not None and self._is_ahead(verified):
             yield NeedRevision(verified.caller.epoch)
@@ -236,29 +240,29 @@ class Verifier:
         self._allow(rule, verified)
         return verified
 
-    def identify(self, credential: str, now: float) -> Flow:
+    def identify(self, credential: str, now: float) -> VerificationFlow:
         """Verifies a credential whatever it is to be used for: everything but audience, scopes and freshness."""
-        past = self._bundle.past
-        era = past.era  # before anything that is decided by it
+        monitor = self._bundle.continuity
+        history_generation = monitor.history_generation  # before anything that is decided by it
         generation = self._bundle.generation
         if is_opaque(credential):
             verified = yield from self._session(credential, now, generation)
         else:
             verified = yield from self._token(credential, now, generation)
-        verified.era = era
+        verified.history_generation = history_generation
         self.recheck(verified, force=True)
         if self._is_ahead(verified):
-            past.doubt(verified.caller.epoch)
+            monitor.note_unseen_epoch(verified.caller.epoch)
         self._cache.put(credential, verified)
         return verified
 
-    def recheck(self, verified: Verified, *, force: bool = False) -> None:
+    def recheck(self, verified: VerifiedCredential, *, force: bool = False) -> None:
         """Checks a verified credential against the bundle as it is now. Refusal if it was revoked or lost its key."""
         bundle = self._bundle
         generation = bundle.generation  # before the epochs are read: see TrustBundle
         if generation == verified.generation and not force:
             return
-        if verified.era != bundle.past.era:
+        if verified.history_generation != bundle.continuity.history_generation:
             self._cache.drop(verified.credential)
             raise Refusal(
                 Reason.CREDENTIAL_REVOKED,
@@ -285,16 +289,16 @@ class Verifier:
         """Empties the cache."""
         self._cache.clear()
 
-    def _is_ahead(self, verified: Verified) -> bool:
+    def _is_ahead(self, verified: VerifiedCredential) -> bool:
         """Whether a credential claims a revision that this node has not heard of.
 
         It may just have been issued. If etcd, asked now, has not reached that revision, it has lost a part of its
         history: by revisions alone such a credential would survive whatever is revoked from now on.
         """
-        past = self._bundle.past
-        return verified.caller.epoch > past.sight.revision and past.history is not None
+        monitor = self._bundle.continuity
+        return verified.caller.epoch > monitor.observed.revision and monitor.history is not None
 
-    def _allow(self, rule: MethodRule, verified: Verified) -> None:
+    def _allow(self, rule: MethodRule, verified: VerifiedCredential) -> None:
         # Read before the epochs are checked. Read after them, a proof that came in between (a node that was cut off
         # catches up at this moment) would vouch for epochs that this call was never checked against.
         proven_at = None if rule.freshness is None else self._bundle.proven_at
@@ -320,7 +324,7 @@ class Verifier:
                     subject=caller.subject,
                 )
 
-    def _token(self, credential: str, now: float, generation: int) -> Flow:
+    def _token(self, credential: str, now: float, generation: int) -> VerificationFlow:
         try:
             token = self._bundle.reader.read(credential)
         except UnknownKey as unknown:
@@ -338,7 +342,7 @@ class Verifier:
             # Half of a surrogate pair, which JSON can write, in a name that its scope is made of. We never sign one.
             raise Refusal(Reason.CREDENTIAL_INVALID, "a claim is no text that can be encoded") from None
 
-    def _session(self, credential: str, now: float, generation: int) -> Flow:
+    def _session(self, credential: str, now: float, generation: int) -> VerificationFlow:
         try:
             token = OpaqueToken.parse(credential)
         except ValueError as error:
@@ -356,8 +360,8 @@ class Verifier:
         return _verified_session(answer, credential, now, generation)
 
 
-def _verified_token(token: AccessToken, credential: str, leeway: float, generation: int) -> Verified:
-    return Verified(
+def _verified_token(token: AccessToken, credential: str, leeway: float, generation: int) -> VerifiedCredential:
+    return VerifiedCredential(
         token.caller,
         credential,
         kid=token.kid,
@@ -369,7 +373,7 @@ def _verified_token(token: AccessToken, credential: str, leeway: float, generati
 
 def _verified_session(
     answer: auth_pb2.ResolveSessionResponse, credential: str, now: float, generation: int
-) -> Verified:
+) -> VerifiedCredential:
     identity = answer.identity
     ends_at = answer.session_expires_at.ToNanoseconds() / 1e9
     attributes: dict[str, Any] = MessageToDict(answer.attributes)
@@ -384,7 +388,7 @@ def _verified_session(
         claims=MappingProxyType(attributes),
     )
     valid_for = answer.valid_for.ToTimedelta().total_seconds()
-    return Verified(
+    return VerifiedCredential(
         caller,
         credential,
         kid=None,

@@ -97,7 +97,7 @@ def take_in_proof(node: Node) -> Node:
 
 
 def _queued(node: Node, changes: tuple[Change, ...], revision: int, world: World) -> Node:
-    """MeshNode._acknowledge, and Pulse.acknowledge: the pulse will commit it."""
+    """MeshNode._acknowledge, and Heartbeat.acknowledge: the pulse will commit it."""
     if not world.rules.ack_after_apply:
         return node
     queue = node.queue + tuple((value, revision) for kind, value in changes if kind == "barrier")
@@ -124,7 +124,7 @@ def hear_of_barrier(state: State, world: World) -> Steps:
 def acknowledge(state: State, world: World) -> Steps:
     """A barrier is acknowledged in etcd, if the node's record and the barrier are as they were.
 
-    Code: interceptors/node/heartbeat.py Pulse._acknowledge.
+    Code: interceptors/node/heartbeat.py Heartbeat._acknowledge.
     """
     if state.receipt.stage == "made":
         return  # nobody waits any more
@@ -150,7 +150,7 @@ def acknowledge(state: State, world: World) -> Steps:
 def acknowledging_fails(state: State, world: World) -> Steps:
     """Etcd does not answer; the barrier goes to the end of the queue.
 
-    Code: interceptors/node/heartbeat.py Pulse._beat.
+    Code: interceptors/node/heartbeat.py Heartbeat._beat.
     """
     if not state.left.faults:
         return

@@ -31,7 +31,7 @@ __all__ = [
 def send_proof(state: State, world: World) -> Steps:
     """A node takes the time and sends the read of the beacon.
 
-    Code: interceptors/node/heartbeat.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Heartbeat._prove.
     """
     for index, node in enumerate(state.nodes[:1]):
         # Where the newest proof is of this tick, another one would not be newer.
@@ -46,7 +46,7 @@ def send_proof(state: State, world: World) -> Steps:
 def serve_proof(state: State, world: World) -> Steps:
     """etcd answers the read, linearizably: with the revision of the newest commit below mesh/.
 
-    Code: interceptors/node/heartbeat.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Heartbeat._prove.
     """
     etcd = state.etcd
     for index, node in enumerate(state.nodes):

@@ -105,7 +105,7 @@ def restore(state: State, world: World) -> Steps:
 def commit_something(state: State, world: World) -> Steps:
     """Something else is committed below mesh/, by whoever it is: revisions and the beacon grow.
 
-    Code: interceptors/etcd/records.py moved_beacon.
+    Code: interceptors/keyspace.py moved_beacon.
     """
     past = state.past
     if _OTHER in past.left and past.restored:
@@ -117,7 +117,7 @@ def commit_something(state: State, world: World) -> Steps:
 def mark_elsewhere(state: State, world: World) -> Steps:
     """Another replica writes a mark of its own.
 
-    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py ContinuityGuard._vouch_once.
     """
     past = state.past
     if "mark" in past.left and past.restored:
@@ -132,7 +132,7 @@ def vouch_elsewhere(state: State, world: World) -> Steps:
 
     Nothing can keep a node from believing that. But whoever does remember must notice when it looks.
 
-    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py ContinuityGuard._vouch_once.
     """
     past = state.past
     if "vouch" in past.left and past.restored and past.etcd.history == 1:
@@ -148,8 +148,8 @@ def vouch_elsewhere(state: State, world: World) -> Steps:
 def register(state: State, world: World) -> Steps:
     """A process starts and registers. From here on only a later vouch counts.
 
-    Code: interceptors/node/heartbeat.py Pulse._register, Pulse._announce; interceptors/trust/continuity_monitor.py
-    Past.want_vouch.
+    Code: interceptors/node/heartbeat.py Heartbeat._register, Heartbeat._announce; interceptors/trust/continuity_monitor.py
+    ContinuityMonitor.require_vouch_after.
     """
     past = state.past
     if past.node.phase == DOWN:
@@ -162,8 +162,8 @@ def register(state: State, world: World) -> Steps:
 def announce(state: State, world: World) -> Steps:
     """The node puts its record again: it was out of touch, or has found something missing.
 
-    Code: interceptors/node/heartbeat.py Pulse._announce, Pulse._prove; interceptors/trust/continuity_monitor.py
-    Past.want_vouch.
+    Code: interceptors/node/heartbeat.py Heartbeat._announce, Heartbeat._prove; interceptors/trust/continuity_monitor.py
+    ContinuityMonitor.require_vouch_after.
     """
     past, node = state.past, state.past.node
     if node.phase == DOWN or node.proof or not _must_announce(past, world):
@@ -185,7 +185,7 @@ def read(state: State, world: World) -> Steps:
     """The mirror reads everything, at first or anew.
 
     Code: interceptors/trust/bundle.py TrustBundle.load; interceptors/etcd/mirror.py Mirror._read;
-    interceptors/trust/continuity_monitor.py Past.begin.
+    interceptors/trust/continuity_monitor.py ContinuityMonitor.begin_history.
     """
     past, node = state.past, state.past.node
     if node.phase != REGISTERED and not node.anew:
@@ -208,7 +208,7 @@ def read(state: State, world: World) -> Steps:
 
 
 def _met(node: PastNode, since: Sight, now: Sight, world: World) -> str:
-    """interceptors/trust/continuity_monitor.py, Past.meet."""
+    """interceptors/trust/continuity_monitor.py, ContinuityMonitor.record_read."""
     verdict = _judge(since, now, world)
     if node.lost and verdict != "lost":
         return "another" if now.history and now.history != node.broken else "lost"
@@ -275,7 +275,7 @@ def _settled(node: PastNode, past: Past, world: World) -> PastNode:
 def send_proof(state: State, world: World) -> Steps:
     """The node sends its read.
 
-    Code: interceptors/node/heartbeat.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Heartbeat._prove.
     """
     past, node = state.past, state.past.node
     # Each proof waits for its own beacon; one more of the same says nothing new.
@@ -287,7 +287,7 @@ def send_proof(state: State, world: World) -> Steps:
 def serve_proof(state: State, world: World) -> Steps:
     """etcd answers it.
 
-    Code: interceptors/node/heartbeat.py Pulse._prove.
+    Code: interceptors/node/heartbeat.py Heartbeat._prove.
     """
     node = state.past.node
     if len(node.proof) == 1:
@@ -298,7 +298,7 @@ def serve_proof(state: State, world: World) -> Steps:
 def receive_proof(state: State, world: World) -> Steps:
     """The node takes the answer in.
 
-    Code: interceptors/trust/continuity_monitor.py Past.meet; interceptors/trust/bundle.py TrustBundle.prove,
+    Code: interceptors/trust/continuity_monitor.py ContinuityMonitor.record_read; interceptors/trust/bundle.py TrustBundle.prove,
     TrustBundle._settle_proofs.
     """
     past, node = state.past, state.past.node
@@ -336,7 +336,7 @@ def note(state: State, world: World) -> Steps:
 
     After a restore that would be late: then it asks etcd, which does not have the revocation any more.
 
-    Code: authsvc/continuity/guard.py HistoryGuard.note; authsvc/revocation/receipts.py Receipts._confirm.
+    Code: authsvc/continuity/guard.py ContinuityGuard.note; authsvc/revocation/receipts.py Receipts._confirm.
     """
     past = state.past
     if past.noted or not world.rules.makers_remember or (past.restored and world.rules.late_notes_are_checked):
@@ -353,7 +353,7 @@ def look(state: State, world: World) -> Steps:
 
     Looks at other times than before a vouch matter only where they find something.
 
-    Code: authsvc/continuity/guard.py HistoryGuard.look, HistoryGuard._judge.
+    Code: authsvc/continuity/guard.py ContinuityGuard.look, ContinuityGuard._judge.
     """
     past, replica = state.past, state.past.replica
     if replica.stage not in ("", "looking"):
@@ -381,7 +381,7 @@ def look(state: State, world: World) -> Steps:
 def answer(state: State, world: World) -> Steps:
     """The loss is answered: everybody is revoked, all keys go, another history begins. One commit.
 
-    Code: authsvc/continuity/guard.py HistoryGuard._answer.
+    Code: authsvc/continuity/guard.py ContinuityGuard._answer.
     """
     past, replica = state.past, state.past.replica
     if replica.stage != "answer":
@@ -400,7 +400,7 @@ def answer(state: State, world: World) -> Steps:
 def mark(state: State, world: World) -> Steps:
     """A node has registered since the last vouch: the replica writes its mark.
 
-    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py ContinuityGuard._vouch_once.
     """
     past, replica = state.past, state.past.replica
     before, after = ("", "looking") if world.rules.marks_come_first else ("mark", "vouch")
@@ -415,7 +415,7 @@ def mark(state: State, world: World) -> Steps:
 def vouch(state: State, world: World) -> Steps:
     """It vouches, if mark and history are as they were and nobody has registered since.
 
-    Code: authsvc/continuity/guard.py HistoryGuard._vouch_once.
+    Code: authsvc/continuity/guard.py ContinuityGuard._vouch_once.
     """
     past, replica, etcd, rules = state.past, state.past.replica, state.past.etcd, world.rules
     if replica.stage != "vouch":

@@ -27,7 +27,7 @@ __all__ = [
 def register(state: State, world: World) -> Steps:
     """A process starts and puts its record; its mirror comes after that.
 
-    Code: interceptors/node/heartbeat.py Pulse._register.
+    Code: interceptors/node/heartbeat.py Heartbeat._register.
     """
     for index, node in enumerate(state.nodes):
         if node.phase != DOWN:
@@ -84,7 +84,7 @@ def register_anew(state: State, world: World) -> Steps:
 
     With the lease went its acknowledgements; it gives those again that stand for what it has applied.
 
-    Code: interceptors/node/heartbeat.py Pulse._renew, Pulse._prove, Pulse._register.
+    Code: interceptors/node/heartbeat.py Heartbeat._renew, Heartbeat._prove, Heartbeat._register.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):
@@ -110,7 +110,7 @@ def register_anew(state: State, world: World) -> Steps:
 def renew(state: State, world: World) -> Steps:
     """The lease is renewed.
 
-    Code: interceptors/node/heartbeat.py Pulse._renew; interceptors/etcd/lease.py KeptLease.renew.
+    Code: interceptors/node/heartbeat.py Heartbeat._renew; interceptors/etcd/lease.py KeptLease.renew.
     """
     for index, node in enumerate(state.nodes[:1]):
         if node.record == MINE and node.rest < world.lease and not node.proof.stage:
@@ -153,7 +153,7 @@ def lease_of_the_dead_ends(state: State, world: World) -> Steps:
 def leave(state: State, world: World) -> Steps:
     """A node stops: it takes its record away, and goes on with calls while it drains.
 
-    Code: interceptors/node/heartbeat.py Pulse._deregister.
+    Code: interceptors/node/heartbeat.py Heartbeat._deregister.
     """
     for index, node in enumerate(state.nodes):
         if node.phase == READY and node.record == MINE and not node.proof.stage:

@@ -35,7 +35,7 @@ def begin(state: State, world: World) -> Steps:
 def revoke(state: State, world: World) -> Steps:
     """One commit: the epoch, the barrier, the beacon.
 
-    Code: authsvc/revocation/revoker.py Revocation.revoke_all; authsvc/revocation/receipts.py Receipts._commit.
+    Code: authsvc/revocation/revoker.py Revoker.revoke_all; authsvc/revocation/receipts.py Receipts._commit.
     """
     if state.receipt.stage != "about":
         return
@@ -65,7 +65,7 @@ def learn(state: State, world: World) -> Steps:
 def look_at_acks(state: State, world: World) -> Steps:
     """It reads the acknowledgements, and after them the nodes.
 
-    Code: authsvc/coordination/acknowledgements.py Board.look.
+    Code: authsvc/coordination/acknowledgements.py AckTracker.look.
     """
     if state.receipt.stage != "watching":
         return
@@ -88,7 +88,7 @@ def _counts(ack: int, raised: int, world: World) -> bool:
 def look_at_nodes(state: State, world: World) -> Steps:
     """It reads the nodes; if all of them have acknowledged, the receipt is complete.
 
-    Code: authsvc/coordination/acknowledgements.py Board.look; authsvc/revocation/receipts.py Receipts._wait.
+    Code: authsvc/coordination/acknowledgements.py AckTracker.look; authsvc/revocation/receipts.py Receipts._wait.
     """
     if state.receipt.stage != "acks":
         return

@@ -65,7 +65,7 @@ def ask_for_rotation(state: State, world: World) -> Steps:
 def decide(state: State, world: World) -> Steps:
     """The leader reads keys, signing record, request and barrier at one revision, and decides what is next.
 
-    Code: authsvc/keys/snapshot.py read_held; authsvc/keys/rotation.py decide.
+    Code: authsvc/keys/snapshot.py read_key_snapshot; authsvc/keys/rotation.py decide.
     """
     etcd = state.etcd
     for index, leader in enumerate(state.leaders):

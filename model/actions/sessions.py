@@ -21,7 +21,7 @@ __all__ = [
     "grace_passes",
     "judge",
     "lose_answer",
-    "read_standing",
+    "read_preconditions",
     "revoke_subject",
     "show_refresh_token",
 ]
@@ -71,13 +71,13 @@ def authenticate(state: State, world: World) -> Steps:
             yield f"{_who(worker)} is authenticated, at revision {after.vouched}", _with(state, index, after)
 
 
-def read_standing(state: State, world: World) -> Steps:
+def read_preconditions(state: State, world: World) -> Steps:
     """What the credential stands on is read in one transaction.
 
     Whoever was revoked since the login began is authenticated again. A client's token is signed right away: nothing is
     written, so nothing is compared.
 
-    Code: authsvc/sessions/preconditions.py read_standing; authsvc/sessions/issuer.py Issuer.login.
+    Code: authsvc/sessions/preconditions.py read_preconditions; authsvc/sessions/issuer.py Issuer.login.
     """
     etcd, rules = state.etcd, world.rules
     for index, worker in enumerate(state.desk.workers):
@@ -132,7 +132,7 @@ def judge(state: State, world: World) -> Steps:
 
     In a retry the token inherits the session's epoch and nothing is written, so the answer follows at once.
 
-    Code: authsvc/sessions/sessions.py Sessions._refresh; authsvc/sessions/refresh_tokens.py judge, review.
+    Code: authsvc/sessions/sessions.py Sessions._refresh; authsvc/sessions/refresh_tokens.py judge_refresh_token, review.
     """
     etcd, rules, desk = state.etcd, world.rules, state.desk
     session = desk.session
@@ -163,7 +163,7 @@ def judge(state: State, world: World) -> Steps:
 
 
 def _verdict(session: Session, token: int) -> tuple[str, bool]:
-    """authsvc/sessions/refresh_tokens.py, judge: the verdict, and whether the token was used up."""
+    """authsvc/sessions/refresh_tokens.py, judge_refresh_token: the verdict, and whether the token was used up."""
     if not session.version:
         return "ended", False
     if token == session.current:
@@ -262,7 +262,7 @@ def end_for_reuse(state: State, world: World) -> Steps:
 
 
 def _ended(state: State, world: World) -> State:
-    """One commit: the record goes, the session's epoch comes (authsvc/revocation/revoker.py, Revocation.revoke_all)."""
+    """One commit: the record goes, the session's epoch comes (authsvc/revocation/revoker.py, Revoker.revoke_all)."""
     desk, etcd, at = state.desk, state.etcd, -1
     if world.rules.ends_put_epochs:
         etcd = commit(etcd, ("epoch", desk.session.created))
@@ -275,7 +275,7 @@ def _ended(state: State, world: World) -> State:
 def grace_passes(state: State, world: World) -> Steps:
     """The grace window of a used token is over.
 
-    Code: authsvc/sessions/refresh_tokens.py judge.
+    Code: authsvc/sessions/refresh_tokens.py judge_refresh_token.
     """
     session = state.desk.session
     for index, (token, successor, over) in enumerate(session.used):
@@ -289,7 +289,7 @@ def grace_passes(state: State, world: World) -> Steps:
 def revoke_subject(state: State, world: World) -> Steps:
     """The subject is revoked; or its session is kicked.
 
-    Code: authsvc/revocation/revoker.py Revocation.revoke; authsvc/sessions/sessions.py Sessions.end.
+    Code: authsvc/revocation/revoker.py Revoker.revoke; authsvc/sessions/sessions.py Sessions.end.
     """
     if not state.left.revocations:
         return

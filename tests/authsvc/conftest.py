@@ -10,7 +10,7 @@ import pytest
 
 from authsvc.accounts.accounts import Accounts
 from authsvc.accounts.passwords import Passwords
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.settings import AuthSettings
 from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
@@ -98,4 +98,4 @@ def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
 @pytest.fixture
 def accounts(etcd_client: EtcdClient, layout: Layout, passwords: Passwords, settings: AuthSettings) -> Accounts:
     """The accounts in this test's etcd."""
-    return Accounts(etcd_client, layout, passwords, Revocation(etcd_client, layout, settings))
+    return Accounts(etcd_client, layout, passwords, Revoker(etcd_client, layout, settings))

@@ -15,7 +15,7 @@ from authsvc.api.auth_service import AuthServicer
 from authsvc.api.errors import AnswerErrors
 from authsvc.api.revocation_service import RevocationServicer
 from authsvc.api.session_service import SessionServicer
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from authsvc.sessions.directory import SessionDirectory
 from authsvc.sessions.introspection import Introspection
@@ -108,9 +108,9 @@ def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
             node=node,
         )
         auth_pb2_grpc.add_AuthServiceServicer_to_server(auth, server)
-        board = Board(replica.settings.mesh.etcd, replica.etcd, replica.layout)
-        board.start()
-        receipts = Receipts(replica.etcd, replica.layout, board, longest_freshness=2.0)
+        ack_tracker = AckTracker(replica.settings.mesh.etcd, replica.etcd, replica.layout)
+        ack_tracker.start()
+        receipts = Receipts(replica.etcd, replica.layout, ack_tracker, longest_freshness=2.0)
         sessions = SessionServicer(directory=directory, sessions=replica.sessions, receipts=receipts)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
         revocation = RevocationServicer(revocation=replica.revocation, receipts=receipts)
@@ -122,7 +122,7 @@ def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
             calls = {name: getattr(stub(channel), name) for stub, names in SERVICES.items() for name in names}
             yield Api(replica, node, calls, operator_secret)
         server.stop(0).wait()
-        board.stop()
+        ack_tracker.stop()
     directory.stop()
 
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from authsvc.continuity.guard import HistoryGuard
-from authsvc.continuity.watermark import Memory
-from authsvc.coordination.acknowledgements import Board
-from authsvc.revocation.revoker import Revocation
+from authsvc.continuity.guard import ContinuityGuard
+from authsvc.continuity.watermark import Watermark
+from authsvc.coordination.acknowledgements import AckTracker
+from authsvc.revocation.revoker import Revoker
 from authsvc.settings import AuthSettings
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Put
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
-from interceptors.trust.continuity_monitor import Past
+from interceptors.trust.continuity_monitor import ContinuityMonitor
 from tests.support.processes import ISSUER, KEK
 
 __all__ = ["Make", "Replica", "fence", "guards", "history", "register"]
@@ -23,14 +23,14 @@ __all__ = ["Make", "Replica", "fence", "guards", "history", "register"]
 Make = Callable[..., "Replica"]
 
 
-class Replica(HistoryGuard):
+class Replica(ContinuityGuard):
     """A guard, and what it was given."""
 
-    memory: Memory
-    past: Past
+    watermark: Watermark
+    monitor: ContinuityMonitor
 
 
-def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, board: Board, stack: ExitStack) -> Make:
+def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, ack_tracker: AckTracker, stack: ExitStack) -> Make:
     """What makes guards on one etcd; the stack ends them."""
     settings = AuthSettings(
         mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
@@ -40,17 +40,17 @@ def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, board: Board, s
     layout = Layout(etcd_settings.prefix)
 
     def make(path: Path | None = None, *, node_id: str = "auth", etcd: EtcdClient = etcd_client) -> Replica:
-        memory, past = Memory(path, layout.prefix), Past()
+        watermark, monitor = Watermark(path, layout.prefix), ContinuityMonitor()
         guard = Replica(
             etcd=etcd,
             layout=layout,
             node_id=node_id,
-            past=past,
-            board=board,
-            revocation=Revocation(etcd, layout, settings),
-            memory=memory,
+            monitor=monitor,
+            ack_tracker=ack_tracker,
+            revocation=Revoker(etcd, layout, settings),
+            watermark=watermark,
         )
-        guard.memory, guard.past = memory, past
+        guard.watermark, guard.monitor = watermark, monitor
         stack.callback(guard.stop)
         return guard
 

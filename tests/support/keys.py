@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import pytest
 
-from authsvc.coordination.election import Leader
+from authsvc.coordination.election import LeaderElection
 from authsvc.keys.revoker import KeyRevoker
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotation import Key, State
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.signer import Signer
-from authsvc.keys.snapshot import Held, read_held
+from authsvc.keys.snapshot import KeySnapshot, read_key_snapshot
 from authsvc.keys.vault import Vault
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.settings import AuthSettings
 from authsvc.store.records import parse_record
 from credmesh.store.v1 import mesh_pb2
@@ -60,11 +60,11 @@ class Keys:
 
     def revoker(self) -> KeyRevoker:
         """What revokes keys on a replica."""
-        return KeyRevoker(self.etcd, self.layout, Revocation(self.etcd, self.layout, auth_settings(self.settings)))
+        return KeyRevoker(self.etcd, self.layout, Revoker(self.etcd, self.layout, auth_settings(self.settings)))
 
-    def leader(self, name: str = "replica-1", *, ttl: int = 5, **options: Any) -> Leader:
+    def leader(self, name: str = "replica-1", *, ttl: int = 5, **options: Any) -> LeaderElection:
         """A replica that campaigns and rotates. It is stopped when the test ends."""
-        leader = Leader(self.settings, self.layout, name, ttl, [self.rotator(**options).step])
+        leader = LeaderElection(self.settings, self.layout, name, ttl, [self.rotator(**options).step])
         self._stack.callback(leader.stop)
         leader.start()
         return leader
@@ -89,9 +89,9 @@ class Keys:
         assert revision is not None
         return CreatedAt(self.layout.leader, revision)
 
-    def held(self) -> Held:
+    def held(self) -> KeySnapshot:
         """What etcd holds."""
-        return read_held(self.etcd, self.layout, usable=lambda *_: True)
+        return read_key_snapshot(self.etcd, self.layout, usable=lambda *_: True)
 
     def states(self) -> dict[str, State]:
         """The keys' states by kid."""

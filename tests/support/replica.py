@@ -15,7 +15,7 @@ from authsvc.accounts.principal import Account
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
 from authsvc.keys.vault import Vault, read_keks
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.issuer import Issuer
 from authsvc.sessions.sessions import Sessions
 from authsvc.settings import AuthSettings
@@ -74,7 +74,7 @@ class Replica:
         self.layout = Layout(settings.mesh.etcd.prefix)
         self.vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
         self.passwords = passwords
-        self.revocation = Revocation(etcd, self.layout, settings, clock=clock)
+        self.revocation = Revoker(etcd, self.layout, settings, clock=clock)
         self.accounts = Accounts(etcd, self.layout, passwords, self.revocation)
         ring = KeyRing(etcd, self.layout, self.vault)
         self.issuer = Issuer(etcd=etcd, layout=self.layout, ring=ring, settings=settings, clock=clock)

@@ -20,7 +20,7 @@ _COLUMNS = (
     Column("Service", width=10, wide=1),  # a node's id begins with it
     Column("Address", width=15, wide=4),
     Column("Version", width=7, wide=5),
-    Column("Registered", width=12, wide=3),
+    Column("RegisteredNode", width=12, wide=3),
 )
 _PROBE_COLUMNS = (
     Column("Answered", width=9, whole=True),

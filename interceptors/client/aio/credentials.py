@@ -10,7 +10,7 @@ import grpc.aio
 
 from interceptors.client.aio.interceptor import AioSupply, attaching_interceptors, wait_for
 from interceptors.client.aio.renewer import AioRenewer, AioRotated
-from interceptors.client.renewal import Held
+from interceptors.client.renewal import HeldCredential
 from interceptors.client.sources import CallerToken, FixedToken, Source
 from interceptors.client.sync.credentials import FixedSupply, PropagatedSupply, auth_needed, subject_of
 
@@ -92,7 +92,7 @@ class _AtOnce:
         self.stream_began = supply.stream_began
         self.stream_ended = supply.stream_ended
 
-    async def obtain(self, stale: Held | None, *, refused: bool = False) -> Held | None:
+    async def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> HeldCredential | None:
         """There is no other."""
         del stale, refused
         return None

@@ -15,7 +15,7 @@ from interceptors.client.aio.retry import AioRetriedStream
 from interceptors.client.aio.streams import SteadyStreamStream, SteadyStreamUnary
 from interceptors.client.attachment import Metadata, aio_details, own_metadata
 from interceptors.client.failed_call import OUT_OF_TIME, aio_error
-from interceptors.client.renewal import Held, Unobtained
+from interceptors.client.renewal import HeldCredential, NoCredential
 from interceptors.errors import reason_of
 
 __all__ = ["AioSupply", "attaching_interceptors", "wait_for"]
@@ -26,11 +26,11 @@ Continuation = Callable[[Any, Any], Awaitable[Any]]
 class AioSupply(Protocol):
     """Where the interceptors take credentials from."""
 
-    def current(self) -> Held | None:
+    def current(self) -> HeldCredential | None:
         """What can be sent now, without waiting."""
         ...
 
-    async def obtain(self, stale: Held | None, *, refused: bool = False) -> Held | None:
+    async def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> HeldCredential | None:
         """Something better than `stale`; see AioRenewer."""
         ...
 
@@ -44,13 +44,13 @@ class AioSupply(Protocol):
 
 
 async def wait_for(
-    supply: AioSupply, stale: Held | None, timeout: float | None, *, refused: bool = False
-) -> Held | None:
+    supply: AioSupply, stale: HeldCredential | None, timeout: float | None, *, refused: bool = False
+) -> HeldCredential | None:
     """Waits for a credential, at most `timeout` seconds. AioRpcError if there is none; None as AioSupply.obtain."""
     try:
         async with asyncio.timeout(timeout):
             return await supply.obtain(stale, refused=refused)
-    except Unobtained as unobtained:
+    except NoCredential as unobtained:
         raise aio_error(unobtained.failure) from None
     except TimeoutError:
         raise aio_error(OUT_OF_TIME) from None
@@ -67,7 +67,7 @@ class _Begun(NamedTuple):
     details: grpc.aio.ClientCallDetails
     own: Metadata
     started: float
-    held: Held
+    held: HeldCredential
     attached: grpc.aio.ClientCallDetails
 
 

@@ -18,10 +18,10 @@ import grpc
 import grpc.aio
 
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
-from interceptors.client.credential_state import Keeping
+from interceptors.client.credential_state import CredentialState
 from interceptors.client.failed_call import CLOSED
 from interceptors.client.forks import tell_of_forks
-from interceptors.client.renewal import Answer, Failure, Held, Pause, Renewable, Unobtained
+from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
 from interceptors.client.sync.renewer import log_outcome
 
 __all__ = ["AioRenewer", "AioRotated"]
@@ -39,15 +39,15 @@ class AioRenewer:
     def __init__(self, source: Renewable, auth: grpc.aio.Channel, on_rotate: AioRotated | None) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(auth)
         self._on_rotate = on_rotate
-        self._keeping = Keeping(source, random=random.random)
+        self._keeping = CredentialState(source, random=random.random)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._flight: asyncio.Future[Held] | None = None
+        self._flight: asyncio.Future[HeldCredential] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         tell_of_forks(self)
 
-    def current(self) -> Held | None:
+    def current(self) -> HeldCredential | None:
         """What can be sent now, without waiting; None if there is nothing."""
         held = self._keeping.held
         if held is None:
@@ -62,17 +62,17 @@ class AioRenewer:
         self._look()
         return held
 
-    async def obtain(self, stale: Held | None, *, refused: bool = False) -> Held | None:
-        """Something better than `stale`, from the one renewal that everybody waits for. Unobtained if there is none.
+    async def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> HeldCredential | None:
+        """Something better than `stale`, from the one renewal that everybody waits for. NoCredential if there is none.
 
         refused: a server did not accept `stale`. None if that has set off too many renewals already.
         """
         now = time.monotonic()
         if self._closed:
-            raise Unobtained(CLOSED)
+            raise NoCredential(CLOSED)
         try:
             held = self._keeping.settled(stale, now)
-        except Unobtained:
+        except NoCredential:
             if self._flight is None:
                 raise
             held = None
@@ -110,7 +110,7 @@ class AioRenewer:
         task.cancel()
         await asyncio.wait([task])
         if not flight.done():
-            flight.set_exception(Unobtained(CLOSED))  # the task was cancelled before it began
+            flight.set_exception(NoCredential(CLOSED))  # the task was cancelled before it began
 
     def forked(self) -> None:
         """See Forkable: the loop is the parent's."""
@@ -120,7 +120,7 @@ class AioRenewer:
         self._timer = None
         self._keeping.forked()
 
-    def _fly(self) -> asyncio.Future[Held]:
+    def _fly(self) -> asyncio.Future[HeldCredential]:
         """The renewal under way; begins one if there is none."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -151,37 +151,37 @@ class AioRenewer:
         else:
             self._fly()
 
-    async def _carry_out(self, flight: asyncio.Future[Held]) -> None:
+    async def _carry_out(self, flight: asyncio.Future[HeldCredential]) -> None:
         try:
-            outcome: Held | Exception = await self._renew()
+            outcome: HeldCredential | Exception = await self._renew()
         except asyncio.CancelledError:
             # Only by close(), or because the loop ends: who waits here must not take it for a cancellation of its own.
-            outcome = Unobtained(CLOSED)
+            outcome = NoCredential(CLOSED)
         except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for it: they get it
             outcome = error
         self._flight = None
         self._task = None
         turned = False
-        if isinstance(outcome, Unobtained):
+        if isinstance(outcome, NoCredential):
             turned = self._keeping.failed(outcome.failure, time.monotonic())
-        elif isinstance(outcome, Held) and not self._closed:
+        elif isinstance(outcome, HeldCredential) and not self._closed:
             turned = self._keeping.succeeded(outcome)
         log_outcome(outcome, turned=turned)
-        if isinstance(outcome, Held):
+        if isinstance(outcome, HeldCredential):
             flight.set_result(outcome)
         else:
             flight.set_exception(outcome)
         self._look()
 
-    async def _renew(self) -> Held:
+    async def _renew(self) -> HeldCredential:
         flow = self._keeping.renewal()
-        reply: Answer | Failure | None = None
+        reply: Granted | RenewalFailure | None = None
         while True:
             try:
                 step = flow.send(reply)
             except StopIteration as end:
-                held: Held = end.value
-                if isinstance(reply, Answer) and self._on_rotate is not None:
+                held: HeldCredential = end.value
+                if isinstance(reply, Granted) and self._on_rotate is not None:
                     await self._tell(self._on_rotate, reply.credentials)
                 return held
             if isinstance(step, Pause):
@@ -192,16 +192,16 @@ class AioRenewer:
             else:
                 reply = await self._ask(self._stub.Login, step)
 
-    async def _ask(self, method: Any, request: Any) -> Answer | Failure:
+    async def _ask(self, method: Any, request: Any) -> Granted | RenewalFailure:
         asked_at = time.monotonic()
         try:
             response = await method(request, timeout=_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            return Failure.of(error.code(), error.details(), error.trailing_metadata())
+            return RenewalFailure.of(error.code(), error.details(), error.trailing_metadata())
         except grpc.aio.UsageError as error:
             # What grpc raises on a channel that was closed under us.
-            return Failure.of(grpc.StatusCode.CANCELLED, str(error), None)
-        return Answer(response.credentials, asked_at, time.monotonic())
+            return RenewalFailure.of(grpc.StatusCode.CANCELLED, str(error), None)
+        return Granted(response.credentials, asked_at, time.monotonic())
 
     async def _tell(self, on_rotate: AioRotated, credentials: auth_pb2.Credentials) -> None:
         """Before any call uses them: if this process dies now, the next one holds the right refresh token."""
@@ -213,7 +213,7 @@ class AioRenewer:
             _log.exception("on_rotate failed; the session goes on, but its newest refresh token was not kept")
 
 
-def _heard(flight: asyncio.Future[Held]) -> None:
+def _heard(flight: asyncio.Future[HeldCredential]) -> None:
     """A renewal in the background that fails has no one waiting, and needs none: it was logged."""
     if not flight.cancelled():
         flight.exception()

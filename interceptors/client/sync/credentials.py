@@ -10,7 +10,7 @@ from typing import Any, Self
 import grpc
 
 from interceptors.caller import credential_of_caller
-from interceptors.client.renewal import Held
+from interceptors.client.renewal import HeldCredential
 from interceptors.client.sources import CallerToken, ClientSecret, FixedToken, PasswordLogin, Source
 from interceptors.client.sync.interceptor import AttachingInterceptor, Supply, wait_for
 from interceptors.client.sync.renewer import Renewer, Rotated
@@ -104,13 +104,13 @@ class FixedSupply:
     """A credential that never changes."""
 
     def __init__(self, token: str) -> None:
-        self._held = Held.of(token)
+        self._held = HeldCredential.of(token)
 
-    def current(self) -> Held:
+    def current(self) -> HeldCredential:
         """Always the same."""
         return self._held
 
-    def obtain(self, stale: Held | None, *, refused: bool = False) -> Future[Held] | None:
+    def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> Future[HeldCredential] | None:
         """There is no other."""
         del stale, refused
         return None
@@ -127,7 +127,7 @@ class PropagatedSupply(FixedSupply):
     def __init__(self) -> None:
         """Nothing is held between calls."""
 
-    def current(self) -> Held:
+    def current(self) -> HeldCredential:
         """The caller's own."""
         credential = credential_of_caller()
         if credential is None:
@@ -135,7 +135,7 @@ class PropagatedSupply(FixedSupply):
                 "there is no caller whose credential could be sent on: CallerToken() works in the handler of a method "
                 "whose rule is not public, on a server with a credmesh interceptor"
             )
-        return Held.of(credential)
+        return HeldCredential.of(credential)
 
 
 def auth_needed(source: Source, auth: Any) -> Any:

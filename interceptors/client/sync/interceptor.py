@@ -12,7 +12,7 @@ import grpc
 
 from interceptors.client.attachment import CallDetails, Metadata, details_with, own_metadata
 from interceptors.client.failed_call import OUT_OF_TIME, FailedCall
-from interceptors.client.renewal import Held, Unobtained
+from interceptors.client.renewal import HeldCredential, NoCredential
 from interceptors.client.sync.retry import RetriedCall, is_renewable
 from interceptors.client.sync.streams import RetriedStream
 from interceptors.waiting import await_result
@@ -25,11 +25,11 @@ Continuation = Callable[[Any, Any], Any]
 class Supply(Protocol):
     """Where the interceptor takes credentials from."""
 
-    def current(self) -> Held | None:
+    def current(self) -> HeldCredential | None:
         """What can be sent now, without waiting."""
         ...
 
-    def obtain(self, stale: Held | None, *, refused: bool = False) -> Future[Held] | None:
+    def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> Future[HeldCredential] | None:
         """Something better than `stale`; see Renewer."""
         ...
 
@@ -46,13 +46,13 @@ class Supply(Protocol):
         ...
 
 
-def wait_for(supply: Supply, future: Future[Held] | None, timeout: float | None) -> Held:
+def wait_for(supply: Supply, future: Future[HeldCredential] | None, timeout: float | None) -> HeldCredential:
     """Waits for a credential, at most `timeout` seconds. FailedCall if there is none."""
     if future is None:
         raise TypeError("a supply gives a future unless a refusal is to be followed")
     try:
         held = await_result(future, timeout)
-    except Unobtained as unobtained:
+    except NoCredential as unobtained:
         raise FailedCall(unobtained.failure) from None
     except TimeoutError:
         raise FailedCall(OUT_OF_TIME) from None
@@ -66,7 +66,7 @@ class _Begun(NamedTuple):
     details: Any
     own: Metadata
     started: float
-    held: Held
+    held: HeldCredential
     attached: CallDetails
 
 
@@ -137,10 +137,10 @@ class AttachingInterceptor(
 
     def _retry(
         self, begun: _Begun, continuation: Continuation, request: Any
-    ) -> tuple[Callable[[], Future[Held] | None], Callable[[Held], Any], float | None]:
+    ) -> tuple[Callable[[], Future[HeldCredential] | None], Callable[[HeldCredential], Any], float | None]:
         """How a call under way asks for a fresh credential, how it is made again with it, and until when."""
 
-        def again(fresh: Held) -> Any:
+        def again(fresh: HeldCredential) -> Any:
             self._supply.used()
             remaining = _remaining(begun.details.timeout, begun.started)
             return continuation(details_with(begun.details, begun.own, fresh.metadata, remaining), request)

@@ -17,10 +17,10 @@ from typing import Any, Final
 import grpc
 
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
-from interceptors.client.credential_state import Keeping
+from interceptors.client.credential_state import CredentialState
 from interceptors.client.failed_call import CLOSED
 from interceptors.client.forks import tell_of_forks
-from interceptors.client.renewal import Answer, Failure, Held, Pause, Renewable, Unobtained
+from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
 
 __all__ = ["Renewer", "Rotated", "log_outcome"]
 
@@ -32,12 +32,12 @@ _JOIN: Final = 5.0
 Rotated = Callable[[auth_pb2.Credentials], None]
 
 
-def log_outcome(outcome: Held | Exception, *, turned: bool) -> None:
+def log_outcome(outcome: HeldCredential | Exception, *, turned: bool) -> None:
     """Logs how a renewal ended: aloud where a row of failures begins or ends, what is between for debugging."""
-    if isinstance(outcome, Held):
+    if isinstance(outcome, HeldCredential):
         if turned:
             _log.info("the credential is renewed again")
-    elif isinstance(outcome, Unobtained):
+    elif isinstance(outcome, NoCredential):
         level = logging.WARNING if turned else logging.DEBUG
         _log.log(level, "no new credential (%s): %s", outcome.failure.code.name, outcome.failure.details)
     else:
@@ -50,15 +50,15 @@ class Renewer:
     def __init__(self, source: Renewable, auth: grpc.Channel, on_rotate: Rotated | None) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(auth)
         self._on_rotate = on_rotate
-        self._keeping = Keeping(source, random=random.random)
+        self._keeping = CredentialState(source, random=random.random)
         self._wake = threading.Condition()
-        self._flight: Future[Held] | None = None
+        self._flight: Future[HeldCredential] | None = None
         self._thread: threading.Thread | None = None
         self._request: Any = None
         self._closed = False
         tell_of_forks(self)
 
-    def current(self) -> Held | None:
+    def current(self) -> HeldCredential | None:
         """What can be sent now, without waiting; None if there is nothing."""
         held = self._keeping.held
         if held is None:
@@ -75,20 +75,20 @@ class Renewer:
                 self._start()
         return held
 
-    def obtain(self, stale: Held | None, *, refused: bool = False) -> Future[Held] | None:
+    def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> Future[HeldCredential] | None:
         """Something better than `stale`, from the one renewal that everybody waits for.
 
         refused: a server did not accept `stale`. None if that has set off too many renewals already.
         """
-        done: Future[Held] = Future()
+        done: Future[HeldCredential] = Future()
         with self._wake:
             now = time.monotonic()
             if self._closed:
-                done.set_exception(Unobtained(CLOSED))
+                done.set_exception(NoCredential(CLOSED))
                 return done
             try:
                 held = self._keeping.settled(stale, now)
-            except Unobtained as unobtained:
+            except NoCredential as unobtained:
                 if self._flight is None:
                     done.set_exception(unobtained)
                     return done
@@ -153,13 +153,13 @@ class Renewer:
     def _run(self) -> None:
         while (flight := self._next_flight()) is not None:
             try:
-                outcome: Held | Exception = self._renew()
+                outcome: HeldCredential | Exception = self._renew()
             except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for it: they get it
                 outcome = error
             self._land(flight, outcome)
             del flight, outcome  # or the calls that waited for it would live until the next one
 
-    def _next_flight(self) -> Future[Held] | None:
+    def _next_flight(self) -> Future[HeldCredential] | None:
         """Waits until a renewal is asked for or due; None when there is nothing left to do."""
         with self._wake:
             while not self._closed:
@@ -175,33 +175,33 @@ class Renewer:
             self._thread = None
             flight, self._flight = self._flight, None
         if flight is not None:
-            flight.set_exception(Unobtained(CLOSED))
+            flight.set_exception(NoCredential(CLOSED))
         return None
 
-    def _land(self, flight: Future[Held], outcome: Held | Exception) -> None:
+    def _land(self, flight: Future[HeldCredential], outcome: HeldCredential | Exception) -> None:
         """Publishes how a renewal ended, then tells who waits. What they do runs here, and must not block."""
         turned = False
         with self._wake:
             self._flight = None
-            if isinstance(outcome, Unobtained):
+            if isinstance(outcome, NoCredential):
                 turned = self._keeping.failed(outcome.failure, time.monotonic())
-            elif isinstance(outcome, Held) and not self._closed:
+            elif isinstance(outcome, HeldCredential) and not self._closed:
                 turned = self._keeping.succeeded(outcome)
         log_outcome(outcome, turned=turned)
-        if isinstance(outcome, Held):
+        if isinstance(outcome, HeldCredential):
             flight.set_result(outcome)
         else:
             flight.set_exception(outcome)
 
-    def _renew(self) -> Held:
+    def _renew(self) -> HeldCredential:
         flow = self._keeping.renewal()
-        reply: Answer | Failure | None = None
+        reply: Granted | RenewalFailure | None = None
         while True:
             try:
                 step = flow.send(reply)
             except StopIteration as end:
-                held: Held = end.value
-                if isinstance(reply, Answer) and self._on_rotate is not None:
+                held: HeldCredential = end.value
+                if isinstance(reply, Granted) and self._on_rotate is not None:
                     self._tell(self._on_rotate, reply.credentials)
                 return held
             if isinstance(step, Pause):
@@ -216,7 +216,7 @@ class Renewer:
         with self._wake:
             self._wake.wait_for(lambda: self._closed, seconds)
 
-    def _ask(self, method: Any, request: Any) -> Answer | Failure:
+    def _ask(self, method: Any, request: Any) -> Granted | RenewalFailure:
         asked_at = time.monotonic()
         try:
             call = method.future(request, timeout=_TIMEOUT)
@@ -225,15 +225,15 @@ class Renewer:
                 closed = self._closed
             if closed:
                 call.cancel()
-            return Answer(call.result().credentials, asked_at, time.monotonic())
+            return Granted(call.result().credentials, asked_at, time.monotonic())
         except grpc.FutureCancelledError:
             return CLOSED
         except grpc.RpcError as error:
             metadata: Any = error.trailing_metadata()
-            return Failure.of(error.code(), error.details(), metadata)
+            return RenewalFailure.of(error.code(), error.details(), metadata)
         except ValueError as error:
             # What grpc raises on a channel that was closed under us.
-            return Failure.of(grpc.StatusCode.CANCELLED, str(error), None)
+            return RenewalFailure.of(grpc.StatusCode.CANCELLED, str(error), None)
         finally:
             self._request = None
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import grpc
 
 from interceptors.client.failed_call import CANCELLED, OUT_OF_TIME, FailedCall
-from interceptors.client.renewal import Failure, Held, Unobtained
+from interceptors.client.renewal import HeldCredential, NoCredential, RenewalFailure
 from interceptors.client.timer import alarm
 from interceptors.errors import reason_of
 from interceptors.waiting import await_event
@@ -62,8 +62,8 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def __init__(
         self,
         first: Any,
-        renew: Callable[[], Future[Held] | None],
-        again: Callable[[Held], Any],
+        renew: Callable[[], Future[HeldCredential] | None],
+        again: Callable[[HeldCredential], Any],
         deadline: float | None,
     ) -> None:
         self._call = first  # the attempt that counts, as far as is known
@@ -229,7 +229,7 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             except RuntimeError as error:  # there can be no more threads, so nobody would end the waiting
                 self._give_up(_not_made(error))
 
-    def _renewed(self, future: Future[Held]) -> None:
+    def _renewed(self, future: Future[HeldCredential]) -> None:
         with self._lock:
             if self._phase is not Phase.RENEWING:
                 return  # it was cancelled, or ran out of time
@@ -242,10 +242,10 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         else:
             self._make_again(future)
 
-    def _make_again(self, future: Future[Held]) -> None:
+    def _make_again(self, future: Future[HeldCredential]) -> None:
         try:
             second = self._context.run(self._again, future.result())
-        except Unobtained as unobtained:
+        except NoCredential as unobtained:
             second = FailedCall(unobtained.failure)
         except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
             second = _not_made(error)
@@ -291,7 +291,7 @@ def _tell_of_end(call: Any, callback: Callable[[], None]) -> bool:
 
 
 def _not_made(error: Exception) -> FailedCall:
-    call = FailedCall(Failure(grpc.StatusCode.INTERNAL, f"the call could not be made again: {error}"))
+    call = FailedCall(RenewalFailure(grpc.StatusCode.INTERNAL, f"the call could not be made again: {error}"))
     call.__cause__ = error
     return call
 

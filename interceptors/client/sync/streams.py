@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-from interceptors.client.renewal import Held
+from interceptors.client.renewal import HeldCredential
 from interceptors.client.sync.retry import Phase, RetriedCall
 
 __all__ = ["RetriedStream"]
@@ -20,8 +20,8 @@ class RetriedStream(RetriedCall):
     def __init__(
         self,
         first: Any,
-        renew: Callable[[], Future[Held] | None],
-        again: Callable[[Held], Any],
+        renew: Callable[[], Future[HeldCredential] | None],
+        again: Callable[[HeldCredential], Any],
         deadline: float | None,
     ) -> None:
         self._readers = 0  # who wait for the first answer: only they know whether there was one, so they decide

@@ -16,7 +16,7 @@ from authsvc.accounts.accounts import Accounts
 from authsvc.accounts.passwords import Passwords
 from authsvc.api.account_service import AccountServicer
 from authsvc.api.errors import AnswerErrors
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from authsvc.settings import AuthSettings
 from credmesh.admin.v1 import accounts_pb2 as pb
 from credmesh.admin.v1 import accounts_pb2_grpc
@@ -266,7 +266,7 @@ def test_without_etcd_the_caller_is_told_to_retry(
         issuer = Issuer(client, etcd_settings.prefix)
         revision = issuer.revision()
         issuer_token = issuer.token(aud=["credmesh.auth"], scope="credmesh.accounts.read", epoch=revision)
-        accounts = Accounts(client, layout, passwords, Revocation(client, layout, settings))
+        accounts = Accounts(client, layout, passwords, Revoker(client, layout, settings))
         for api in _serve(accounts, node, issuer):
             metadata = (("authorization", f"Bearer {issuer_token}"),)
             api.stub.ListUsers(pb.ListUsersRequest(), metadata=metadata, timeout=10)

@@ -13,7 +13,7 @@ import pytest
 from authsvc.api.errors import AnswerErrors
 from authsvc.api.key_service import KeyServicer
 from authsvc.api.node_service import NodeServicer
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc, nodes_pb2, nodes_pb2_grpc
 from interceptors.errors import Reason, reason_of
@@ -30,18 +30,20 @@ def served(keys: Keys) -> Iterator[grpc.Channel]:
     """A replica that lets two watch, two wait, and two probe."""
     node = keys.node("auth")
     server = grpc.server(ThreadPoolExecutor(16), interceptors=[ServerInterceptor(node), AnswerErrors()])
-    with Board(keys.settings, keys.etcd, keys.layout) as board:
+    with AckTracker(keys.settings, keys.etcd, keys.layout) as ack_tracker:
         servicer = KeyServicer(
             etcd=keys.etcd,
             layout=keys.layout,
-            board=board,
-            receipts=Receipts(keys.etcd, keys.layout, board, longest_freshness=2.0),
+            ack_tracker=ack_tracker,
+            receipts=Receipts(keys.etcd, keys.layout, ack_tracker, longest_freshness=2.0),
             revoker=keys.revoker(),
             watches=AT_ONCE,
             waits=AT_ONCE,
         )
         keys_pb2_grpc.add_KeyServiceServicer_to_server(servicer, server)
-        nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, board=board, probe_timeout=1.0, probes=AT_ONCE)
+        nodes = NodeServicer(
+            etcd=keys.etcd, layout=keys.layout, ack_tracker=ack_tracker, probe_timeout=1.0, probes=AT_ONCE
+        )
         nodes_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from authsvc.api.errors import AnswerErrors
 from authsvc.api.key_service import KeyServicer
 from authsvc.api.node_service import NodeServicer
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.keys.rotation import State
 from authsvc.revocation.receipts import Receipts
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc, nodes_pb2, nodes_pb2_grpc
@@ -55,12 +55,14 @@ class Api:
 def served(keys: Keys) -> Iterator[Api]:
     node = keys.node("auth")
     server = grpc.server(ThreadPoolExecutor(16), interceptors=[ServerInterceptor(node), AnswerErrors()])
-    board = Board(keys.settings, keys.etcd, keys.layout)
-    board.start()
-    receipts = Receipts(keys.etcd, keys.layout, board, longest_freshness=2.0)
-    servicer = KeyServicer(etcd=keys.etcd, layout=keys.layout, board=board, receipts=receipts, revoker=keys.revoker())
+    ack_tracker = AckTracker(keys.settings, keys.etcd, keys.layout)
+    ack_tracker.start()
+    receipts = Receipts(keys.etcd, keys.layout, ack_tracker, longest_freshness=2.0)
+    servicer = KeyServicer(
+        etcd=keys.etcd, layout=keys.layout, ack_tracker=ack_tracker, receipts=receipts, revoker=keys.revoker()
+    )
     keys_pb2_grpc.add_KeyServiceServicer_to_server(servicer, server)
-    nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, board=board, probe_timeout=1.0)
+    nodes = NodeServicer(etcd=keys.etcd, layout=keys.layout, ack_tracker=ack_tracker, probe_timeout=1.0)
     nodes_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -69,7 +71,7 @@ def served(keys: Keys) -> Iterator[Api]:
             yield Api(keys, channel, node.id)
     finally:
         server.stop(None).wait()
-        board.stop()
+        ack_tracker.stop()
 
 
 def _is_empty(api: Api, directory: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
@@ -15,14 +15,14 @@ from tests.support.guards import Make, guards
 
 
 @pytest.fixture
-def board(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[Board]:
+def ack_tracker(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[AckTracker]:
     """The registrations."""
-    with Board(etcd_settings, etcd_client, layout) as board:
-        yield board
+    with AckTracker(etcd_settings, etcd_client, layout) as ack_tracker:
+        yield ack_tracker
 
 
 @pytest.fixture
-def replica(etcd_settings: EtcdSettings, etcd_client: EtcdClient, board: Board) -> Iterator[Make]:
+def replica(etcd_settings: EtcdSettings, etcd_client: EtcdClient, ack_tracker: AckTracker) -> Iterator[Make]:
     """Makes guards."""
     with ExitStack() as stack:
-        yield guards(etcd_settings, etcd_client, board, stack)
+        yield guards(etcd_settings, etcd_client, ack_tracker, stack)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from authsvc.continuity.watermark import Memory
-from authsvc.coordination.acknowledgements import Board
+from authsvc.continuity.watermark import Watermark
+from authsvc.coordination.acknowledgements import AckTracker
 from credmesh.store.v1 import auth_pb2
 from interceptors.clock import ticks
 from interceptors.errors import SettingsError
@@ -21,8 +21,8 @@ from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put, Snapshot
 from interceptors.keyspace import Layout, moved_beacon
 from interceptors.scopes import EVERYONE
 from interceptors.settings import EtcdSettings
-from interceptors.trust.continuity import NOTHING, Beacon, History, Sight
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH
+from interceptors.trust.continuity import NOTHING_OBSERVED, Beacon, History, Observation
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS
 from tests.support.guards import Make, fence, history, register
 from tests.support.waiting import wait_until
 
@@ -60,7 +60,7 @@ def test_a_loss_is_answered_in_one_commit_that_leaves_nothing_of_before(
         ],
     )
     guard.look()
-    guard.memory.remember(replace(guard.memory.sight, revision=1 << 40))
+    guard.watermark.remember(replace(guard.watermark.observed, revision=1 << 40))
     with caplog.at_level("INFO"):
         assert guard.look() is None
     found = history(etcd_client, layout)
@@ -87,7 +87,7 @@ def test_two_replicas_that_notice_answer_once(replica: Make, etcd_client: EtcdCl
     for guard in guards:
         guard.look()
         guard.look()
-        guard.memory.remember(replace(guard.memory.sight, revision=1 << 40))
+        guard.watermark.remember(replace(guard.watermark.observed, revision=1 << 40))
     for guard in (*guards, *guards):
         guard.look()
     assert [one.noticed_by for one in history(etcd_client, layout).lost] == ["one"]
@@ -95,16 +95,16 @@ def test_two_replicas_that_notice_answer_once(replica: Make, etcd_client: EtcdCl
 
 
 def test_what_a_node_says_it_found_missing_is_answered(
-    replica: Make, etcd_client: EtcdClient, layout: Layout, board: Board
+    replica: Make, etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     guard = replica()
     guard.look()
     first = history(etcd_client, layout).history_id
     register(etcd_client, layout, broken_history="another, long gone")
-    wait_until(lambda: "n" in board.registered)
+    wait_until(lambda: "n" in ack_tracker.registered)
     assert guard.look() is not None
     register(etcd_client, layout, broken_history=first)
-    wait_until(lambda: board.registered["n"].record.broken_history == first)
+    wait_until(lambda: ack_tracker.registered["n"].record.broken_history == first)
     assert guard.look() is None
     assert history(etcd_client, layout).lost[0].noticed_by == "n"
     # What it says is of the history before, and no reason to go on and on.
@@ -178,13 +178,13 @@ def test_where_nobody_leads_a_replica_vouches_all_the_same(
 
 
 def test_what_a_replica_has_seen_outlives_it(tmp_path: Path, replica: Make, etcd_client: EtcdClient) -> None:
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     guard = replica(path)
     guard.look()
     guard.look()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    again = Memory(path, guard._layout.prefix).sight
-    seen = guard.memory.sight
+    again = Watermark(path, guard._layout.prefix).observed
+    seen = guard.watermark.observed
     assert (again.revision, again.beacon, again.cluster_id) == (seen.revision, seen.beacon, seen.cluster_id)
     assert again.history is not None
     assert seen.history is not None
@@ -195,19 +195,19 @@ def test_what_the_watch_brings_is_looked_at_and_remembered_soon(
     tmp_path: Path, replica: Make, etcd_client: EtcdClient, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.continuity.guard._LOOK_EVERY", 3600.0)
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     guard = replica(path)
     guard.look()
     guard.start()
     beacon = moved_beacon(layout)
     revision = etcd_client.commit([], [beacon])
     assert revision is not None
-    guard.past.saw(revision, beacon=Beacon(revision, beacon.value))
+    guard.monitor.record_watched(revision, beacon=Beacon(revision, beacon.value))
     wait_until(lambda: json.loads(path.read_text())["beacon"] == revision)
     assert json.loads(path.read_text())["beacon_value"] == beacon.value.hex()
 
 
-class Waiting(EtcdClient):
+class AckCollector(EtcdClient):
     """Reads only when it is let."""
 
     def __init__(self, settings: EtcdSettings) -> None:
@@ -223,9 +223,9 @@ class Waiting(EtcdClient):
 def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
     tmp_path: Path, replica: Make, etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout
 ) -> None:
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     replica().look()
-    with Waiting(etcd_settings) as etcd:
+    with AckCollector(etcd_settings) as etcd:
         etcd.let.set()
         guard = replica(path, etcd=etcd)
         assert guard.look() is not None
@@ -238,22 +238,22 @@ def test_what_is_noted_is_on_disk_at_once_even_if_a_look_waits_for_etcd(
         revision = etcd_client.commit([], [beacon])
         assert revision is not None
         guard.note(Beacon(revision, beacon.value), ticks())
-        again = Memory(path, layout.prefix).sight
+        again = Watermark(path, layout.prefix).observed
         assert looking.is_alive()
         etcd.let.set()
         looking.join(20)
         assert (again.revision, again.beacon, again.beacon_value) == (revision, revision, beacon.value)
         # And the look, whose read was of before or after, takes nothing of it away.
-        assert guard.memory.sight.beacon >= revision
+        assert guard.watermark.observed.beacon >= revision
         assert guard.look() is not None
 
 
 def test_what_one_notes_in_a_new_history_another_does_not_take_away(tmp_path: Path, replica: Make) -> None:
     """Two receipts at once, of which the slower one found the history before."""
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     guard = replica(path)
     old, new = History("old", 1), History("new", 1, frozenset({"old"}))
-    guard.memory.begin(Sight(1, 50, 50, old, b"o"), guard.memory.noted)
+    guard.watermark.begin(Observation(1, 50, 50, old, b"o"), guard.watermark.noted)
     seen, go_on = threading.Event(), threading.Event()
 
     class Slow:
@@ -266,14 +266,14 @@ def test_what_one_notes_in_a_new_history_another_does_not_take_away(tmp_path: Pa
                 go_on.wait(20)
             return new
 
-    guard._past = Slow()  # type: ignore[assignment]
+    guard._monitor = Slow()  # type: ignore[assignment]
     slower = threading.Thread(target=guard.note, args=(Beacon(99, b"b"), ticks()))
     slower.start()
     assert seen.wait(20)
     guard.note(Beacon(100, b"a"), ticks())
     go_on.set()
     slower.join(20)
-    again = Memory(path, guard._layout.prefix).sight
+    again = Watermark(path, guard._layout.prefix).observed
     assert (again.history, again.beacon, again.beacon_value) == (new, 100, b"a")
 
 
@@ -285,7 +285,7 @@ def test_what_is_noted_late_has_to_be_in_etcd_still(replica: Make, etcd_client: 
     revision = etcd_client.commit([], [beacon])
     assert revision is not None
     etcd_client.commit([], [moved_beacon(layout)])
-    late = ticks() - OUT_OF_TOUCH - 1
+    late = ticks() - OUT_OF_TOUCH_SECONDS - 1
     guard.note(Beacon(revision, beacon.value), late)
     for gone in (Beacon(revision, b"another"), Beacon(revision + 1 << 40, b"x")):
         with pytest.raises(EtcdUnavailable):
@@ -295,7 +295,7 @@ def test_what_is_noted_late_has_to_be_in_etcd_still(replica: Make, etcd_client: 
 
 
 def test_several_who_note_at_once_wait_for_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Memory(tmp_path / "memory.json", "/p/")
+    watermark = Watermark(tmp_path / "watermark.json", "/p/")
     writes: list[object] = []
     hold = threading.Event()
 
@@ -305,52 +305,52 @@ def test_several_who_note_at_once_wait_for_one_write(tmp_path: Path, monkeypatch
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    threads = [threading.Thread(target=memory.note, args=(Beacon(n, b"%d" % n),)) for n in range(1, 21)]
+    threads = [threading.Thread(target=watermark.note, args=(Beacon(n, b"%d" % n),)) for n in range(1, 21)]
     threads[0].start()
     wait_until(lambda: writes)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: memory.noted == len(threads))
+    wait_until(lambda: watermark.noted == len(threads))
     assert all(thread.is_alive() for thread in threads)
     hold.set()
     for thread in threads:
         thread.join(20)
     assert len(writes) == 4  # the file's and its folder's, for the first one and for all others
-    assert Memory(tmp_path / "memory.json", "/p/").sight.beacon == 20
+    assert Watermark(tmp_path / "watermark.json", "/p/").observed.beacon == 20
 
 
 def test_what_is_noted_while_another_history_is_learned_of_is_not_forgotten() -> None:
     """It may be of the one or of the other: whoever looks once more knows."""
-    memory = Memory(None, "/p/")
-    memory.remember(Sight(1, 100, 90, History("first", 1)))
-    noted = memory.noted
-    memory.note(Beacon(130, b"x"))
-    other = Sight(1, 120, 120, History("second", 1, frozenset({"first"})))
-    memory.begin(other, noted)
-    assert memory.sight.beacon == 130
-    memory.begin(other, memory.noted)
-    assert memory.sight == other
+    watermark = Watermark(None, "/p/")
+    watermark.remember(Observation(1, 100, 90, History("first", 1)))
+    noted = watermark.noted
+    watermark.note(Beacon(130, b"x"))
+    other = Observation(1, 120, 120, History("second", 1, frozenset({"first"})))
+    watermark.begin(other, noted)
+    assert watermark.observed.beacon == 130
+    watermark.begin(other, watermark.noted)
+    assert watermark.observed == other
 
 
 def test_what_is_noted_of_a_history_that_only_the_node_knows_is_noted_as_of_that(replica: Make) -> None:
     guard = replica()
     first, second = History("first", 1), History("second", 1, frozenset({"first"}))
-    guard.past.begin(Sight(1, 50, 40, first, b"a"))
+    guard.monitor.begin_history(Observation(1, 50, 40, first, b"a"))
     guard.note(Beacon(60, b"b"), ticks())
-    assert guard.memory.sight == Sight(1, 60, 60, first, b"b")
-    guard.past.begin(Sight(1, 30, 30, second, b"c"))
+    assert guard.watermark.observed == Observation(1, 60, 60, first, b"b")
+    guard.monitor.begin_history(Observation(1, 30, 30, second, b"c"))
     guard.note(Beacon(31, b"d"), ticks())
-    assert guard.memory.sight == Sight(1, 31, 31, second, b"d")
+    assert guard.watermark.observed == Observation(1, 31, 31, second, b"d")
 
 
 def test_a_memory_of_before_the_beacon_held_anything_is_taken_up(tmp_path: Path) -> None:
-    path = tmp_path / "memory.json"
-    memory = Memory(path, "/p/")
-    memory.remember(Sight(1, 100, 90, History("first", 1), b"x"))
+    path = tmp_path / "watermark.json"
+    watermark = Watermark(path, "/p/")
+    watermark.remember(Observation(1, 100, 90, History("first", 1), b"x"))
     entries = json.loads(path.read_text())
     del entries["beacon_value"]
     path.write_text(json.dumps(entries))
-    assert Memory(path, "/p/").sight == Sight(1, 100, 90, History("first", 1))
+    assert Watermark(path, "/p/").observed == Observation(1, 100, 90, History("first", 1))
 
 
 @pytest.mark.parametrize(
@@ -359,27 +359,27 @@ def test_a_memory_of_before_the_beacon_held_anything_is_taken_up(tmp_path: Path)
 def test_a_memory_that_cannot_be_used_is_begun_anew_loudly(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     path.write_text(content)
-    assert Memory(path, "/p/").sight == NOTHING
+    assert Watermark(path, "/p/").observed == NOTHING_OBSERVED
     assert "is begun anew" in caplog.text
-    assert Memory(path, "/p/").sight == NOTHING
+    assert Watermark(path, "/p/").observed == NOTHING_OBSERVED
 
 
 def test_a_memory_that_cannot_be_written_is_named_when_the_replica_starts(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CREDMESH_MEMORY_FILE=.*for example"):
-        Memory(tmp_path / "no such folder" / "memory.json", "/p/")
+        Watermark(tmp_path / "no such folder" / "watermark.json", "/p/")
 
 
 def test_a_memory_that_fails_later_is_logged_once_and_kept_in_mind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "memory"
+    folder = tmp_path / "watermark"
     folder.mkdir()
-    memory = Memory(folder / "memory.json", "/p/")
-    (folder / "memory.json").unlink()
+    watermark = Watermark(folder / "watermark.json", "/p/")
+    (folder / "watermark.json").unlink()
     folder.rmdir()
     for revision in (10, 20):
-        memory.remember(Sight(1, revision, 5, History("h", 1)))
-    assert memory.sight.revision == 20
+        watermark.remember(Observation(1, revision, 5, History("h", 1)))
+    assert watermark.observed.revision == 20
     assert caplog.text.count("cannot write down") == 1

@@ -51,7 +51,7 @@ def test_a_session_that_was_revoked_after_the_backup_is_not_refreshed_from_it(
         replica.revocation.revoke(subject_scope("alice"), actor="test", reason="test")
         witness.load(etcd.read_prefix(replica.layout.mesh))
         noticed: list[bool] = []
-        witness.past.listeners.append(lambda: noticed.append(True))
+        witness.continuity.listeners.append(lambda: noticed.append(True))
 
         backups.restore(own_etcd, backup, new_cluster=False)
         attempts: list[Callable[[], object]] = [lambda: replica.refresh(alice.refresh_token), lambda: replica.login()]

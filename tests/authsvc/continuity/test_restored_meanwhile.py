@@ -105,7 +105,7 @@ class TestOutgrown:
         self, tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
     ) -> Callable[[], Replica]:
         """Makes a guard that remembers what was lost."""
-        path = tmp_path / "memory.json"
+        path = tmp_path / "watermark.json"
         before = replica(path)
         before.look()
         before.look()
@@ -134,8 +134,8 @@ class TestOutgrown:
         other = outgrown()
         found = other._read()
         guard = outgrown()
-        guard.past.meet(guard.past.sight, found.sight)
-        assert guard.past.sight.beacon > guard.memory.sight.beacon
+        guard.monitor.record_read(guard.monitor.observed, found.observed)
+        assert guard.monitor.observed.beacon > guard.watermark.observed.beacon
         assert guard.look() is None
         assert history(etcd_client, layout).lost
 
@@ -156,7 +156,7 @@ class TestOutgrown:
 def test_an_etcd_that_has_only_gone_on_is_not_taken_for_another(
     tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
 ) -> None:
-    path = tmp_path / "memory.json"
+    path = tmp_path / "watermark.json"
     guard = replica(path)
     guard.look()
     guard.look()

@@ -1,4 +1,4 @@
-"""Whom the board takes for a live node: what lies among the nodes under no lease is none, and makes nobody wait."""
+"""Which registrations count as live nodes: a key without a lease does not, and no receipt waits for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from authsvc.coordination.acknowledgements import Board
+from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, Put
@@ -25,9 +25,9 @@ def layout(etcd_settings: EtcdSettings) -> Layout:
 
 
 @pytest.fixture
-def board(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[Board]:
-    with Board(etcd_settings, etcd_client, layout) as board:
-        yield board
+def ack_tracker(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[AckTracker]:
+    with AckTracker(etcd_settings, etcd_client, layout) as ack_tracker:
+        yield ack_tracker
 
 
 def put(layout: Layout, name: str, lease: int = 0) -> Put:
@@ -36,7 +36,7 @@ def put(layout: Layout, name: str, lease: int = 0) -> Put:
 
 
 def test_what_is_under_no_lease_makes_no_receipt_lag(
-    etcd_client: EtcdClient, etcd_settings: EtcdSettings, layout: Layout, board: Board
+    etcd_client: EtcdClient, etcd_settings: EtcdSettings, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     etcd_client.commit([], [put(layout, "odd")])
 
@@ -47,68 +47,70 @@ def test_what_is_under_no_lease_makes_no_receipt_lag(
 
     settings = MeshSettings(etcd=etcd_settings, service="orders", issuer=ISSUER)
     with MeshNode(settings) as node:
-        wait_until(lambda: node.id in board.registered)
+        wait_until(lambda: node.id in ack_tracker.registered)
         begun = time.monotonic()
-        receipt = Receipts(etcd_client, layout, board, longest_freshness=10.0).confirm(commit, patience=10.0)
+        receipt = Receipts(etcd_client, layout, ack_tracker, longest_freshness=10.0).confirm(commit, patience=10.0)
         assert receipt.complete
         assert [one.node_id for one in receipt.nodes] == [node.id]
         assert time.monotonic() - begun < 5.0
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["before the board reads", "while it watches"])
+@pytest.mark.parametrize("early", [True, False], ids=["before the ack_tracker reads", "while it watches"])
 def test_only_what_is_under_a_lease_is_registered(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout, early: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board = Board(etcd_settings, etcd_client, layout)
+    ack_tracker = AckTracker(etcd_settings, etcd_client, layout)
     operations = [put(layout, "odd"), put(layout, "node", etcd_client.grant(600))]
     if early:
         etcd_client.commit([], operations)
-    with board:
+    with ack_tracker:
         if not early:
-            wait_until(lambda: board._nodes.connected)
+            wait_until(lambda: ack_tracker._nodes.connected)
             etcd_client.commit([], operations)
-        wait_until(lambda: board.registered)
-        assert set(board.registered) == {"node"}
+        wait_until(lambda: ack_tracker.registered)
+        assert set(ack_tracker.registered) == {"node"}
     assert f"{layout.node('odd')} is no node's" in caplog.text
 
 
 def test_a_node_whose_entry_is_written_over_without_a_lease_has_left(
-    etcd_client: EtcdClient, layout: Layout, board: Board
+    etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     """Its lease does not end that entry any more. If it lives, it notices and registers anew."""
     registered_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-    wait_until(lambda: "node" in board.registered)
-    with board.listening("b", lambda: None) as waiting:
+    wait_until(lambda: "node" in ack_tracker.registered)
+    with ack_tracker.listening("b", lambda: None) as waiting:
         assert not waiting.has_left("node", registered_at)
         etcd_client.commit([], [put(layout, "node")])
         wait_until(lambda: waiting.has_left("node", registered_at))
-        assert not board.registered
+        assert not ack_tracker.registered
         again = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-        wait_until(lambda: "node" in board.registered)
-        assert board.registered["node"].revision == again
+        wait_until(lambda: "node" in ack_tracker.registered)
+        assert ack_tracker.registered["node"].revision == again
         assert not waiting.has_left("node", again)
 
 
-def test_a_node_that_comes_and_goes_at_once_has_left(etcd_client: EtcdClient, layout: Layout, board: Board) -> None:
+def test_a_node_that_comes_and_goes_at_once_has_left(
+    etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
+) -> None:
     lease = etcd_client.grant(600)
-    with board.listening("b", lambda: None) as waiting:
+    with ack_tracker.listening("b", lambda: None) as waiting:
         for _ in range(20):
             registered_at = etcd_client.commit([], [put(layout, "node", lease)]) or 0
             etcd_client.commit([], [Delete(layout.node("node"))])
         wait_until(lambda: waiting.has_left("node", registered_at))
-    assert not board.registered
+    assert not ack_tracker.registered
 
 
 def test_as_many_nodes_as_a_watch_brings_at_once_are_registered(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     """A watch that was behind brings more than etcd takes keys in a transaction."""
-    board, lease = Board(etcd_settings, etcd_client, layout), etcd_client.grant(600)
+    ack_tracker, lease = AckTracker(etcd_settings, etcd_client, layout), etcd_client.grant(600)
     puts = [put(layout, f"n{number}", lease) for number in range(300)]
     for first in range(0, 300, 100):
         revision = etcd_client.commit([], puts[first : first + 100]) or 0
-    board._on_nodes([Event(one.key, one.value, revision) for one in puts], revision)
-    assert len(board.registered) == 300
+    ack_tracker._on_nodes([Event(one.key, one.value, revision) for one in puts], revision)
+    assert len(ack_tracker.registered) == 300
 
 
 def test_nodes_are_read_anew_if_what_the_watch_brought_could_not_be_looked_up(
@@ -123,15 +125,15 @@ def test_nodes_are_read_anew_if_what_the_watch_brought_could_not_be_looked_up(
                 raise EtcdUnavailable("planted")
             return super().read(*keys, timeout=timeout)
 
-    with Away(etcd_settings) as etcd, Board(etcd_settings, etcd, layout) as board:
-        wait_until(lambda: board._nodes.connected)
+    with Away(etcd_settings) as etcd, AckTracker(etcd_settings, etcd, layout) as ack_tracker:
+        wait_until(lambda: ack_tracker._nodes.connected)
         etcd.commit([], [put(layout, "node", etcd.grant(600)), put(layout, "odd")])
-        wait_until(lambda: set(board.registered) == {"node"})
+        wait_until(lambda: set(ack_tracker.registered) == {"node"})
         assert not etcd.away
 
 
 def test_a_node_that_is_back_has_not_left_however_much_the_watch_brings_at_once(
-    etcd_client: EtcdClient, layout: Layout, board: Board
+    etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     """A watch that lagged brings its end, its return and somebody else's arrival together."""
     registered_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
@@ -143,7 +145,7 @@ def test_a_node_that_is_back_has_not_left_however_much_the_watch_brings_at_once(
         Event(layout.node("node"), put(layout, "node").value, back_at),
         Event(layout.node("other"), put(layout, "other").value, other_at),
     ]
-    with board.waiting("a-barrier") as waiting:
-        board._on_nodes(together, other_at)
+    with ack_tracker.waiting("a-barrier") as waiting:
+        ack_tracker._on_nodes(together, other_at)
         assert waiting.has_left("node", registered_at)
         assert not waiting.has_left("node", back_at)

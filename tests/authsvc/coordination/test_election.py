@@ -12,18 +12,18 @@ from dataclasses import replace
 
 import pytest
 
-from authsvc.coordination.election import Job, Leader
+from authsvc.coordination.election import LeaderElection, LeaderJob
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, Put
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
 from tests.support.waiting import wait_until
 
-Start = Callable[..., Leader]
+Start = Callable[..., LeaderElection]
 
 PAUSED_LEADER = """
 import sys, threading
-from authsvc.leader import Leader
+from authsvc.coordination.election import LeaderElection
 from interceptors.etcd.client import EtcdClient, Put
 from interceptors.etcd.layout import Layout
 from interceptors.settings import EtcdSettings
@@ -39,7 +39,7 @@ def work(fence):
         if sys.stdin.readline() == "":
             return 1e6
 
-Leader(settings, Layout(prefix), "old", 2, [work]).start()
+LeaderElection(settings, Layout(prefix), "old", 2, [work]).start()
 threading.Event().wait()
 """
 
@@ -51,8 +51,8 @@ def start(etcd_settings: EtcdSettings) -> Iterator[Start]:
 
         def start(
             name: str = "one", *jobs: Callable[[CreatedAt], float], settings: EtcdSettings = etcd_settings, ttl: int = 5
-        ) -> Leader:
-            leader = Leader(settings, Layout(settings.prefix), name, ttl, jobs)
+        ) -> LeaderElection:
+            leader = LeaderElection(settings, Layout(settings.prefix), name, ttl, jobs)
             stack.callback(leader.stop)
             leader.start()
             return leader
@@ -209,7 +209,7 @@ def test_a_job_is_called_at_once_when_something_changes_below_its_prefixes(
         others.append(1)
         return 1e6
 
-    leader = start("one", Job(job, wakes_on=(etcd_settings.prefix + "bell/",)), other)
+    leader = start("one", LeaderJob(job, wakes_on=(etcd_settings.prefix + "bell/",)), other)
     # One call begins the term; its prefix is read once, which may wake it too.
     wait_until(lambda: others and all(mirror.connected for mirror in leader._mirrors))
     before, others_before = len(calls), len(others)
@@ -245,7 +245,7 @@ def test_a_job_that_fails_or_hangs_does_not_keep_the_others_from_running(
         return 0.01
 
     try:
-        leader = start("one", hangs, fails, Job(finds_etcd_away, name="unlucky"), works)
+        leader = start("one", hangs, fails, LeaderJob(finds_etcd_away, name="unlucky"), works)
         wait_until(lambda: len(calls) > 3)
         wait_until(lambda: len(attempts) == 2 and "ZeroDivisionError" in caplog.text)
         assert leader.leading

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from authsvc.coordination.election import Leader, StandBack
+from authsvc.coordination.election import LeaderElection, StepDown
 from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotation import State
 from authsvc.keys.rotation_request import request_rotation
@@ -30,7 +30,7 @@ from tests.support.waiting import wait_until
 OTHER = Vault(b"o" * 32)
 """What a replica has that was given another key-encryption key."""
 
-Lead = Callable[..., Leader]
+Lead = Callable[..., LeaderElection]
 
 
 def rotator(keys: Keys, vault: Vault, **options: Any) -> Rotator:
@@ -43,9 +43,9 @@ def lead(keys: Keys) -> Iterator[Lead]:
     """Has a replica campaign that has the vault that is given."""
     with ExitStack() as stack:
 
-        def start(name: str, vault: Vault, **options: Any) -> Leader:
+        def start(name: str, vault: Vault, **options: Any) -> LeaderElection:
             # Nobody waits for a lease of a minute: the lead is given up, not lost.
-            leader = Leader(keys.settings, keys.layout, name, 60, [rotator(keys, vault, **options).step])
+            leader = LeaderElection(keys.settings, keys.layout, name, 60, [rotator(keys, vault, **options).step])
             stack.callback(leader.stop)
             leader.start()
             return leader
@@ -118,7 +118,7 @@ def test_a_key_of_another_key_encryption_key_is_neither_replaced_nor_discarded(
     before = everything(keys)
     wrong, fence = rotator(keys, OTHER, rotation_interval=1e-6), keys.fence()
     for _ in range(2):
-        with pytest.raises(StandBack, match="sealed under the key-encryption key") as asked_for:
+        with pytest.raises(StepDown, match="sealed under the key-encryption key") as asked_for:
             wrong.step(fence)
         assert asked_for.value.seconds > 1
     assert everything(keys) == before

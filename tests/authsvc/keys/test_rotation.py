@@ -35,10 +35,10 @@ from authsvc.keys.rotation import (
     decide,
 )
 from authsvc.keys.rotation_request import RotationBusy, request_rotation
-from authsvc.keys.snapshot import BARRIER, Held, read_held
-from authsvc.keys.transactions import Commit, NewKey, change
+from authsvc.keys.snapshot import BARRIER, KeySnapshot, read_key_snapshot
+from authsvc.keys.transactions import KeyTransaction, NewKey, change
 from authsvc.keys.vault import Vault
-from authsvc.revocation.revoker import Revocation
+from authsvc.revocation.revoker import Revoker
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import CreatedAt, Put
 from interceptors.keyspace import Layout
@@ -193,11 +193,11 @@ class Mesh(RuleBasedStateMachine):
         self.kids = itertools.count(1)
         self.names = itertools.count(1)
         self.nodes: dict[str, int] = {}  # what each node has applied; 0 before it has read the mesh
-        self.late: list[tuple[Commit, CreatedAt]] = []
+        self.late: list[tuple[KeyTransaction, CreatedAt]] = []
         self.signed_until: dict[str, float] = {}
         self.seen: dict[tuple[str, int], float] = {}  # since when the leader has seen which record RETIRING
         settings = auth_settings(EtcdSettings(endpoints=("model:2379",)))
-        revocation = Revocation(self.etcd.client, self.layout, settings, clock=lambda: self.now)
+        revocation = Revoker(self.etcd.client, self.layout, settings, clock=lambda: self.now)
         self.revoker = KeyRevoker(self.etcd.client, self.layout, revocation, clock=lambda: self.now)
         self.elect()
 
@@ -216,10 +216,10 @@ class Mesh(RuleBasedStateMachine):
         keys = (replace(key, retired=self.now - self.seen.get((key.kid, key.revision), self.now)) for key in state.keys)
         return replace(state, keys=tuple(keys))
 
-    def held(self) -> Held:
-        return read_held(self.etcd.client, self.layout, usable=lambda *_: True)
+    def held(self) -> KeySnapshot:
+        return read_key_snapshot(self.etcd.client, self.layout, usable=lambda *_: True)
 
-    def next_commit(self) -> tuple[Step, Commit]:
+    def next_commit(self) -> tuple[Step, KeyTransaction]:
         held = self.held()
         step = decide(self.watched(held.state), self.policy, self.now)
         new = None
@@ -227,7 +227,7 @@ class Mesh(RuleBasedStateMachine):
             new = NewKey(f"k{next(self.kids)}", step.algorithm, algorithms.generate(step.algorithm))
         return step, change(step, held, self.layout, now=self.now, new_key=new, vault=self.vault)
 
-    def apply(self, commit: Commit, fence: CreatedAt) -> None:
+    def apply(self, commit: KeyTransaction, fence: CreatedAt) -> None:
         """Applies a commit, early or late, and checks what it did to the keys."""
         before = {key.kid: key for key in self.held().state.keys}
         signing = self.held().state.signing

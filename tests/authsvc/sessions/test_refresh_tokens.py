@@ -21,7 +21,7 @@ from authsvc.sessions.refresh_tokens import (
     Reused,
     Verdict,
     begin_family,
-    judge,
+    judge_refresh_token,
     refreshed,
     review,
     succeed,
@@ -63,8 +63,8 @@ class History:
             family_sha256=begin_family(self.held[0]),
         )
 
-    def judge(self, secret: bytes) -> Verdict:
-        return judge(self.record, secret, now=self.now, grace=GRACE)
+    def judge_refresh_token(self, secret: bytes) -> Verdict:
+        return judge_refresh_token(self.record, secret, now=self.now, grace=GRACE)
 
     def refresh(self, *, epoch: int = 200, holder: Grant = ALICE) -> None:
         current = self.held[-1]
@@ -95,12 +95,12 @@ def test_after_any_history_each_token_is_worth_what_the_rules_say(pauses: list[f
         history.now += pause
         history.refresh()
     history.now += later
-    assert history.judge(history.held[-1]) == Current()
+    assert history.judge_refresh_token(history.held[-1]) == Current()
     for secret, used_at in zip(history.held, history.used_at, strict=False):
         if history.now < used_at + GRACE:
-            assert history.judge(secret) == Retried(history.held[-1])
+            assert history.judge_refresh_token(secret) == Retried(history.held[-1])
         else:
-            assert history.judge(secret) == Reused()
+            assert history.judge_refresh_token(secret) == Reused()
 
 
 @settings(deadline=None)
@@ -110,7 +110,7 @@ def test_who_never_held_a_token_of_the_session_cannot_end_it(pauses: list[float]
     for pause in pauses:
         history.now += pause
         history.refresh()
-    assert history.judge(guess) == Forged()
+    assert history.judge_refresh_token(guess) == Forged()
 
 
 @settings(deadline=None)
@@ -150,14 +150,14 @@ def test_a_storm_of_refreshes_does_not_grow_the_record_without_bound() -> None:
     for _ in range(3 * MAX_USED):
         history.refresh()
     assert len(history.record.used) == MAX_USED
-    assert history.judge(history.held[-MAX_USED - 1]) == Retried(history.held[-1])
-    assert history.judge(history.held[-MAX_USED - 2]) == Reused()
+    assert history.judge_refresh_token(history.held[-MAX_USED - 1]) == Retried(history.held[-1])
+    assert history.judge_refresh_token(history.held[-MAX_USED - 2]) == Reused()
 
 
 def test_without_a_grace_window_every_second_use_is_reuse() -> None:
     history = History()
     history.refresh()
-    assert judge(history.record, history.held[0], now=history.now, grace=0.0) == Reused()
+    assert judge_refresh_token(history.record, history.held[0], now=history.now, grace=0.0) == Reused()
 
 
 def test_a_successor_that_was_sealed_for_another_session_is_not_handed_out() -> None:
@@ -165,7 +165,7 @@ def test_a_successor_that_was_sealed_for_another_session_is_not_handed_out() -> 
     history = History()
     history.refresh()
     history.record.session_id = "another"
-    assert history.judge(history.held[0]) == Reused()
+    assert history.judge_refresh_token(history.held[0]) == Reused()
 
 
 def test_a_seal_that_was_altered_ends_the_session_rather_than_hand_out_garbage() -> None:
@@ -174,15 +174,15 @@ def test_a_seal_that_was_altered_ends_the_session_rather_than_hand_out_garbage()
     sealed = bytearray(history.record.used[0].sealed_successor)
     sealed[-1] ^= 1
     history.record.used[0].sealed_successor = bytes(sealed)
-    assert history.judge(history.held[0]) == Reused()
+    assert history.judge_refresh_token(history.held[0]) == Reused()
     history.record.used[0].sealed_successor = b""
-    assert history.judge(history.held[0]) == Reused()
+    assert history.judge_refresh_token(history.held[0]) == Reused()
 
 
 def test_an_opaque_session_has_no_refresh_token() -> None:
     history = History()
     history.record.kind = auth_pb2.SessionRecord.KIND_OPAQUE
-    assert history.judge(history.held[0]) == Forged()
+    assert history.judge_refresh_token(history.held[0]) == Forged()
 
 
 def test_a_refresh_moves_the_session_on_and_changes_nothing_else() -> None:

@@ -8,24 +8,24 @@ import grpc
 import pytest
 
 from credmesh.auth.v1 import auth_pb2
-from interceptors.client.credential_state import Keeping
-from interceptors.client.renewal import Failure, Held, Unobtained
+from interceptors.client.credential_state import CredentialState
+from interceptors.client.renewal import HeldCredential, NoCredential, RenewalFailure
 from interceptors.client.sources import PasswordLogin, RefreshTokenLogin
 
 ALICE = PasswordLogin("alice", "alice-password")
-REFUSED = Failure(grpc.StatusCode.UNAUTHENTICATED, "not valid")
-UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "connection refused")
+REFUSED = RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "not valid")
+UNAVAILABLE = RenewalFailure(grpc.StatusCode.UNAVAILABLE, "connection refused")
 
 
-def held(text: str = "token", *, refresh_at: float = 200, expires_at: float = 300) -> Held:
-    return Held(text, (), refresh_at=refresh_at, expires_at=expires_at, refresh_token="refresh")
+def held(text: str = "token", *, refresh_at: float = 200, expires_at: float = 300) -> HeldCredential:
+    return HeldCredential(text, (), refresh_at=refresh_at, expires_at=expires_at, refresh_token="refresh")
 
 
-def keeping(source: PasswordLogin | RefreshTokenLogin = ALICE) -> Keeping:
-    return Keeping(source, random=lambda: 0.5)
+def keeping(source: PasswordLogin | RefreshTokenLogin = ALICE) -> CredentialState:
+    return CredentialState(source, random=lambda: 0.5)
 
 
-def holding(*, used: bool = True) -> Keeping:
+def holding(*, used: bool = True) -> CredentialState:
     made = keeping()
     made.succeeded(held())
     made.used = used
@@ -95,11 +95,11 @@ def test_a_call_asks_again_at_once_where_the_auth_service_was_only_away() -> Non
     assert made.settled(None, 100) is None
 
 
-@pytest.mark.parametrize("failure", [REFUSED, Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many attempts")])
-def test_a_refused_login_is_not_repeated_with_every_call(failure: Failure) -> None:
+@pytest.mark.parametrize("failure", [REFUSED, RenewalFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many attempts")])
+def test_a_refused_login_is_not_repeated_with_every_call(failure: RenewalFailure) -> None:
     made = keeping()
     made.failed(failure, 100)
-    with pytest.raises(Unobtained) as unobtained:
+    with pytest.raises(NoCredential) as unobtained:
         made.settled(None, 100.9)
     assert unobtained.value.failure is failure
     assert made.settled(None, 101) is None
@@ -112,7 +112,7 @@ def test_success_forgets_the_failures_before_it() -> None:
     assert made.succeeded(held())
     assert not made.succeeded(held())
     assert made.failed(REFUSED, 120)
-    with pytest.raises(Unobtained):
+    with pytest.raises(NoCredential):
         made.settled(made.held, 120.9)
     assert made.settled(made.held, 121) is None
 
@@ -120,7 +120,7 @@ def test_success_forgets_the_failures_before_it() -> None:
 def test_a_session_that_is_over_is_over() -> None:
     made = keeping(RefreshTokenLogin("refresh-0"))
     made.failed(REFUSED, 100)
-    with pytest.raises(Unobtained):
+    with pytest.raises(NoCredential):
         made.settled(None, 1e9)
 
 
@@ -143,7 +143,7 @@ def test_a_forked_child_of_a_refresh_token_says_what_to_do() -> None:
     made.succeeded(held())
     made.forked()
     assert made.settled(None, 100) is made.held
-    with pytest.raises(Unobtained, match="after the fork"):
+    with pytest.raises(NoCredential, match="after the fork"):
         made.settled(None, 300)
 
 

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from interceptors.client.aio.retry import AioRetriedStream
-from interceptors.client.renewal import Held
+from interceptors.client.renewal import HeldCredential
 from interceptors.client.sync.streams import RetriedStream
 from interceptors.errors import Reason, trailing_metadata
 
@@ -60,7 +60,7 @@ class Attempt(grpc.RpcError):
 def test_an_answer_that_was_on_its_way_when_the_call_ended_is_not_asked_for_again() -> None:
     asked: list[str] = []
 
-    def renew() -> Future[Held] | None:
+    def renew() -> Future[HeldCredential] | None:
         asked.append("renewal")
         return None
 

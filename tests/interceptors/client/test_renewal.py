@@ -12,16 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credmesh.auth.v1 import auth_pb2
-from interceptors.client.renewal import Answer, Failure, Flow, Held, Pause, Unobtained, renewal
+from interceptors.client.renewal import (
+    Granted,
+    HeldCredential,
+    NoCredential,
+    Pause,
+    RenewalFailure,
+    RenewalFlow,
+    renewal,
+)
 from interceptors.client.sources import ClientSecret, PasswordLogin, RefreshTokenLogin
 from interceptors.errors import Reason, trailing_metadata
 
 ALICE = PasswordLogin("alice", "alice-password", audiences=("orders",), scopes=("shop.read",))
-UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "connection refused")
+UNAVAILABLE = RenewalFailure(grpc.StatusCode.UNAVAILABLE, "connection refused")
 
 
-def refused(reason: Reason) -> Failure:
-    return Failure.of(reason.status, reason.message, trailing_metadata(reason))
+def refused(reason: Reason) -> RenewalFailure:
+    return RenewalFailure.of(reason.status, reason.message, trailing_metadata(reason))
 
 
 def credentials(text: str = "token", *, expires_in: float = 300, **fields: Any) -> auth_pb2.Credentials:
@@ -30,24 +38,24 @@ def credentials(text: str = "token", *, expires_in: float = 300, **fields: Any) 
     return auth_pb2.Credentials(access_token=text, expires_in=duration, **fields)
 
 
-def answer(text: str = "token", *, asked_at: float = 1000.0, now: float = 1001.0, **fields: Any) -> Answer:
-    return Answer(credentials(text, **fields), asked_at=asked_at, now=now)
+def answer(text: str = "token", *, asked_at: float = 1000.0, now: float = 1001.0, **fields: Any) -> Granted:
+    return Granted(credentials(text, **fields), asked_at=asked_at, now=now)
 
 
 def half() -> float:
     return 0.5
 
 
-def ended(flow: Flow, reply: Answer | Failure | None) -> Held:
+def ended(flow: RenewalFlow, reply: Granted | RenewalFailure | None) -> HeldCredential:
     """Sends the last reply, and gives what the flow returned."""
     with pytest.raises(StopIteration) as stop:
         flow.send(reply)
     held = stop.value.value
-    assert isinstance(held, Held)
+    assert isinstance(held, HeldCredential)
     return held
 
 
-def session(source: Any = ALICE, **fields: Any) -> Held:
+def session(source: Any = ALICE, **fields: Any) -> HeldCredential:
     fields.setdefault("refresh_token", "refresh-1")
     flow = renewal(source, None, random=half)
     next(flow)
@@ -100,7 +108,7 @@ def test_a_password_signs_in_once_where_the_session_was_ended(reason: Reason) ->
     flow = renewal(ALICE, session(), random=half)
     next(flow)
     assert isinstance(flow.send(refused(reason)), auth_pb2.LoginRequest)
-    with pytest.raises(Unobtained) as unobtained:
+    with pytest.raises(NoCredential) as unobtained:
         flow.send(refused(Reason.CREDENTIAL_INVALID))
     assert unobtained.value.failure.reason is Reason.CREDENTIAL_INVALID
 
@@ -108,7 +116,7 @@ def test_a_password_signs_in_once_where_the_session_was_ended(reason: Reason) ->
 def test_a_refresh_token_alone_signs_nobody_in() -> None:
     flow = renewal(RefreshTokenLogin("refresh-0"), None, random=half)
     next(flow)
-    with pytest.raises(Unobtained) as unobtained:
+    with pytest.raises(NoCredential) as unobtained:
         flow.send(refused(Reason.CREDENTIAL_REVOKED))
     assert unobtained.value.failure == refused(Reason.CREDENTIAL_REVOKED)
 
@@ -120,7 +128,7 @@ def test_a_refresh_that_was_not_heard_is_asked_again_and_never_turned_into_a_log
     assert flow.send(None) == request
     assert flow.send(UNAVAILABLE) == Pause(0.2)
     assert flow.send(None) == request
-    with pytest.raises(Unobtained) as unobtained:
+    with pytest.raises(NoCredential) as unobtained:
         flow.send(UNAVAILABLE)
     assert unobtained.value.failure == UNAVAILABLE
 
@@ -128,7 +136,7 @@ def test_a_refresh_that_was_not_heard_is_asked_again_and_never_turned_into_a_log
 def test_a_lost_answer_costs_one_more_request() -> None:
     flow = renewal(ALICE, session(), random=half)
     request = next(flow)
-    flow.send(Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+    flow.send(RenewalFailure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
     assert flow.send(None) == request
     assert ended(flow, answer("token-2")).token == "token-2"
 
@@ -136,7 +144,7 @@ def test_a_lost_answer_costs_one_more_request() -> None:
 def test_being_told_to_slow_down_is_neither_retried_nor_taken_for_the_end_of_the_session() -> None:
     flow = renewal(ALICE, session(), random=half)
     next(flow)
-    with pytest.raises(Unobtained) as unobtained:
+    with pytest.raises(NoCredential) as unobtained:
         flow.send(refused(Reason.RATE_LIMITED))
     assert unobtained.value.failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -175,7 +183,7 @@ def test_clients_that_began_together_do_not_renew_together() -> None:
 def test_an_opaque_session_is_sent_until_a_server_refuses_it() -> None:
     flow = renewal(PasswordLogin("alice", "alice-password", opaque=True), None, random=half)
     next(flow)
-    held = ended(flow, Answer(auth_pb2.Credentials(session_token="cms_x", session_id="s1"), 1000.0, 1001.0))
+    held = ended(flow, Granted(auth_pb2.Credentials(session_token="cms_x", session_id="s1"), 1000.0, 1001.0))
     assert held.token == "cms_x"
     assert math.isinf(held.refresh_at)
     assert math.isinf(held.expires_at)
@@ -200,18 +208,18 @@ def test_a_refresh_token_is_used_to_the_end_of_its_session() -> None:
 def test_an_answer_without_a_credential_is_a_failure() -> None:
     flow = renewal(ALICE, None, random=half)
     next(flow)
-    with pytest.raises(Unobtained, match="without a credential"):
+    with pytest.raises(NoCredential, match="without a credential"):
         flow.send(answer(""))
 
 
 def test_a_refusal_is_passed_on_word_for_word() -> None:
     metadata = trailing_metadata(Reason.CREDENTIAL_REVOKED)
-    failure = Failure.of(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
-    assert failure == Failure(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
+    failure = RenewalFailure.of(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
+    assert failure == RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "was revoked", metadata)
 
 
 def test_a_failure_that_is_no_refusal_says_that_the_auth_service_is_meant() -> None:
-    failure = Failure.of(grpc.StatusCode.UNAVAILABLE, "connection refused", None)
+    failure = RenewalFailure.of(grpc.StatusCode.UNAVAILABLE, "connection refused", None)
     assert failure.details == "the auth service gave no credential: connection refused"
 
 
@@ -221,8 +229,8 @@ def test_a_failure_that_is_no_refusal_says_that_the_auth_service_is_meant() -> N
         ALICE,
         ClientSecret("services", "alice-password"),
         RefreshTokenLogin("alice-password"),
-        Held.of("alice-password"),
-        Answer(credentials("alice-password", refresh_token="alice-password"), 0, 0),
+        HeldCredential.of("alice-password"),
+        Granted(credentials("alice-password", refresh_token="alice-password"), 0, 0),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -37,7 +37,7 @@ def test_it_takes_up_the_watch_where_its_reads_see_another_history(tmp_path: Pat
         node = MeshNode(MeshSettings(etcd=both, service="probe", issuer=ISSUER, node_lease=60))
         try:
             node.start(20, strict_timeout=0)
-            assert node.bundle.past.history is not None
+            assert node.bundle.continuity.history is not None
             backups.restore(restored, backups.save(own_etcd, tmp_path / "backup"), new_cluster=True)
             with EtcdClient(restored.settings()) as etcd:
                 begin(etcd, layout, "second", "first")
@@ -45,7 +45,7 @@ def test_it_takes_up_the_watch_where_its_reads_see_another_history(tmp_path: Pat
             # What asks has moved on to the etcd that was restored; what watches has no reason to.
             node._client._current = 1
             wait_until(lambda: node.bundle.epochs.revokes([subject_scope("alice")], 1), 20, "the revocation")
-            assert node.bundle.past.history.history_id == "second"
+            assert node.bundle.continuity.history.history_id == "second"
         finally:
             node.stop()
     finally:

@@ -14,19 +14,23 @@ from interceptors import Caller, Reason, Refusal
 from interceptors.clock import ticks
 from interceptors.node.open_streams import OpenCall, OpenCalls
 from interceptors.scopes import key_scope, subject_scope
-from interceptors.verification.verifier import KeyRevoked, Verified
+from interceptors.verification.verifier import KeyRevoked, VerifiedCredential
 from tests.support.waiting import wait_until
 
 
-def verified(subject: str = "alice", epoch: int = 10, kid: str = "k") -> Verified:
+def verified(subject: str = "alice", epoch: int = 10, kid: str = "k") -> VerifiedCredential:
     caller = Caller(subject, "app", f"session of {subject}", frozenset(), frozenset({"probe"}), 0.0, epoch)
-    return Verified(caller, "token", kid=kid, usable_until=time.time() + 60, session_ends_at=0.0, generation=1)
+    return VerifiedCredential(
+        caller, "token", kid=kid, usable_until=time.time() + 60, session_ends_at=0.0, generation=1
+    )
 
 
 class Opened:
     """An open call that notes how it was ended."""
 
-    def __init__(self, calls: OpenCalls, who: Verified, *, seconds: float = 60, freshness: float | None = None) -> None:
+    def __init__(
+        self, calls: OpenCalls, who: VerifiedCredential, *, seconds: float = 60, freshness: float | None = None
+    ) -> None:
         self.refusals: list[Refusal] = []
         self.call = OpenCall(
             "/m", who, ticks() + seconds, following=False, end=self.refusals.append, freshness=freshness
@@ -78,10 +82,10 @@ def test_what_follows_its_session_outlives_a_key_that_retires_and_none_that_is_r
     ends: list[Refusal] = []
     calls.add(OpenCall("/m", who, ticks() + 60, following=True, end=ends.append))
 
-    def retired(_: Verified) -> None:
+    def retired(_: VerifiedCredential) -> None:
         raise Refusal(Reason.KEY_UNKNOWN, "it was removed")
 
-    def revoked(one: Verified) -> None:
+    def revoked(one: VerifiedCredential) -> None:
         raise KeyRevoked(one)
 
     after = who.usable_until + 1

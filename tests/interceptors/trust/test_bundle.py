@@ -14,7 +14,7 @@ from interceptors.scopes import subject_scope
 from interceptors.tokens.verification_key import read_key
 from interceptors.trust.bundle import TrustBundle
 from interceptors.trust.continuity import Beacon
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH
+from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS
 from interceptors.trust.epochs import Epochs
 from tests.support.probe.issuer import ISSUER, key_record
 
@@ -114,7 +114,7 @@ def test_a_proof_whose_revision_comes_late_counts_for_nothing() -> None:
     one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
     one.load(snapshot_of({}, 5))
     one.prove(Beacon(7), 100.0)
-    now = 100.0 + OUT_OF_TOUCH + 0.1
+    now = 100.0 + OUT_OF_TOUCH_SECONDS + 0.1
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at is None
     one.prove(Beacon(7), now)
@@ -173,7 +173,7 @@ def test_a_proof_counts_only_if_the_watch_has_brought_the_very_beacon_that_was_r
     one.prove(Beacon(9, b"another nine"), 102.0)
     one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
     assert one.proven_at == 101.0
-    assert "beacon of revision 9" in one.past.lost
+    assert "beacon of revision 9" in one.continuity.lost
 
 
 def test_a_beacon_that_the_watch_has_not_brought_at_all_is_one_of_another_etcd_too() -> None:
@@ -182,7 +182,7 @@ def test_a_beacon_that_the_watch_has_not_brought_at_all_is_one_of_another_etcd_t
     one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
     one.prove(Beacon(7, b"seven"), 100.0)
     assert one.proven_at is None
-    assert "beacon of revision 7" in one.past.lost
+    assert "beacon of revision 7" in one.continuity.lost
 
 
 def test_a_beacon_that_is_too_old_to_be_compared_proves_nothing_and_says_nothing() -> None:
@@ -192,7 +192,7 @@ def test_a_beacon_that_is_too_old_to_be_compared_proves_nothing_and_says_nothing
         one.apply([Event(LAYOUT.beacon, b"%d" % revision, revision)], revision)
     one.prove(Beacon(7, b"7"), 100.0)
     assert one.proven_at is None
-    assert not one.past.lost
+    assert not one.continuity.lost
     one.prove(Beacon(300, b"300"), 101.0)
     assert one.proven_at == 101.0
 

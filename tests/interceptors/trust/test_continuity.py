@@ -1,4 +1,4 @@
-"""What somebody who has seen something of etcd's past can say of an etcd that may have lost some of it."""
+"""What somebody who has seen something of etcd's history can say of an etcd that may have lost some of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ from interceptors.etcd.mirror import Event, ReadAnew
 from interceptors.keyspace import Layout
 from interceptors.tokens.verification_key import RecordError
 from interceptors.trust.bundle import TrustBundle
-from interceptors.trust.continuity import NOTHING, Beacon, Continuity, History, Sight, further, judge, read_history
-from interceptors.trust.continuity_monitor import Past
+from interceptors.trust.continuity import (
+    NOTHING_OBSERVED,
+    Beacon,
+    Continuity,
+    History,
+    Observation,
+    assess_continuity,
+    merge_observations,
+    read_history,
+)
+from interceptors.trust.continuity_monitor import ContinuityMonitor
 from tests.support.probe.issuer import ISSUER
 
 LAYOUT = Layout("/credmesh/")
 CLUSTER = 7
 FIRST = History("first", CLUSTER, vouched_at=10)
 SECOND = History("second", CLUSTER, frozenset({"first"}), vouched_at=60)
-SEEN = Sight(CLUSTER, 100, 90, FIRST)
+SEEN = Observation(CLUSTER, 100, 90, FIRST)
 
 UNBROKEN, LOST, ANOTHER = Continuity.UNBROKEN, Continuity.LOST, Continuity.ANOTHER
 
@@ -42,28 +51,28 @@ UNBROKEN, LOST, ANOTHER = Continuity.UNBROKEN, Continuity.LOST, Continuity.ANOTH
         (replace(SEEN, history=replace(SECOND, history_id="a stranger's", ancestors=frozenset())), ANOTHER),
     ],
 )
-def test_what_is_missing_is_told_from_what_goes_on(now: Sight, expected: Continuity) -> None:
-    continuity, why = judge(SEEN, now)
+def test_what_is_missing_is_told_from_what_goes_on(now: Observation, expected: Continuity) -> None:
+    continuity, why = assess_continuity(SEEN, now)
     assert continuity is expected
     assert bool(why) == (expected is not UNBROKEN)
 
 
 def test_a_history_that_had_ended_is_no_successor() -> None:
-    later = Sight(CLUSTER, 70, 70, SECOND)
-    assert judge(later, replace(SEEN, revision=1000, beacon=1000))[0] is LOST
+    later = Observation(CLUSTER, 70, 70, SECOND)
+    assert assess_continuity(later, replace(SEEN, revision=1000, beacon=1000))[0] is LOST
 
 
 def test_who_has_seen_nothing_still_sees_that_a_record_is_of_another_cluster() -> None:
-    assert judge(NOTHING, replace(SEEN, cluster_id=8))[0] is LOST
-    assert judge(NOTHING, SEEN)[0] is UNBROKEN
+    assert assess_continuity(NOTHING_OBSERVED, replace(SEEN, cluster_id=8))[0] is LOST
+    assert assess_continuity(NOTHING_OBSERVED, SEEN)[0] is UNBROKEN
 
 
 def test_where_no_history_was_begun_nobody_would_answer_a_loss() -> None:
     """A mesh without the auth service, or from before there were histories: all that helps is to read anew."""
     bare = replace(SEEN, history=None)
-    assert judge(bare, replace(bare, revision=50))[0] is ANOTHER
-    assert judge(bare, replace(bare, revision=150))[0] is UNBROKEN
-    assert judge(bare, replace(SEEN, revision=150))[0] is UNBROKEN
+    assert assess_continuity(bare, replace(bare, revision=50))[0] is ANOTHER
+    assert assess_continuity(bare, replace(bare, revision=150))[0] is UNBROKEN
+    assert assess_continuity(bare, replace(SEEN, revision=150))[0] is UNBROKEN
 
 
 revisions = st.integers(1, 60)
@@ -74,10 +83,10 @@ def test_whoever_saw_a_commit_that_is_missing_notices_however_far_etcd_has_moved
     backed_up: int, seen: int, written: int, raised: bool
 ) -> None:
     """Every commit here puts the beacon, as every revocation does."""
-    known = Sight(CLUSTER, seen, seen, FIRST)
+    known = Observation(CLUSTER, seen, seen, FIRST)
     # What is written after the restore is somebody else's: the mesh's beacon stays where the backup has it.
     revision = backed_up + written + (10**9 if raised else 0)
-    continuity, _ = judge(known, Sight(CLUSTER, revision, backed_up, FIRST))
+    continuity, _ = assess_continuity(known, Observation(CLUSTER, revision, backed_up, FIRST))
     assert continuity is (LOST if seen > backed_up else UNBROKEN)
 
 
@@ -91,104 +100,104 @@ def test_whoever_knows_what_the_beacon_held_notices_however_far_the_beacon_itsel
     moved = data.draw(st.sets(st.integers(backed_up + 1, backed_up + 1 + written)))
     there |= {revision: b"after %d" % revision for revision in moved}
     newest = max(there)
-    now = Sight(CLUSTER, max(newest, backed_up + written), newest, FIRST, there[newest])
+    now = Observation(CLUSTER, max(newest, backed_up + written), newest, FIRST, there[newest])
     then = max((revision for revision in there if revision <= seen), default=0)
-    known = Sight(CLUSTER, seen, seen, FIRST, before[seen])
-    continuity, why = judge(known, now, Beacon(then, there.get(then)))
+    known = Observation(CLUSTER, seen, seen, FIRST, before[seen])
+    continuity, why = assess_continuity(known, now, Beacon(then, there.get(then)))
     assert continuity is (LOST if seen > backed_up else UNBROKEN), why
 
 
 def test_the_same_beacon_that_holds_something_else_is_another_one() -> None:
     known = replace(SEEN, beacon_value=b"a")
-    assert judge(known, replace(SEEN, beacon_value=b"b"))[0] is LOST
-    assert judge(known, replace(SEEN, beacon_value=b"a"))[0] is UNBROKEN
+    assert assess_continuity(known, replace(SEEN, beacon_value=b"b"))[0] is LOST
+    assert assess_continuity(known, replace(SEEN, beacon_value=b"a"))[0] is UNBROKEN
     # Who has not seen what it held has nothing to compare.
-    assert judge(SEEN, replace(SEEN, beacon_value=b"b"))[0] is UNBROKEN
-    assert judge(known, SEEN)[0] is UNBROKEN
+    assert assess_continuity(SEEN, replace(SEEN, beacon_value=b"b"))[0] is UNBROKEN
+    assert assess_continuity(known, SEEN)[0] is UNBROKEN
 
 
 def test_a_beacon_that_was_not_put_when_it_was_seen_is_a_loss_whatever_it_held() -> None:
     later = replace(SEEN, revision=200, beacon=150)
-    assert judge(SEEN, later, Beacon(90))[0] is UNBROKEN
-    assert judge(SEEN, later, Beacon(80))[0] is LOST
-    assert judge(SEEN, later, Beacon(0))[0] is LOST
+    assert assess_continuity(SEEN, later, Beacon(90))[0] is UNBROKEN
+    assert assess_continuity(SEEN, later, Beacon(80))[0] is LOST
+    assert assess_continuity(SEEN, later, Beacon(0))[0] is LOST
 
 
 def test_of_two_that_know_the_beacon_the_one_counts_that_knows_what_it_held() -> None:
     known = replace(SEEN, beacon_value=b"a")
-    assert further(SEEN, known) == further(known, SEEN) == known
+    assert merge_observations(SEEN, known) == merge_observations(known, SEEN) == known
     later = replace(SEEN, beacon=95)
-    assert further(known, later).beacon_value is None
+    assert merge_observations(known, later).beacon_value is None
 
 
 @given(st.lists(st.tuples(revisions, revisions), min_size=1))
 def test_what_several_know_is_the_most_that_any_of_them_knows(sights: list[tuple[int, int]]) -> None:
-    together = NOTHING
+    together = NOTHING_OBSERVED
     for revision, beacon in sights:
-        together = further(together, Sight(CLUSTER, revision, beacon, FIRST))
+        together = merge_observations(together, Observation(CLUSTER, revision, beacon, FIRST))
     assert together.revision == max(revision for revision, _ in sights)
     assert together.beacon == max(beacon for _, beacon in sights)
-    later = Sight(CLUSTER, 1, 1, SECOND)
-    assert further(together, later) == further(later, together) == later
+    later = Observation(CLUSTER, 1, 1, SECOND)
+    assert merge_observations(together, later) == merge_observations(later, together) == later
 
 
 class TestPast:
     """What a node keeps."""
 
     def test_a_loss_is_told_once_and_time_alone_does_not_mend_it(self) -> None:
-        past, told = Past(), []
-        past.listeners.append(lambda: told.append(past.lost))
-        assert past.meet(NOTHING, SEEN) is UNBROKEN
-        assert past.meet(past.sight, replace(SEEN, revision=50, beacon=50)) is LOST
+        monitor, told = ContinuityMonitor(), []
+        monitor.listeners.append(lambda: told.append(monitor.lost))
+        assert monitor.record_read(NOTHING_OBSERVED, SEEN) is UNBROKEN
+        assert monitor.record_read(monitor.observed, replace(SEEN, revision=50, beacon=50)) is LOST
         # The restored etcd outgrows all that was seen.
-        assert past.meet(past.sight, replace(SEEN, revision=5000, beacon=5000)) is LOST
-        assert past.sight == SEEN
-        assert past.broken_history == "first"
+        assert monitor.record_read(monitor.observed, replace(SEEN, revision=5000, beacon=5000)) is LOST
+        assert monitor.observed == SEEN
+        assert monitor.broken_history == "first"
         assert len(told) == 1
-        assert past.meet(past.sight, Sight(CLUSTER, 60, 60, SECOND)) is ANOTHER
-        past.begin(Sight(CLUSTER, 60, 60, SECOND))
-        assert (past.lost, past.broken_history, past.era) == ("", "", 1)
+        assert monitor.record_read(monitor.observed, Observation(CLUSTER, 60, 60, SECOND)) is ANOTHER
+        monitor.begin_history(Observation(CLUSTER, 60, 60, SECOND))
+        assert (monitor.lost, monitor.broken_history, monitor.history_generation) == ("", "", 1)
 
     def test_what_was_read_before_something_else_was_seen_is_no_loss(self) -> None:
         """Two threads read; the one that began first may come in last."""
-        past = Past()
-        past.meet(NOTHING, SEEN)
-        before = past.sight
-        past.saw(200, beacon=Beacon(200, b"moved"))
-        assert past.meet(before, replace(SEEN, revision=150)) is UNBROKEN
-        assert past.sight.revision == 200
+        monitor = ContinuityMonitor()
+        monitor.record_read(NOTHING_OBSERVED, SEEN)
+        before = monitor.observed
+        monitor.record_watched(200, beacon=Beacon(200, b"moved"))
+        assert monitor.record_read(before, replace(SEEN, revision=150)) is UNBROKEN
+        assert monitor.observed.revision == 200
 
     def test_a_node_that_starts_where_the_cluster_is_another_waits_for_the_answer(self) -> None:
-        past = Past()
-        assert past.meet(NOTHING, replace(SEEN, cluster_id=8)) is LOST
-        assert past.broken_history == "first"
-        answered = Sight(8, 110, 110, replace(SECOND, cluster_id=8))
-        assert past.meet(past.sight, answered) is ANOTHER
+        monitor = ContinuityMonitor()
+        assert monitor.record_read(NOTHING_OBSERVED, replace(SEEN, cluster_id=8)) is LOST
+        assert monitor.broken_history == "first"
+        answered = Observation(8, 110, 110, replace(SECOND, cluster_id=8))
+        assert monitor.record_read(monitor.observed, answered) is ANOTHER
 
     def test_only_a_vouch_after_it_was_wanted_counts(self) -> None:
-        past = Past()
-        assert past.vouched  # nobody could
-        past.want_vouch(100)
-        past.meet(NOTHING, SEEN)
-        assert not past.vouched
-        past.saw(120, history=replace(FIRST, vouched_at=120))
-        assert past.vouched
-        past.lose("somebody else has found it out")
-        assert not past.vouched
+        monitor = ContinuityMonitor()
+        assert monitor.vouched  # nobody could
+        monitor.require_vouch_after(100)
+        monitor.record_read(NOTHING_OBSERVED, SEEN)
+        assert not monitor.vouched
+        monitor.record_watched(120, history=replace(FIRST, vouched_at=120))
+        assert monitor.vouched
+        monitor.report_loss("somebody else has found it out")
+        assert not monitor.vouched
 
     def test_a_claimed_revision_that_etcd_has_not_reached_is_a_loss(self) -> None:
-        past = Past()
-        past.meet(NOTHING, SEEN)
-        past.doubt(150)
-        past.settle(past.doubted(), 160)
-        assert not past.lost
-        past.doubt(170)
-        doubted = past.doubted()
-        past.doubt(900)  # came in after etcd was asked: that answer says nothing about it
-        past.settle(doubted, 180)
-        assert not past.lost
-        past.settle(past.doubted(), 200)
-        assert "900" in past.lost
+        monitor = ContinuityMonitor()
+        monitor.record_read(NOTHING_OBSERVED, SEEN)
+        monitor.note_unseen_epoch(150)
+        monitor.resolve_unseen_epoch(monitor.highest_unseen_epoch(), 160)
+        assert not monitor.lost
+        monitor.note_unseen_epoch(170)
+        unseen_epoch = monitor.highest_unseen_epoch()
+        monitor.note_unseen_epoch(900)  # came in after etcd was asked: that answer says nothing about it
+        monitor.resolve_unseen_epoch(unseen_epoch, 180)
+        assert not monitor.lost
+        monitor.resolve_unseen_epoch(monitor.highest_unseen_epoch(), 200)
+        assert "900" in monitor.lost
 
 
 def record(history: History) -> bytes:
@@ -223,7 +232,7 @@ class TestBundle:
     def test_barriers_of_a_restored_etcd_are_not_acknowledged(self) -> None:
         bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
         bundle.load(snapshot(100, FIRST))
-        bundle.past.lose("for a test")
+        bundle.continuity.report_loss("for a test")
         assert not bundle.apply([Event(LAYOUT.barrier("b"), b"", 101)], 101).barriers
 
     def test_the_answer_has_everything_read_anew(self) -> None:
@@ -238,9 +247,9 @@ class TestBundle:
         assert bundle.revision == 60
         assert bundle.epochs.revokes(["sub/alice"], 0) is None
         assert bundle.proven_at is None
-        bundle.prove(Beacon(58), 3.0, era=0)  # sent in the history before
+        bundle.prove(Beacon(58), 3.0, history_generation=0)  # sent in the history before
         assert bundle.proven_at is None
-        bundle.prove(Beacon(58), 3.0, era=1)
+        bundle.prove(Beacon(58), 3.0, history_generation=1)
         assert bundle.proven_at == 3.0
 
     def test_who_noticed_nothing_reads_anew_too(self) -> None:
@@ -252,7 +261,7 @@ class TestBundle:
 
     def test_a_proof_waits_for_the_vouch_that_is_wanted(self) -> None:
         bundle = TrustBundle(LAYOUT, ISSUER, clock=lambda: 0.0)
-        bundle.past.want_vouch(30)
+        bundle.continuity.require_vouch_after(30)
         bundle.load(snapshot(40, FIRST))
         bundle.prove(Beacon(2), 5.0)
         assert bundle.proven_at is None
@@ -264,8 +273,8 @@ class TestBundle:
         bundle.load(snapshot(20, FIRST))
         newer = mesh_pb2.History(format=99, history_id="first").SerializeToString()
         bundle.apply([Event(LAYOUT.history, newer, 30)], 30)
-        assert not bundle.past.lost
-        assert bundle.past.history == FIRST
+        assert not bundle.continuity.lost
+        assert bundle.continuity.history == FIRST
         for value in (b"\xff", newer, mesh_pb2.History(format=1).SerializeToString()):
             with pytest.raises(RecordError):
                 read_history(value, 1)

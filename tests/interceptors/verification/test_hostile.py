@@ -16,7 +16,7 @@ from interceptors.etcd.client import EtcdClient, KeyValue, Snapshot
 from interceptors.keyspace import Layout
 from interceptors.policy import MethodRule
 from interceptors.trust.bundle import TrustBundle
-from interceptors.verification.verifier import Flow, NeedKey, Verifier
+from interceptors.verification.verifier import NeedKey, VerificationFlow, Verifier
 from tests.interceptors.tokens.test_access_token import PRIVATE, b64, sign
 from tests.support.probe.issuer import ISSUER, claims, key_record
 
@@ -49,7 +49,7 @@ def unsigned(header: Any) -> str:
     return f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims()).encode())}.{b64(bytes(64))}"
 
 
-def ask_for(flow: Flow) -> None:
+def ask_for(flow: VerificationFlow) -> None:
     """Drives a flow that may ask for a key, which is not there."""
     need = next(flow)
     assert isinstance(need, NeedKey)

@@ -13,8 +13,8 @@ import pytest
 from credmesh.auth.v1 import auth_pb2
 from interceptors import Reason, Refusal
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
-from interceptors.verification.lookups import Asker
-from interceptors.verification.verifier import Flow, NeedKey, NeedRevision, NeedSession, Verified
+from interceptors.verification.lookups import LookupService
+from interceptors.verification.verifier import NeedKey, NeedRevision, NeedSession, VerificationFlow, VerifiedCredential
 from tests.support.waiting import wait_until
 
 
@@ -46,14 +46,14 @@ def made_up() -> NeedSession:
     return NeedSession(request)
 
 
-def flood(asker: Asker) -> None:
+def flood(asker: LookupService) -> None:
     for _ in range(1000):
         asker.ask(made_up())
 
 
 def test_a_flood_of_made_up_sessions_delays_nobody_who_shows_a_token(resolver: Blocked) -> None:
     asked: list[str | int] = []
-    asker = Asker(asked.append, resolver, asked.append)
+    asker = LookupService(asked.append, resolver, asked.append)
     with pytest.raises(Refusal) as refused:
         flood(asker)
     assert refused.value.reason is Reason.RATE_LIMITED
@@ -69,7 +69,7 @@ def test_a_flood_of_made_up_sessions_delays_nobody_who_shows_a_token(resolver: B
 def test_who_asks_for_the_same_shares_the_answer_and_what_is_not_there_is_not_asked_for_again(
     resolver: Blocked,
 ) -> None:
-    asker = Asker(lambda _kid: None, resolver)
+    asker = LookupService(lambda _kid: None, resolver)
     need = made_up()
     first, second = asker.ask(need), asker.ask(need)
     assert first is second
@@ -90,7 +90,7 @@ def test_only_what_is_known_not_to_be_there_is_remembered() -> None:
         if away:
             raise Refusal(Reason.KEY_UNKNOWN, "etcd is away")
 
-    asker = Asker(fetch, None)
+    asker = LookupService(fetch, None)
     for _ in range(2):
         future = asker.ask(NeedKey("k"))
         with pytest.raises(Refusal):
@@ -104,23 +104,23 @@ def test_only_what_is_known_not_to_be_there_is_remembered() -> None:
     asker.stop()
 
 
-def run(asker: Asker, flow: Flow) -> Verified:
+def run(asker: LookupService, flow: VerificationFlow) -> VerifiedCredential:
     return asker.run(flow)
 
 
-def run_async(asker: Asker, flow: Flow) -> Verified:
+def run_async(asker: LookupService, flow: VerificationFlow) -> VerifiedCredential:
     return asyncio.run(asker.run_async(flow))
 
 
 @pytest.mark.parametrize("drive", [run, run_async])
 def test_an_error_that_nobody_expected_denies_tells_nothing_and_is_logged_once(
-    drive: Callable[[Asker, Flow], Verified], caplog: pytest.LogCaptureFixture
+    drive: Callable[[LookupService, VerificationFlow], VerifiedCredential], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> Flow:
+    def broken() -> VerificationFlow:
         yield NeedRevision(1)
         raise RuntimeError("of the secret credential")
 
-    asker = Asker(lambda _kid: None, None)
+    asker = LookupService(lambda _kid: None, None)
     for _ in range(3):
         with pytest.raises(Refusal) as refused:
             drive(asker, broken())
@@ -136,11 +136,11 @@ def test_an_error_of_whoever_is_asked_denies_too() -> None:
     def broken(_kid: str) -> None:
         raise ValueError("no")
 
-    def flow() -> Flow:
+    def flow() -> VerificationFlow:
         yield NeedKey("k")
         raise AssertionError("there was no answer")
 
-    asker = Asker(broken, None)
+    asker = LookupService(broken, None)
     with pytest.raises(Refusal, match="ValueError"):
         asker.run(flow())
     asker.stop()

@@ -12,7 +12,7 @@ from interceptors.etcd.mirror import Event
 from interceptors.keyspace import Layout
 from interceptors.scopes import key_scope
 from interceptors.trust.bundle import TrustBundle
-from interceptors.verification.verifier import KeyRevoked, Verified, Verifier
+from interceptors.verification.verifier import KeyRevoked, VerifiedCredential, Verifier
 from tests.interceptors.tokens.test_access_token import PRIVATE, sign
 from tests.support.probe.issuer import claims, key_record
 
@@ -33,10 +33,10 @@ def verifier(bundle: TrustBundle) -> Verifier:
     return Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
 
 
-def verify(verifier: Verifier) -> Verified:
+def verify(verifier: Verifier) -> VerifiedCredential:
     with pytest.raises(StopIteration) as done:
         next(verifier.identify(TOKEN, time.time()))
-    verified: Verified = done.value.value
+    verified: VerifiedCredential = done.value.value
     return verified
 
 

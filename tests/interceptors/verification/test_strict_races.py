@@ -19,8 +19,8 @@ from interceptors.policy import MethodRule
 from interceptors.scopes import subject_scope
 from interceptors.tokens.verification_key import read_key
 from interceptors.trust.bundle import TrustBundle
-from interceptors.trust.continuity import NOTHING, Beacon
-from interceptors.verification.verifier import NeedKey, NeedRevision, Verified, Verifier
+from interceptors.trust.continuity import NOTHING_OBSERVED, Beacon
+from interceptors.verification.verifier import NeedKey, NeedRevision, VerifiedCredential, Verifier
 from tests.support.probe.issuer import ISSUER, claims, key_record
 
 LAYOUT = Layout("/credmesh/")
@@ -59,7 +59,9 @@ def test_a_proof_that_comes_in_between_does_not_vouch_for_epochs_that_were_not_l
     now = 101.0
     verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10, clock=lambda: now)
     caller = Caller("alice", "app", None, frozenset(), frozenset({"probe"}), 2e9, 10)
-    known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
+    known = VerifiedCredential(
+        caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation
+    )
     verifier._cache.put("token", known)
     bundle.prove(Beacon(10), 100.0)
     assert verifier.check(STRICT, METADATA, now=1e9) is known
@@ -103,10 +105,12 @@ def test_nothing_that_was_accepted_in_one_history_counts_in_the_next() -> None:
     bundle.load(Snapshot({LAYOUT.key("k"): KeyValue(record, 2, 2, 0)}, 100))
     verifier = Verifier(bundle, leeway=5, max_credential_bytes=4096, cached_credentials=10)
     caller = Caller("alice", "app", "s", frozenset(), frozenset({"probe"}), 2e9, 99)
-    known = Verified(caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation)
+    known = VerifiedCredential(
+        caller, "token", kid="k", usable_until=2e9, session_ends_at=0.0, generation=bundle.generation
+    )
     verifier.recheck(known, force=True)
-    bundle.past.lost = "a part of it"
-    bundle.past.begin(replace(NOTHING, revision=50))
+    bundle.continuity.lost = "a part of it"
+    bundle.continuity.begin_history(replace(NOTHING_OBSERVED, revision=50))
     with pytest.raises(Refusal) as refused:
         verifier.recheck(known, force=True)
     assert refused.value.reason is Reason.CREDENTIAL_REVOKED
@@ -125,7 +129,7 @@ def test_a_strict_method_asks_whether_etcd_has_reached_what_a_credential_claims(
     plain = replace(STRICT, freshness=None)
     with pytest.raises(StopIteration):
         next(verifier.flow(plain, token, time.time()))
-    assert bundle.past.doubted() == 20
+    assert bundle.continuity.highest_unseen_epoch() == 20
     metadata = (("authorization", f"Bearer {token}"),)
     # It is cached by now, and a plain method serves it; a strict one goes the long way all the same.
     assert verifier.check(plain, metadata, time.time()) is not token
@@ -137,6 +141,6 @@ def test_a_strict_method_asks_whether_etcd_has_reached_what_a_credential_claims(
     assert refused.value.reason is Reason.MESH_STALE
     flow = verifier.flow(STRICT, token, time.time())
     next(flow)
-    bundle.past.saw(20)
+    bundle.continuity.record_watched(20)
     with pytest.raises(StopIteration):
         flow.send(None)

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from interceptors.client.aio.retry import AioRetriedStream
-from interceptors.client.renewal import Held
+from interceptors.client.renewal import HeldCredential
 from interceptors.client.sync.retry import RetriedCall
 from interceptors.client.timer import alarm
 from interceptors.errors import Reason, Refusal
@@ -56,7 +56,7 @@ def no_thread(_thread: threading.Thread) -> None:
 
 
 def test_a_call_ends_where_asking_for_a_fresh_credential_fails() -> None:
-    def renew() -> Future[Held]:
+    def renew() -> Future[HeldCredential]:
         raise RuntimeError("can't start new thread")
 
     first = Refused()
@@ -72,13 +72,13 @@ def test_a_call_ends_where_nobody_could_end_the_waiting(monkeypatch: pytest.Monk
     over = threading.Event()
     alarm(time.monotonic(), over.set)
     assert over.wait(10)
-    first, waited = Refused(), Future[Held]()
+    first, waited = Refused(), Future[HeldCredential]()
     call = RetriedCall(first, lambda: waited, lambda _: None, time.monotonic() + 60)
     monkeypatch.setattr("interceptors.client.sync.retry.alarm", lambda *_: no_thread(threading.current_thread()))
     first.end()
     with pytest.raises(grpc.RpcError, match="can't start new thread"):
         call.result(10)
-    waited.set_result(Held.of("t"))
+    waited.set_result(HeldCredential.of("t"))
     assert call.code() is grpc.StatusCode.INTERNAL
 
 
