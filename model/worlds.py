@@ -368,7 +368,7 @@ SESSIONS = World(
         sessions.begin_login,
         sessions.show_refresh_token,
         sessions.authenticate,
-        sessions.read_standing,
+        sessions.read_preconditions,
         sessions.commit_login,
         sessions.judge,
         sessions.commit_refresh,

@@ -25,7 +25,7 @@ PAUSED_LEADER = """
 import sys, threading
 from authsvc.coordination.election import LeaderElection
 from interceptors.etcd.client import EtcdClient, Put
-from interceptors.etcd.layout import Layout
+from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 
 endpoint, prefix = sys.argv[1:]
