@@ -1,4 +1,4 @@
-"""`python -m authsvc`: one replica of the auth service, told by its environment what to do (see authsvc.settings)."""
+"""`python -m authsvc`: runs one replica of the auth service, with the settings of authsvc.settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from interceptors.serving import service_process
 
 
 def main() -> None:
-    """Runs the replica until it is told to stop."""
+    """Runs the replica until SIGTERM or SIGINT."""
     with service_process("auth"):
         run(read_auth_settings())
 

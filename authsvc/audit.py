@@ -1,7 +1,7 @@
-"""The audit trail: who signed in, was refused, revoked or rotated what. One log record per event.
+"""The audit trail: logins, refusals, revocations, rotations and other changes. One log record per event.
 
-The records go to the logger "credmesh.audit", with the fields as members of the JSON line that the process's log format
-makes of them. Every event is counted too, so an alert on refused logins needs no log pipeline.
+The records go to the logger "credmesh.audit". The process's log format writes each as a line of JSON, with the fields
+as members. A metric counts the events too, so that an alert on refused logins needs no log pipeline.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ __all__ = ["audit"]
 _log: Final = logging.getLogger("credmesh.audit")
 _events: Final = Counter("credmesh_audit_events", "Events of the audit trail.", ("event", "outcome"))
 
-# logging refuses to have its own members overwritten, and a record must not be lost over the name of a field.
-_TAKEN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+# logging raises KeyError for a field that has the name of a LogRecord attribute. No event may be lost over that.
+_RESERVED_NAMES: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
 def audit(event: str, *, outcome: str = "ok", **fields: object) -> None:
-    """Writes one event.
+    """Logs and counts one event.
 
     event    what happened, from a small set: "login", "refresh", "logout", "revoke", "rotate", "user.create", …
     outcome  "ok" or "refused"; fixed words only, since event and outcome label a metric
-    fields   the rest, as JSON can hold it: subject, client_id, session_id, reason, peer, … Never a credential or secret
+    fields   further members, of types that JSON has: subject, client_id, session_id, reason, peer, … Never a secret
     """
     _events.labels(event, outcome).inc()
-    named = {(name + "_" if name in _TAKEN else name): value for name, value in fields.items()}
-    _log.info(event, extra={**named, "event": event, "outcome": outcome})
+    safely_named = {(name + "_" if name in _RESERVED_NAMES else name): value for name, value in fields.items()}
+    _log.info(event, extra={**safely_named, "event": event, "outcome": outcome})

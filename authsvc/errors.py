@@ -1,4 +1,4 @@
-"""The errors of the auth service that a caller is told of. authsvc.api.errors turns them into statuses."""
+"""The errors of the auth service whose text is for its callers. authsvc.api.status_mapping maps them to statuses."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ import grpc
 from interceptors.error_details import error_info
 from interceptors.errors import CredmeshError, Reason, Refusal
 
-__all__ = ["AlreadyExists", "ApiError", "FailedPrecondition", "InvalidField", "NotFound", "TooMany"]
+__all__ = ["AlreadyExists", "ApiError", "FailedPrecondition", "InvalidField", "NotFound", "RateLimited"]
 
 
 class ApiError(CredmeshError):
-    """A call fails in a way that its caller can do something about. The text is for the caller; never a secret."""
+    """A call fails for a reason that its caller can act on. The text is for the caller, and holds no secret."""
 
     status: grpc.StatusCode = grpc.StatusCode.INTERNAL
 
 
 class AlreadyExists(ApiError):
-    """What is to be made is there already."""
+    """The account or other record that the call would create exists already."""
 
     status = grpc.StatusCode.ALREADY_EXISTS
 
 
 class NotFound(ApiError):
-    """What is asked for is not there."""
+    """The record that the call names does not exist."""
 
     status = grpc.StatusCode.NOT_FOUND
 
 
 class FailedPrecondition(ApiError):
-    """The state of things does not allow it; the text says what to change first."""
+    """The state of the mesh does not allow the call. The text says what to change first."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
 
 
-class TooMany(Refusal):
-    """A replica does as much of this as it may; RATE_LIMITED. The text is for the caller: what to do instead."""
+class RateLimited(Refusal):
+    """The replica handles as many calls of this kind as it may (RATE_LIMITED). The text says what to do instead."""
 
     def __init__(self, advice: str) -> None:
         super().__init__(Reason.RATE_LIMITED, advice)
 
     @property
     def message(self) -> str:
-        """The text."""
+        """The text for the caller."""
         return str(self)
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """The ErrorInfo. Clients compare its message with the status's."""
+        """The metadata with the ErrorInfo. Its message must equal the status's message, which clients compare."""
         return error_info(self.status, str(self), self.reason.name)
 
 
 class InvalidField(ValueError):
-    """A field of a request is not acceptable. The text is for the caller; it names the field and never a secret.
+    """A field of a request is invalid. The text is for the caller, names the field, and holds no secret.
 
-    field    the field's path as in the .proto file, e.g. "user.subject"
-    problem  what is wrong with it and what would be right
+    field    the field's path as in the .proto file, for example "user.subject"
+    problem  what is wrong, and which values are valid
     """
 
     def __init__(self, field: str, problem: str) -> None:

@@ -1,11 +1,12 @@
-"""The composition root: every part of a replica is made here, given what it needs, started, and stopped in order."""
+"""The composition root: makes the parts of a replica, starts them, and stops them in reverse order."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
@@ -15,20 +16,20 @@ from authsvc.accounts.login_throttle import LoginThrottle
 from authsvc.accounts.passwords import Passwords
 from authsvc.api.account_service import AccountServicer
 from authsvc.api.auth_service import AuthServicer
-from authsvc.api.errors import AnswerErrors
 from authsvc.api.history_service import HistoryServicer
 from authsvc.api.key_service import KeyServicer
 from authsvc.api.node_service import NodeServicer
 from authsvc.api.revocation_service import RevocationServicer
 from authsvc.api.session_service import SessionServicer
+from authsvc.api.status_mapping import StatusMappingInterceptor
 from authsvc.continuity.guard import ContinuityGuard
 from authsvc.continuity.watermark import Watermark
 from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.coordination.election import LeaderElection
-from authsvc.http.server import HttpFace
+from authsvc.http.server import HttpServer
 from authsvc.keys.revoker import KeyRevoker
-from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
+from authsvc.keys.signer_cache import SignerCache
 from authsvc.keys.vault import Vault, read_keks
 from authsvc.revocation.receipts import Receipts
 from authsvc.revocation.revoker import Revoker
@@ -57,13 +58,15 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
 from interceptors.node.mesh_node import MeshNode
 from interceptors.serving import serve
+from interceptors.trust.bundle import TrustBundle
 
 __all__ = ["run"]
 
 _log: Final = logging.getLogger("credmesh.auth")
 
-# More than passwords may wait: a flood of logins must leave threads for those who refresh and revoke.
-_WORKERS_PER_PASSWORD: Final = 32
+_WORKERS_PER_PASSWORD_WORKER: Final = 32
+"""Threads of the server. There are more than logins may occupy, so that a flood of logins leaves threads for refreshes
+and revocations."""
 
 _SERVICES: Final = tuple(
     descriptor.full_name
@@ -72,79 +75,116 @@ _SERVICES: Final = tuple(
 )
 
 
-def run(settings: AuthSettings) -> None:
-    """Runs one replica until SIGTERM or SIGINT. Waits for etcd as long as it takes, and its log says so.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """The parts of a replica, each made with the parts that it uses."""
 
-    Raises SettingsError and CredmeshError for what an operator can repair; SystemExit(1) if the port is taken. Must be
-    called from the main thread.
+    settings: AuthSettings
+    layout: Layout
+    etcd: EtcdClient
+    vault: Vault
+    passwords: Passwords
+    issuer: Issuer
+    revoker: Revoker
+    sessions: Sessions
+    node: MeshNode
+    ack_tracker: AckTracker
+    guard: ContinuityGuard
+    directory: SessionDirectory
+
+
+def run(settings: AuthSettings) -> None:
+    """Runs one replica until SIGTERM or SIGINT. Waits for etcd as long as it takes, and logs that it waits.
+
+    Raises SettingsError and CredmeshError for problems that an operator can repair, and SystemExit(1) if the port is
+    taken. Must be called from the main thread.
     """
-    vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
-    layout = Layout(settings.mesh.etcd.prefix)
     with ExitStack() as stack:
-        etcd = stack.enter_context(EtcdClient(settings.mesh.etcd))
-        passwords = Passwords(workers=settings.password_workers)
-        stack.callback(passwords.close)
-        ring = KeyRing(etcd, layout, vault)
-        issuer = Issuer(etcd=etcd, layout=layout, ring=ring, settings=settings)
-        revocation = Revoker(etcd, layout, settings)
-        sessions = Sessions(etcd=etcd, layout=layout, issuer=issuer, revocation=revocation, settings=settings)
-        node = MeshNode(settings.mesh, resolver=LocalSessionResolver(sessions))
-        issuer.lifetime.witness = node.bundle
-        if settings.http_listen:
-            # Before etcd is waited for: a probe can then tell a replica that waits from one that is dead.
-            http = HttpFace(node, settings.http_listen)
-            stack.callback(http.stop)
-            http.start()
-        _log.info("reading the mesh's state from etcd at %s", ", ".join(settings.mesh.etcd.endpoints))
-        watermark = Watermark(settings.memory_file, layout.prefix)
-        ack_tracker = stack.enter_context(AckTracker(settings.mesh.etcd, etcd, layout))
-        guard = ContinuityGuard(
-            etcd=etcd,
-            layout=layout,
-            node_id=node.id,
-            monitor=node.bundle.continuity,
-            ack_tracker=ack_tracker,
-            revocation=revocation,
-            watermark=watermark,
-        )
-        stack.callback(guard.stop)
-        guard.start()
-        stack.callback(node.stop)
-        # The guard is up already: in an etcd that has lost something no node gets ready before that is answered. And
-        # nobody can vouch for its history before a replica leads.
-        node.start(strict_timeout=0)
-        directory = SessionDirectory(settings.mesh.etcd, layout)
-        stack.callback(directory.stop)
-        directory.start()
-        _lead(stack, settings, etcd, layout, vault, node, directory, revocation, guard)
+        parts = _make_parts(settings, stack)
+        _start_parts(parts, stack)
         serve(
-            _servicers(
-                settings, etcd, layout, passwords, issuer, sessions, revocation, node, directory, ack_tracker, guard
-            ),
-            node=node,
+            partial(_add_servicers, parts),
+            node=parts.node,
             settings=settings.server,
             services=_SERVICES,
-            interceptors=(AnswerErrors(),),
-            workers=_WORKERS_PER_PASSWORD * (settings.password_workers + 1),
+            interceptors=(StatusMappingInterceptor(),),
+            workers=_WORKERS_PER_PASSWORD_WORKER * (settings.password_workers + 1),
         )
 
 
-def _lead(
-    stack: ExitStack,
-    settings: AuthSettings,
-    etcd: EtcdClient,
-    layout: Layout,
-    vault: Vault,
-    node: MeshNode,
-    directory: SessionDirectory,
-    revocation: Revoker,
-    guard: ContinuityGuard,
-) -> None:
-    """Campaigns for the lead. Only a registered node may: its own acknowledgement of a new key must be waited for."""
+def _make_parts(settings: AuthSettings, stack: ExitStack) -> _Parts:
+    """Makes the parts, and starts none of them. The stack closes those that need no start."""
+    vault = Vault(*read_keks(file=settings.kek_file, text=settings.kek))
+    layout = Layout(settings.mesh.etcd.prefix)
+    etcd = stack.enter_context(EtcdClient(settings.mesh.etcd))
+    passwords = Passwords(workers=settings.password_workers)
+    stack.callback(passwords.close)
+    bundle = TrustBundle(layout, settings.mesh.issuer)
+    issuer = Issuer(
+        etcd=etcd, layout=layout, signers=SignerCache(etcd, layout, vault), settings=settings, bundle=bundle
+    )
+    revoker = Revoker(etcd, layout, settings)
+    directory = SessionDirectory(settings.mesh.etcd, layout)
+    sessions = Sessions(
+        etcd=etcd, layout=layout, issuer=issuer, revocation=revoker, settings=settings, directory=directory
+    )
+    node = MeshNode(settings.mesh, resolver=LocalSessionResolver(sessions), bundle=bundle)
+    ack_tracker = AckTracker(settings.mesh.etcd, etcd, layout)
+    guard = ContinuityGuard(
+        etcd=etcd,
+        layout=layout,
+        node_id=node.id,
+        monitor=bundle.monitor,
+        ack_tracker=ack_tracker,
+        revoker=revoker,
+        watermark=Watermark(settings.watermark_file, layout.prefix),
+    )
+    return _Parts(
+        settings=settings,
+        layout=layout,
+        etcd=etcd,
+        vault=vault,
+        passwords=passwords,
+        issuer=issuer,
+        revoker=revoker,
+        sessions=sessions,
+        node=node,
+        ack_tracker=ack_tracker,
+        guard=guard,
+        directory=directory,
+    )
+
+
+def _start_parts(parts: _Parts, stack: ExitStack) -> None:
+    """Starts the parts, and waits for etcd. The stack stops them in reverse order."""
+    settings, node = parts.settings, parts.node
+    if settings.http_listen:
+        # Before the wait for etcd: a probe can then tell a replica that waits from one that is dead.
+        http = HttpServer(node, settings.http_listen)
+        stack.callback(http.stop)
+        http.start()
+    _log.info("reading the mesh's state from etcd at %s", ", ".join(settings.mesh.etcd.endpoints))
+    stack.enter_context(parts.ack_tracker)
+    stack.callback(parts.guard.stop)
+    parts.guard.start()
+    stack.callback(node.stop)
+    # After the guard: if etcd has lost a part of its history, no node becomes ready before the guard's recovery.
+    # Without a wait for strict methods: no replica may have vouched for the history yet.
+    node.start(strict_timeout=0)
+    stack.callback(parts.directory.stop)
+    parts.directory.start()
+    # After the node is registered: a new signing key must wait for this replica's own acknowledgement, too.
+    election = _make_election(parts)
+    stack.callback(election.stop)
+    election.start()
+
+
+def _make_election(parts: _Parts) -> LeaderElection:
+    settings, etcd, layout = parts.settings, parts.etcd, parts.layout
     rotator = Rotator(
         etcd,
         layout,
-        vault,
+        parts.vault,
         rotation_interval=settings.rotation_interval,
         token_lifetime=settings.token_lifetime,
         leeway=settings.mesh.leeway,
@@ -152,66 +192,53 @@ def _lead(
         proceed_after=settings.rotation_proceed_after or math.inf,
         proceed_unsigned_after=settings.rotation_proceed_unsigned_after,
     )
-    expiry = SessionExpiry(etcd=etcd, layout=layout, directory=directory, revocation=revocation)
-    jobs = (rotator.step, expiry.step, guard.vouch)
-    leader = LeaderElection(settings.mesh.etcd, layout, node.id, settings.leader_lease, jobs=jobs)
-    stack.callback(leader.stop)
-    leader.start()
+    expiry = SessionExpiry(etcd=etcd, layout=layout, directory=parts.directory, revocation=parts.revoker)
+    jobs = (rotator.step, expiry.step, parts.guard.vouch_job)
+    return LeaderElection(settings.mesh.etcd, layout, parts.node.id, settings.leader_lease, jobs=jobs)
 
 
-def _servicers(
-    settings: AuthSettings,
-    etcd: EtcdClient,
-    layout: Layout,
-    passwords: Passwords,
-    issuer: Issuer,
-    sessions: Sessions,
-    revocation: Revoker,
-    node: MeshNode,
-    directory: SessionDirectory,
-    ack_tracker: AckTracker,
-    guard: ContinuityGuard,
-) -> Callable[[grpc.Server], None]:
+def _add_servicers(parts: _Parts, server: grpc.Server) -> None:
+    settings, etcd, layout, node = parts.settings, parts.etcd, parts.layout, parts.node
     receipts = Receipts(
-        etcd, layout, ack_tracker, longest_freshness=settings.mesh.longest_freshness, remember=guard.note
+        etcd,
+        layout,
+        parts.ack_tracker,
+        longest_freshness=settings.mesh.longest_freshness,
+        remember_commit=parts.guard.remember_commit,
     )
-    accounts = Accounts(etcd, layout, passwords, revocation)
+    accounts = Accounts(etcd, layout, parts.passwords, parts.revoker)
     throttle = LoginThrottle(
         per_account=settings.login_failures_per_account, per_address=settings.login_failures_per_address
     )
-
-    def add(server: grpc.Server) -> None:
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthServicer(
-                accounts=accounts,
-                throttle=throttle,
-                issuer=issuer,
-                sessions=sessions,
-                introspection=Introspection(node=node, sessions=sessions),
-                node=node,
-            ),
-            server,
-        )
-        accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
-        keys_pb2_grpc.add_KeyServiceServicer_to_server(
-            KeyServicer(
-                etcd=etcd,
-                layout=layout,
-                ack_tracker=ack_tracker,
-                receipts=receipts,
-                revoker=KeyRevoker(etcd, layout, revocation),
-            ),
-            server,
-        )
-        nodes_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeServicer(etcd=etcd, layout=layout, ack_tracker=ack_tracker), server
-        )
-        history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(etcd=etcd, layout=layout), server)
-        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
-            RevocationServicer(revocation=revocation, receipts=receipts), server
-        )
-        sessions_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionServicer(sessions=sessions, directory=directory, receipts=receipts), server
-        )
-
-    return add
+    auth_pb2_grpc.add_AuthServiceServicer_to_server(
+        AuthServicer(
+            accounts=accounts,
+            throttle=throttle,
+            issuer=parts.issuer,
+            sessions=parts.sessions,
+            introspection=Introspection(node=node, sessions=parts.sessions),
+            node=node,
+        ),
+        server,
+    )
+    accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(
+        KeyServicer(
+            etcd=etcd,
+            layout=layout,
+            ack_tracker=parts.ack_tracker,
+            receipts=receipts,
+            revoker=KeyRevoker(etcd, layout, parts.revoker),
+        ),
+        server,
+    )
+    nodes_pb2_grpc.add_NodeServiceServicer_to_server(
+        NodeServicer(etcd=etcd, layout=layout, ack_tracker=parts.ack_tracker), server
+    )
+    history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(etcd=etcd, layout=layout), server)
+    revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
+        RevocationServicer(revocation=parts.revoker, receipts=receipts), server
+    )
+    sessions_pb2_grpc.add_SessionServiceServicer_to_server(
+        SessionServicer(sessions=parts.sessions, directory=parts.directory, receipts=receipts), server
+    )

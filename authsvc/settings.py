@@ -1,4 +1,4 @@
-"""What the auth service is told by its environment, checked before anything starts."""
+"""The settings of the auth service: read from the environment, and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from interceptors.serving.listening import split_address
 from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
-from interceptors.tokens.verification_key import ALGORITHMS
+from interceptors.tokens.token_rules import ALGORITHMS
 
 __all__ = ["AuthSettings", "read_auth_settings"]
 
@@ -27,83 +27,108 @@ class AuthSettings:
         "CREDMESH_KEK_FILE",
         "/etc/credmesh/kek",
         default=None,
-        help="file with the key that seals private keys: 32 bytes in base64",
+        help="file of the key-encryption key, which seals private keys: 32 bytes in base64",
     )
-    # Written out, since `setting` cannot keep a secret out of the repr.
+    # Not by `setting`, which cannot keep a secret out of the repr.
     kek: str = field(
         default="",
         repr=False,
         metadata={
             "variable": "CREDMESH_KEK",
             "example": "$(openssl rand -base64 32)",
-            "help": "the same key itself, where there is no file for it",
+            "help": "the key-encryption key itself, instead of its file",
         },
     )
-    memory_file: Path | None = setting(
+    watermark_file: Path | None = setting(
         "CREDMESH_MEMORY_FILE",
-        "/var/lib/credmesh/memory.json",
+        "/var/lib/credmesh/watermark.json",
         default=None,
-        help="where this replica keeps how far it saw into etcd's history, to notice a restored backup",
+        help="file of the watermark: how far this replica has observed etcd's history. It shows when etcd was restored "
+        "from a backup while every process was stopped, so it must survive a restart",
     )
     http_listen: str = setting(
-        "CREDMESH_HTTP_LISTEN", "0.0.0.0:8080", default="", help="host:port of JWKS, discovery, metrics; empty for none"
+        "CREDMESH_HTTP_LISTEN",
+        "0.0.0.0:8080",
+        default="",
+        help="host:port of the HTTP server for JWKS, discovery, probes and metrics; empty for none",
     )
-    token_lifetime: float = setting("CREDMESH_TOKEN_LIFETIME", "300", default=300.0, help="of an access token")
+    token_lifetime: float = setting("CREDMESH_TOKEN_LIFETIME", "300", default=300.0, help="lifetime of an access token")
     refresh_grace: float = setting(
-        "CREDMESH_REFRESH_GRACE", "10", default=10.0, help="in which a used refresh token gives the same successor"
+        "CREDMESH_REFRESH_GRACE",
+        "10",
+        default=10.0,
+        help="time in which a used refresh token still returns the same successor",
     )
-    session_idle: float = setting("CREDMESH_SESSION_IDLE", "1800", default=1800.0, help="until an unused session ends")
-    session_lifetime: float = setting("CREDMESH_SESSION_LIFETIME", "86400", default=86_400.0, help="of any session")
+    session_idle: float = setting(
+        "CREDMESH_SESSION_IDLE", "1800", default=1800.0, help="time after which an unused session ends"
+    )
+    session_lifetime: float = setting(
+        "CREDMESH_SESSION_LIFETIME", "86400", default=86_400.0, help="time after which any session ends"
+    )
     rotation_interval: float = setting(
-        "CREDMESH_ROTATION_INTERVAL", "86400", default=86_400.0, help="from one signing key to the next"
+        "CREDMESH_ROTATION_INTERVAL", "86400", default=86_400.0, help="time from one signing key to the next"
     )
     rotation_proceed_after: float = setting(
         "CREDMESH_ROTATION_PROCEED_AFTER",
         "600",
         default=0.0,
-        help="that a live node which does not acknowledge a new key holds the rotation up; 0 for as long as it lives",
+        help="longest wait of a rotation for a registered node that does not acknowledge the new key; 0 for no limit",
     )
     rotation_proceed_unsigned_after: float = setting(
         "CREDMESH_ROTATION_PROCEED_UNSIGNED_AFTER",
         "10",
         default=10.0,
-        help="the same while no key signs, so that nobody can sign in: at first, and after a key was revoked",
+        help="the same while no key signs and every login is refused: on a new mesh, and after a key was revoked",
     )
-    key_algorithm: str = setting("CREDMESH_KEY_ALGORITHM", "EdDSA", default="EdDSA", help="of new signing keys")
+    key_algorithm: str = setting(
+        "CREDMESH_KEY_ALGORITHM", "ES256", default="ES256", help="algorithm of new signing keys"
+    )
     max_token_bytes: int = setting(
-        "CREDMESH_MAX_TOKEN_BYTES", "3072", default=3072, help="an access token is never issued larger"
+        "CREDMESH_MAX_TOKEN_BYTES", "3072", default=3072, help="largest access token that is issued, in bytes"
     )
     leader_lease: int = setting(
-        "CREDMESH_LEADER_LEASE", "5", default=5, help="until another replica leads if the leader falls silent"
+        "CREDMESH_LEADER_LEASE",
+        "5",
+        default=5,
+        help="time after which another replica leads if the leader falls silent; whole seconds",
     )
     password_workers: int = setting(
-        "CREDMESH_PASSWORD_WORKERS", "2", default=2, help="passwords hashed at once, each with 64 MiB and 4 threads"
+        "CREDMESH_PASSWORD_WORKERS", "2", default=2, help="passwords hashed at a time, each with 64 MiB and 4 threads"
     )
     login_failures_per_account: int = setting(
-        "CREDMESH_LOGIN_FAILURES_PER_ACCOUNT", "10", default=10, help="per minute and replica; 0 for no limit"
+        "CREDMESH_LOGIN_FAILURES_PER_ACCOUNT",
+        "10",
+        default=10,
+        help="failed logins of an account per minute and replica; 0 for no limit",
     )
     login_failures_per_address: int = setting(
-        "CREDMESH_LOGIN_FAILURES_PER_ADDRESS", "50", default=50, help="per minute and replica; 0 for no limit"
+        "CREDMESH_LOGIN_FAILURES_PER_ADDRESS",
+        "50",
+        default=50,
+        help="failed logins from an address per minute and replica; 0 for no limit",
     )
     resolve_ttl: float = setting(
-        "CREDMESH_RESOLVE_TTL", "60", default=60.0, help="that a node may use a resolved opaque session"
+        "CREDMESH_RESOLVE_TTL",
+        "60",
+        default=60.0,
+        help="time for which a node may use an opaque session that it has resolved",
     )
 
     def __post_init__(self) -> None:
         if (self.kek_file is None) == (not self.kek):
-            trouble = "is not set" if not self.kek else "and CREDMESH_KEK are both set; keep one"
+            problem = "is not set" if not self.kek else "and CREDMESH_KEK are both set; keep one"
             raise ValueError(
-                f"CREDMESH_KEK_FILE {trouble}; for example: CREDMESH_KEK_FILE=/etc/credmesh/kek "
+                f"CREDMESH_KEK_FILE {problem}; for example: CREDMESH_KEK_FILE=/etc/credmesh/kek "
                 "(`credmesh bootstrap` can make one)"
             )
-        # Checked here, since the server asks for its port only after etcd has answered.
+        # Checked here, since the server opens its port only after etcd has answered.
         split_address(self.server.listen, "CREDMESH_LISTEN")
         if self.http_listen:
             split_address(self.http_listen, "CREDMESH_HTTP_LISTEN")
         if self.key_algorithm not in ALGORITHMS:
             raise ValueError(
                 f"CREDMESH_KEY_ALGORITHM={self.key_algorithm!r} is not one of {', '.join(ALGORITHMS)}; "
-                "for example: CREDMESH_KEY_ALGORITHM=EdDSA"
+                "for example: CREDMESH_KEY_ALGORITHM=ES256"
             )
         self._check_durations()
         self._check_numbers()
@@ -116,14 +141,14 @@ class AuthSettings:
             ("CREDMESH_ROTATION_INTERVAL", self.rotation_interval, "86400"),
             ("CREDMESH_RESOLVE_TTL", self.resolve_ttl, "60"),
         ):
-            # Not `<= 0`: a NaN compares false with everything, and infinity has no timestamp.
-            if not 0 < seconds <= _TEN_YEARS:
+            # Not `seconds <= 0`: this refuses NaN too, which compares false with everything.
+            if not 0 < seconds <= _MAX_DURATION_SECONDS:
                 raise ValueError(f"{variable} must be above 0 and below ten years, in seconds; for example: {example}")
         for variable, seconds, example in (
             ("CREDMESH_ROTATION_PROCEED_AFTER", self.rotation_proceed_after, "600"),
             ("CREDMESH_ROTATION_PROCEED_UNSIGNED_AFTER", self.rotation_proceed_unsigned_after, "10"),
         ):
-            if not 0 <= seconds <= _TEN_YEARS:
+            if not 0 <= seconds <= _MAX_DURATION_SECONDS:
                 raise ValueError(f"{variable} must be 0 or more, in seconds; for example: {example}")
         if not 0 <= self.refresh_grace <= 600:
             raise ValueError("CREDMESH_REFRESH_GRACE must be from 0 to 600 seconds; for example: 10")
@@ -134,7 +159,7 @@ class AuthSettings:
         if not 512 <= self.max_token_bytes <= self.mesh.max_credential_bytes:
             raise ValueError(
                 "CREDMESH_MAX_TOKEN_BYTES must be from 512 to CREDMESH_MAX_CREDENTIAL_BYTES "
-                f"({self.mesh.max_credential_bytes}), or no node would read such a token; for example: 3072"
+                f"({self.mesh.max_credential_bytes}), because no node accepts a larger token; for example: 3072"
             )
         if not 1 <= self.password_workers <= 64:
             raise ValueError("CREDMESH_PASSWORD_WORKERS must be from 1 to 64; for example: 2")
@@ -146,7 +171,7 @@ class AuthSettings:
                 raise ValueError(f"{variable} must be 0 (no limit) or more; for example: {example}")
 
 
-_TEN_YEARS: Final = 10 * 366 * 86_400.0
+_MAX_DURATION_SECONDS: Final = 10 * 366 * 86_400.0
 
 
 def read_auth_settings(environ: Mapping[str, str] | None = None) -> AuthSettings:

@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, shows a table, and writes build/bench.json and plots."""
+"""`python -m bench`: measures, shows a table, and writes build/bench.json and two plots."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench.environment import BenchEnvironment, BenchFailed
 from bench.load.http2 import CallFailed
 from bench.machine import LOAD_CORES, describe, pin
 from bench.results.report import markdown, show, write
 from bench.results.statistics import Row
-from bench.run import Run
 from bench.scale import FULL, QUICK, SMOKE
-from bench.suites import ROOMS
-from bench.world import BenchFailed, World
+from bench.suite import SuiteContext
+from bench.suites import SUITES
 from interceptors.errors import CredmeshError
 
 __all__ = ["main"]
@@ -31,28 +31,29 @@ _SCALES: Final = {scale.name: scale for scale in (FULL, QUICK, SMOKE)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; the exit code."""
+    """Runs the benchmark and returns the exit code."""
     options = _options(arguments)
     scale = _SCALES[options.scale]
     console = Console(width=None if sys.stdout.isatty() else 160)
-    began, when = time.monotonic(), datetime.now(UTC)
-    about: dict[str, object] = {"date": when.isoformat(timespec="seconds"), "scale": scale.name, **describe()}
+    started_at, date = time.monotonic(), datetime.now(UTC)
+    about: dict[str, object] = {"date": date.isoformat(timespec="seconds"), "scale": scale.name, **describe()}
     pin(LOAD_CORES)
     rows: list[Row] = []
-    took: dict[str, float] = {}
+    seconds_by_group: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="credmesh-bench-") as folder, _progress(console) as progress:
         try:
-            with World(Path(folder)) as world:
-                for name in options.only or ROOMS:
-                    entered = time.monotonic()
-                    rows += ROOMS[name](Run(world, scale, _beginner(progress)))
-                    took[name] = round(time.monotonic() - entered, 1)
+            with BenchEnvironment(Path(folder)) as environment:
+                context = SuiteContext(environment, scale, _begin_progress_on(progress))
+                for name in options.only or SUITES:
+                    suite_started_at = time.monotonic()
+                    rows += SUITES[name](context)
+                    seconds_by_group[name] = round(time.monotonic() - suite_started_at, 1)
         except (BenchFailed, CallFailed, CredmeshError) as error:
             progress.stop()
             console.print(f"[red bold]the benchmark cannot go on:[/] {error}", highlight=False)
             _show_logs(Path(folder), console)
             return 1
-    about |= {"seconds": round(time.monotonic() - began, 1), "seconds_by_group": took}
+    about |= {"seconds": round(time.monotonic() - started_at, 1), "seconds_by_group": seconds_by_group}
     out: Path = options.out
     write(rows, out / "bench.json")
     (out / "bench-run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -68,13 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--scale", choices=sorted(_SCALES), default="full", help="how much to measure")
-    parser.add_argument("--only", nargs="+", choices=list(ROOMS), metavar="GROUP", help=f"some of: {', '.join(ROOMS)}")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="where the results go")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SUITES), metavar="GROUP", help=f"some of: {', '.join(SUITES)}"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build"), help="the folder of the results")
     return parser.parse_args(arguments)
 
 
 def _progress(console: Console) -> Progress:
-    # Drawn between rounds only: a thread that draws would take its share of the load generator's core.
+    # Without auto_refresh, progress is drawn between rounds only. A thread that draws would take CPU from the load
+    # generator during the rounds.
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -87,11 +91,11 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _beginner(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
-    def begin(what: str, steps: int) -> Callable[[], None]:
+def _begin_progress_on(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
+    def begin_progress(description: str, steps: int) -> Callable[[], None]:
         for task in progress.task_ids:
             progress.remove_task(task)
-        task = progress.add_task(what, total=steps)
+        task = progress.add_task(description, total=steps)
         progress.refresh()
 
         def tick() -> None:
@@ -100,7 +104,7 @@ def _beginner(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
 
         return tick
 
-    return begin
+    return begin_progress
 
 
 def _plot(rows: Sequence[Row], out: Path) -> str:

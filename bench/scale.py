@@ -1,4 +1,4 @@
-"""How much is measured: everything in `full`, enough to see a change in `quick`, and just that it works in `smoke`."""
+"""How much is measured: `full` for figures to publish, `quick` to see a change, `smoke` to see that it works."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ __all__ = ["FULL", "QUICK", "SMOKE", "Scale"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """One size of the benchmark. Seconds are those of one round of one variant.
+    """One size of the benchmark.
 
-    servers        which kinds are measured: False is the sync one, True the aio one
-    rounds         per comparison, and targeted per comparison that has a target to be held against
-    tokens         how many different tokens take turns
-    nodes          revocation is measured on so many nodes, each number in turn
-    revocations    per number of nodes, and receipts likewise
-    streams        open streams that one revocation ends
-    concurrent     calls at once across a refresh
-    epochs         live epochs that growth is measured at
-    cached         cached tokens that growth is measured at
-    idle_seconds   that idle nodes are watched for
-    starts         of a node that has waited away_seconds for its etcd, and mesh_starts of the whole local mesh
+    servers        the kinds of server that are measured: False is grpc.server, True is grpc.aio.server
+    rounds         the rounds of a comparison
+    targeted       the rounds of a comparison that has a target
+    seconds        the length of one round of one variant
+    tokens         the number of different tokens in the variant with many tokens
+    nodes          the numbers of nodes that revocations are measured with
+    revocations    the revocations for each number of nodes
+    receipts       the revocations with a receipt for each number of nodes
+    streams        the open streams that one revocation ends
+    rotations      the rotations under load
+    concurrent     the calls at once in a wave of calls across a refresh
+    waves          the number of such waves
+    epochs         the numbers of live epochs that growth is measured with
+    cached         the numbers of cached tokens that growth is measured with
+    idle_seconds   how long idle nodes are observed
+    starts         the starts of a node
+    away_seconds   how long a starting node waits for its etcd
+    mesh_starts    the starts of a whole local mesh
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The service under test: the sample inventory's API with handlers that do next to nothing.
+"""The service under test: the API of the sample inventory, with handlers that do almost nothing.
 
-What is measured is what stands before a handler, so the handler must not hide it.
+The benchmark measures what happens before a handler runs, so the handler itself must cost little.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = [
     "WATCH_STOCK",
     "AioShop",
     "SyncShop",
-    "framed",
-    "stock",
-    "watched",
+    "grpc_framed",
+    "stock_response",
+    "watch_responses",
 ]
 
 SERVICE: Final = "credmesh.samples.inventory.v1.InventoryService"
@@ -34,74 +34,74 @@ AUDIENCE: Final = "inventory"
 SCOPE: Final = "shop.read"
 
 RULE: Final = MethodRule(GET_STOCK, audience=AUDIENCE, scopes=frozenset({SCOPE}))
-"""GetStock's, where it is asked for without a server."""
+"""The rule of GetStock, for verification without a server."""
 
 
 class SyncShop(inventory_pb2_grpc.InventoryServiceServicer):
     """For grpc.server."""
 
     def GetStock(self, request: inventory_pb2.GetStockRequest, context: Any) -> inventory_pb2.GetStockResponse:
-        """So many as the name of the thing has letters."""
+        """Answers with the length of the SKU."""
         del context
-        return stock(request.sku)
+        return stock_response(request.sku)
 
     def Reserve(self, request: inventory_pb2.ReserveRequest, context: Any) -> inventory_pb2.ReserveResponse:
-        """Nobody asks for it here."""
+        """Not measured."""
         del request, context
         return inventory_pb2.ReserveResponse()
 
     def WatchStock(
         self, request: inventory_pb2.WatchStockRequest, context: Any
     ) -> Iterator[inventory_pb2.WatchStockResponse]:
-        """As many messages as `sku` says; "hold" sends one, and then waits until the call is over."""
+        """Sends as many messages as `sku` says. "hold" sends one and then waits until the call ends."""
         if request.sku == "hold":
-            over = threading.Event()
-            yield from watched(1)
-            if context.add_callback(over.set):
-                over.wait()
+            ended = threading.Event()
+            yield from watch_responses(1)
+            if context.add_callback(ended.set):
+                ended.wait()
         else:
-            yield from watched(int(request.sku))
+            yield from watch_responses(int(request.sku))
 
 
 class AioShop(inventory_pb2_grpc.InventoryServiceServicer):
     """For grpc.aio.server."""
 
     async def GetStock(self, request: inventory_pb2.GetStockRequest, context: Any) -> inventory_pb2.GetStockResponse:
-        """As SyncShop's."""
+        """As in SyncShop."""
         del context
-        return stock(request.sku)
+        return stock_response(request.sku)
 
     async def Reserve(self, request: inventory_pb2.ReserveRequest, context: Any) -> inventory_pb2.ReserveResponse:
-        """Nobody asks for it here."""
+        """Not measured."""
         del request, context
         return inventory_pb2.ReserveResponse()
 
     async def WatchStock(
         self, request: inventory_pb2.WatchStockRequest, context: Any
     ) -> AsyncIterator[inventory_pb2.WatchStockResponse]:
-        """As SyncShop's."""
+        """As in SyncShop."""
         del context
         if request.sku == "hold":
-            for message in watched(1):
+            for message in watch_responses(1):
                 yield message
             await asyncio.Event().wait()
         else:
-            for message in watched(int(request.sku)):
+            for message in watch_responses(int(request.sku)):
                 yield message
 
 
-def stock(sku: str) -> inventory_pb2.GetStockResponse:
-    """The answer of GetStock."""
+def stock_response(sku: str) -> inventory_pb2.GetStockResponse:
+    """The response of GetStock."""
     return inventory_pb2.GetStockResponse(left=len(sku))
 
 
-def watched(count: int) -> Iterator[inventory_pb2.WatchStockResponse]:
-    """The answer of WatchStock."""
+def watch_responses(count: int) -> Iterator[inventory_pb2.WatchStockResponse]:
+    """The responses of WatchStock."""
     return (inventory_pb2.WatchStockResponse(sku="tea", left=left) for left in range(count))
 
 
-def framed(messages: Iterable[Any]) -> bytes:
-    """Messages as they come over the wire: each behind gRPC's prefix of five bytes."""
+def grpc_framed(messages: Iterable[Any]) -> bytes:
+    """Messages as gRPC sends them: each after a prefix of five bytes."""
     return b"".join(
         len(data).to_bytes(5, "big") + data for data in (message.SerializeToString() for message in messages)
     )

@@ -1,4 +1,4 @@
-"""Verification by itself: a verifier with its keys, tokens for it, and the thread's own clock."""
+"""Verification without a network: a verifier with a key, metadata for it, and the CPU time of the thread."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.world import ISSUER, Tokens
+from bench.environment import ISSUER, TokenFactory
 from interceptors.etcd.client import KeyValue, Snapshot
 from interceptors.keyspace import Layout
 from interceptors.policy import MethodRule
 from interceptors.trust.bundle import TrustBundle
 from interceptors.verification.verifier import Verifier
 
-__all__ = ["Metadata", "known_keys", "metadata_of", "microseconds", "verifier_of", "verify_new"]
+__all__ = ["Metadata", "bearer_metadata", "bundle_with_key", "cpu_microseconds_each", "make_verifier", "verify_new"]
 
 Metadata = tuple[tuple[str, str], ...]
 
 
-def known_keys(tokens: Tokens) -> TrustBundle:
-    """A bundle that knows one key and no epoch."""
+def bundle_with_key(tokens: TokenFactory) -> TrustBundle:
+    """A trust bundle with one key and no epochs."""
     layout = Layout()
     bundle = TrustBundle(layout, ISSUER)
     record = tokens.record().SerializeToString()
@@ -28,32 +28,32 @@ def known_keys(tokens: Tokens) -> TrustBundle:
     return bundle
 
 
-def verifier_of(bundle: TrustBundle, *, cached: int) -> Verifier:
-    """A verifier with a node's own defaults, but for how many credentials it keeps."""
+def make_verifier(bundle: TrustBundle, *, cached: int) -> Verifier:
+    """A verifier with a node's default settings and a cache of `cached` credentials."""
     return Verifier(bundle, leeway=5.0, max_credential_bytes=4096, cached_credentials=cached)
 
 
-def metadata_of(token: str) -> Metadata:
+def bearer_metadata(token: str) -> Metadata:
     """The metadata of a call that presents a token."""
     return (("authorization", f"Bearer {token}"),)
 
 
 def verify_new(verifier: Verifier, rule: MethodRule, metadata: Metadata) -> None:
-    """All that a server does for a call whose token is new to it: signature, claims, epochs, rule."""
+    """Verifies a token that is not in the cache, as a server does for a call: signature, claims, epochs and rule."""
     now = time.time()
-    credential = verifier.check(rule, metadata, now)
-    assert isinstance(credential, str), "the token was known"
-    flow = verifier.flow(rule, credential, now)
+    credential = verifier.read_credential(metadata)
+    assert verifier.verify_cached(rule, credential, now) is None, "the token was in the cache"
+    flow = verifier.verify(rule, credential, now)
     try:
         next(flow)
     except StopIteration:
         return
-    raise AssertionError("the key was unknown")
+    raise AssertionError("the verifier needs a key or a session that it does not have")
 
 
-def microseconds(work: Callable[[Any], object], items: Sequence[Any]) -> float:
-    """CPU microseconds that the work takes for one item: this thread's own, so that others on the core do not count."""
-    begun = time.thread_time()
+def cpu_microseconds_each(work: Callable[[Any], object], items: Sequence[Any]) -> float:
+    """CPU microseconds of this thread for one item. Other threads and processes do not count."""
+    started_at = time.thread_time()
     for item in items:
         work(item)
-    return (time.thread_time() - begun) / len(items) * 1e6
+    return (time.thread_time() - started_at) / len(items) * 1e6

@@ -1,17 +1,18 @@
-"""An observer that looks into etcd, past the network that is cut, and writes down what happened there in which order.
+"""An observer that logs what happens in etcd, in etcd's order. It bypasses the network that the test bed cuts.
 
-Records are {"op": "etcd", "life": …, "revision": …, "what": …}:
+Records are {"op": "etcd", "incarnation": …, "revision": …, "what": …}:
 
-    epoch    scope, gone           a scope was revoked, or its epoch has leased out
+    epoch    scope, gone           a scope was revoked, or its epoch's lease has expired
     key      kid, state, gone      a verification key
-    signing  kid, gone             which key signs
-    node     id, name, gone        a node is registered; name is the part that it is
-    leader   id, gone              who leads rotation
+    signing  kid, gone             the signing key
+    node     id, name, gone        a node's registration; name is its part
+    leader   id, gone              the leader of rotation
     ack      id, applied           a node has acknowledged the barrier of a rotation, up to this revision
-    history  id                    which history the mesh says it is in
-    gap      -                     something may have been missed before this
+    history  id                    the id of etcd's history, as the mesh's record says
+    gap      -                     the observer may have missed events before this
 
-`life` counts how often etcd was restored from a backup. The first records of a life tell what there was.
+`incarnation` counts how often etcd was restored from a backup. The first records of an incarnation are those of etcd's
+contents at its beginning.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from authsvc.keys.snapshot import BARRIER
-from chaos.history import History
+from chaos.operation_log import OperationLog
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Compacted, EtcdClient, EtcdUnavailable
 from interceptors.keyspace import Layout
@@ -32,32 +33,34 @@ from interceptors.settings import EtcdSettings
 
 __all__ = ["Observer"]
 
-_PAUSE: Final = 0.1
+_RETRY_PAUSE_SECONDS: Final = 0.1
 
 
 class Observer:
-    """Follows etcd in a thread of its own, life by life."""
+    """Follows etcd in its own thread, one incarnation after the other."""
 
-    def __init__(self, settings: EtcdSettings, layout: Layout, history: History, life: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: EtcdSettings, layout: Layout, operation_log: OperationLog, incarnation: Callable[[], int]
+    ) -> None:
         self._settings = settings
         self._layout = layout
-        self._history = history
-        self._life_now = life
-        self._life = 0
+        self._operation_log = operation_log
+        self._current_incarnation = incarnation
+        self._incarnation = 0
         self._client: EtcdClient | None = None
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begins with what there is. Raises EtcdUnavailable if that cannot be read."""
-        self._life = self._life_now()
+        """Starts the thread, which begins with etcd's contents."""
+        self._incarnation = self._current_incarnation()
         self._client = EtcdClient(self._settings)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._client, self._stopped), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; what etcd says from now on is not written down."""
+        """Stops the thread; later events are not logged."""
         self._stopped.set()
         if self._client is not None:
             self._client.close()
@@ -69,56 +72,56 @@ class Observer:
         while not stopped.is_set():
             try:
                 if position is None:
-                    position = self._read(client)
+                    position = self._log_contents(client)
                 with client.watch(self._layout.prefix, position + 1) as watch:
                     while True:
                         for event in watch.next_events():
-                            self._tell(event.key, event.value, event.mod_revision)
+                            self._log_key(event.key, event.value, event.mod_revision)
                             position = event.mod_revision
             except Compacted:
-                self._note("gap", 0)
+                self._write("gap", 0)
                 position = None
             except EtcdUnavailable:
-                stopped.wait(_PAUSE)
+                stopped.wait(_RETRY_PAUSE_SECONDS)
 
-    def _read(self, client: EtcdClient) -> int:
+    def _log_contents(self, client: EtcdClient) -> int:
         snapshot = client.read_prefix(self._layout.prefix)
         for key, entry in sorted(snapshot.values.items(), key=lambda item: item[1].mod_revision):
-            self._tell(key, entry.value, entry.mod_revision)
+            self._log_key(key, entry.value, entry.mod_revision)
         return snapshot.revision
 
-    def _tell(self, key: str, value: bytes | None, revision: int) -> None:
+    def _log_key(self, key: str, value: bytes | None, revision: int) -> None:
         layout, gone = self._layout, value is None
         try:
             if key.startswith(layout.epochs):
-                self._note("epoch", revision, scope=key.removeprefix(layout.epochs), gone=gone)
+                self._write("epoch", revision, scope=key.removeprefix(layout.epochs), gone=gone)
             elif key.startswith(layout.keys):
                 state = mesh_pb2.VerificationKey.FromString(value or b"").state
-                self._note("key", revision, kid=layout.name(key, layout.keys), state=state, gone=gone)
+                self._write("key", revision, kid=layout.name(key, layout.keys), state=state, gone=gone)
             elif key == layout.signing:
-                self._note("signing", revision, kid=mesh_pb2.Signing.FromString(value or b"").kid, gone=gone)
+                self._write("signing", revision, kid=mesh_pb2.Signing.FromString(value or b"").kid, gone=gone)
             elif key.startswith(layout.nodes):
                 name = mesh_pb2.NodeRecord.FromString(value or b"").address
-                self._note("node", revision, id=layout.name(key, layout.nodes), name=name, gone=gone)
+                self._write("node", revision, id=layout.name(key, layout.nodes), name=name, gone=gone)
             elif key.startswith(layout.ack(BARRIER, "")) and not gone:
                 applied = mesh_pb2.Ack.FromString(value or b"").revision
-                self._note("ack", revision, id=layout.name(key, layout.ack(BARRIER, "")), applied=applied)
+                self._write("ack", revision, id=layout.name(key, layout.ack(BARRIER, "")), applied=applied)
             elif key == layout.history and not gone:
-                self._note("history", revision, id=mesh_pb2.History.FromString(value or b"").history_id)
+                self._write("history", revision, id=mesh_pb2.History.FromString(value or b"").history_id)
             elif key == layout.leader:
-                self._note("leader", revision, id=auth_pb2.LeaderRecord.FromString(value or b"").node_id, gone=gone)
+                self._write("leader", revision, id=auth_pb2.LeaderRecord.FromString(value or b"").node_id, gone=gone)
         except DecodeError:
-            self._note("unreadable", revision, key=key)
+            self._write("unreadable", revision, key=key)
 
-    def _note(self, what: str, revision: int, **fields: Any) -> None:
+    def _write(self, what: str, revision: int, **fields: Any) -> None:
         now = time.monotonic()
         if not self._stopped.is_set():
-            self._history.write(
+            self._operation_log.write(
                 "etcd",
                 by="observer",
                 asked=now,
                 answered=now,
-                life=self._life,
+                incarnation=self._incarnation,
                 what=what,
                 revision=revision,
                 **fields,

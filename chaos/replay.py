@@ -1,4 +1,4 @@
-"""Playing a run again: what draws the very same plan, and plans that were saved."""
+"""Repeating a run: the command that draws the same plan, and saved plans."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["UnreadablePlan", "command", "read_plan", "write_plan"]
 
 
 class UnreadablePlan(ValueError):
-    """A file that holds no plan of this version of the test bed."""
+    """The file does not contain a plan of this version of the test bed."""
 
 
-def command(plan: Plan, shape: Shape, *, planted: Sequence[str] = (), without: Sequence[str] = ()) -> str:
-    """The `make chaos` that draws this plan, for people to copy.
+def command(plan: Plan, shape: Shape, *, mutations: Sequence[str] = (), without: Sequence[str] = ()) -> str:
+    """The `make chaos` command that draws this plan.
 
-    planted, without: as they were asked for on the command line
+    mutations, without: the values of --plant and --without
     """
     minutes = f"{plan.seconds / 60:.6f}".rstrip("0").rstrip(".")
     words = ["make", "chaos", f"SEED={plan.seed}", f"MINUTES={minutes}"]
-    if planted:
-        words.append(f"PLANT={' '.join(planted)}")
+    if mutations:
+        words.append(f"PLANT={' '.join(mutations)}")
     options = [] if shape.pace == 1.0 else ["--pace", f"{shape.pace!r}"]
     for kind in without:
         options += ["--without", kind]
@@ -37,12 +37,12 @@ def command(plan: Plan, shape: Shape, *, planted: Sequence[str] = (), without: S
 
 
 def write_plan(path: Path, plan: Plan, shape: Shape) -> None:
-    """Saves a plan, and the shape of the world that it is for."""
+    """Saves a plan, and the shape of its world."""
     path.write_text(json.dumps({"plan": asdict(plan), "shape": asdict(shape)}, indent=1) + "\n")
 
 
 def read_plan(path: Path) -> tuple[Plan, Shape]:
-    """What `write_plan` saved. OSError, or UnreadablePlan, which says what is wrong."""
+    """Reads what `write_plan` saved. Raises OSError, or UnreadablePlan with the cause."""
     try:
         saved = json.loads(path.read_text())
         plan, shape = saved["plan"], saved["shape"]
@@ -50,12 +50,14 @@ def read_plan(path: Path) -> tuple[Plan, Shape]:
         calms = tuple(Calm(**calm) for calm in plan["calms"])
         return Plan(plan["seed"], plan["seconds"], faults, calms), _shape(shape)
     except (ValueError, KeyError, TypeError) as error:
-        raise UnreadablePlan(f"{path} holds no plan that can be played ({error!r}); take a run's plan.json") from error
+        raise UnreadablePlan(
+            f"{path} holds no plan of this version of the test bed ({error!r}); give the plan.json of a run"
+        ) from error
 
 
 def _shape(saved: dict[str, Any]) -> Shape:
-    plant = {part: tuple(bugs) for part, bugs in saved["plant"].items()}
-    return Shape(**{**saved, "nodes": tuple(saved["nodes"]), "plant": plant})
+    mutations = {part: tuple(names) for part, names in saved["mutations"].items()}
+    return Shape(**{**saved, "nodes": tuple(saved["nodes"]), "mutations": mutations})
 
 
 def _quoted(word: str) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees: progress while a run lasts, and what came out of it."""
+"""The display of a run's progress, and the report of its result."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from chaos.checker import INVARIANTS, Verdict
 from chaos.run import Progress
 from chaos.system.world import Shape
 
-__all__ = ["Figures", "Outcome", "Shown", "print_outcome", "print_total", "write_outcome"]
+__all__ = ["Figures", "ProgressView", "RunResult", "print_result", "print_total", "write_result"]
 
-_SHOWN_VIOLATIONS: Final = 5
+_MAX_SHOWN_VIOLATIONS: Final = 5
 
 
 @dataclass
 class Figures:
-    """How much there was of what the test bed is for."""
+    """How much a run has put to the test."""
 
     seconds: float = 0.0
     revocations: int = 0
@@ -37,7 +37,7 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Figures) -> None:
-        """Adds up."""
+        """Adds another run's figures."""
         self.seconds += other.seconds
         self.revocations += other.revocations
         self.receipts += other.receipts
@@ -47,17 +47,17 @@ class Figures:
         self.faults += other.faults
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The figures as JSON values."""
         return {name: dict(value) if name == "faults" else value for name, value in vars(self).items()}
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What came out of one run.
+class RunResult:
+    """The result of one run.
 
-    again  the command that draws its plan anew
-    etcd   the version of etcd that it was played on
-    shape  the world that it was played in
+    again  the command that draws the same plan
+    etcd   etcd's version
+    shape  the shape of its world
     """
 
     seed: int
@@ -89,11 +89,10 @@ def figures_of(progress: Progress, verdicts: Mapping[str, Verdict]) -> Figures:
     )
 
 
-class Shown:
-    """A run while it lasts, for rich's Live: it is rendered anew as often as Live likes."""
+class ProgressView:
+    """The display of a run's progress, for rich's Live."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(compact=True)
         )
@@ -116,47 +115,47 @@ class Shown:
             ("faults", progress.faults.total()),
         ):
             line.append(f"{name} ").append(f"{number:,}  ", style="bold")
-        active = [Text(f"  ⚡ {said}", style="yellow") for said in list(progress.active.values())]
+        active = [Text(f"  ⚡ {fault}", style="yellow") for fault in list(progress.active.values())]
         return Group(self._bar, Text(f"  {progress.state}", style="dim"), line, *active)
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
-    """The verdicts of one run."""
-    bounds = f"freshness {outcome.shape.freshness:g} s, node lease {outcome.shape.node_lease} s"
-    title = f"seed {outcome.seed}, {outcome.seconds:.0f} s, etcd {outcome.etcd}, {bounds}"
+def print_result(console: Console, result: RunResult) -> None:
+    """Prints the verdicts of one run."""
+    bounds = f"freshness {result.shape.freshness:g} s, node lease {result.shape.node_lease} s"
+    title = f"seed {result.seed}, {result.seconds:.0f} s, etcd {result.etcd}, {bounds}"
     table = Table(title=title, title_justify="left")
-    for column in ("", "promise", "verdict", "put to the test", "left open"):
+    for column in ("", "promise", "verdict", "put to the test", "undecided"):
         table.add_column(column, overflow="fold")
-    for name, verdict in outcome.verdicts.items():
-        said = "[green]kept[/]" if verdict.kept else f"[bold red]broken {verdict.violated} times[/]"
-        table.add_row(name, INVARIANTS[name], said, _counted(verdict.checked), _counted(verdict.undecided))
+    for name, verdict in result.verdicts.items():
+        text = "[green]kept[/]" if verdict.kept else f"[bold red]broken {verdict.violated} times[/]"
+        table.add_row(name, INVARIANTS[name], text, _counted(verdict.checked), _counted(verdict.undecided))
     console.print(table)
-    for name, verdict in outcome.verdicts.items():
-        for violation in verdict.violations[:_SHOWN_VIOLATIONS]:
+    for name, verdict in result.verdicts.items():
+        for violation in verdict.violations[:_MAX_SHOWN_VIOLATIONS]:
             console.print(f"[bold red]{name}[/] {violation.what}")
             for record in violation.records:
                 console.print("    " + _text(record), markup=False, highlight=False, soft_wrap=True, style="dim")
-        if verdict.violated > _SHOWN_VIOLATIONS:
-            console.print(f"[bold red]{name}[/] and {verdict.violated - _SHOWN_VIOLATIONS} more: see report.json")
-    if not outcome.kept:
-        for what, said in (
-            ("to draw the same plan", outcome.again),
-            ("to play this one", f"python -m chaos --replay {outcome.folder / 'plan.json'}"),
-            ("history, faults and logs", str(outcome.folder)),
+        if verdict.violated > _MAX_SHOWN_VIOLATIONS:
+            console.print(f"[bold red]{name}[/] and {verdict.violated - _MAX_SHOWN_VIOLATIONS} more: see report.json")
+    if not result.kept:
+        for label, text in (
+            ("to draw the same plan", result.again),
+            ("to replay the saved plan", f"python -m chaos --replay {result.folder / 'plan.json'}"),
+            ("operation log, faults and logs", str(result.folder)),
         ):
-            console.print(f"{what}: {said}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_total(console: Console, outcomes: Sequence[Outcome], failed: Sequence[int]) -> Figures:
-    """The figures of all runs; they are returned too."""
+def print_total(console: Console, results: Sequence[RunResult], failed: Sequence[int]) -> Figures:
+    """Prints the figures of all runs together, and returns them."""
     total = Figures()
-    for outcome in outcomes:
-        total.add(outcome.figures)
+    for result in results:
+        total.add(result.figures)
     table = Table(title="in total", title_justify="left")
     for column in ("runs", "minutes", "calls", "revocations", "with receipts", "rotations", "refreshes", "faults"):
         table.add_column(column, justify="right")
     numbers = (total.calls, total.revocations, total.receipts, total.rotations, total.refreshes, total.faults.total())
-    table.add_row(str(len(outcomes)), f"{total.seconds / 60:.1f}", *(f"{number:,}" for number in numbers))
+    table.add_row(str(len(results)), f"{total.seconds / 60:.1f}", *(f"{number:,}" for number in numbers))
     console.print(table)
     console.print("faults by kind: " + ", ".join(f"{kind} {number}" for kind, number in sorted(total.faults.items())))
     if failed:
@@ -166,19 +165,19 @@ def print_total(console: Console, outcomes: Sequence[Outcome], failed: Sequence[
     return total
 
 
-def write_outcome(path: Path, outcome: Outcome) -> None:
-    """The same for programs."""
+def write_result(path: Path, result: RunResult) -> None:
+    """Writes the result as JSON."""
     path.write_text(
         json.dumps(
             {
-                "seed": outcome.seed,
-                "seconds": outcome.seconds,
-                "kept": outcome.kept,
-                "again": outcome.again,
-                "etcd": outcome.etcd,
-                "shape": asdict(outcome.shape),
-                "figures": outcome.figures.plain(),
-                "verdicts": {name: _plain(verdict) for name, verdict in outcome.verdicts.items()},
+                "seed": result.seed,
+                "seconds": result.seconds,
+                "kept": result.kept,
+                "again": result.again,
+                "etcd": result.etcd,
+                "shape": asdict(result.shape),
+                "figures": result.figures.plain(),
+                "verdicts": {name: _plain(verdict) for name, verdict in result.verdicts.items()},
             },
             indent=1,
         )

@@ -1,4 +1,4 @@
-"""Who is calling: what a handler learns of the verified credential."""
+"""The caller of a call, as a handler sees it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any, Final, Protocol
 
 __all__ = ["Caller", "credential_of_caller", "current_caller", "reset_caller", "set_caller"]
 
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The verified caller of the call in hand.
+    """The caller of the current call, as its verified credential says.
 
-    subject     the user or client that the credential speaks for (`sub`, RFC 7519 section 4.1.2)
-    client_id   the client that it was given to (RFC 9068 section 2.2)
-    session_id  the session behind it (`sid`), or None where there is none
-    scopes      what it may do (RFC 6749 section 3.3)
-    audiences   where it may be used (`aud`)
-    expires_at  when it expires, in seconds since 1970 (`exp`)
-    epoch       the etcd revision from which on it counts as issued
+    subject     the user or client that the credential is about (`sub`, RFC 7519 section 4.1.2)
+    client_id   the client that the credential was issued to (RFC 9068 section 2.2)
+    session_id  the session that the credential belongs to (`sid`), or None
+    scopes      what the credential permits (RFC 6749 section 3.3)
+    audiences   the services that the credential is for (`aud`)
+    expires_at  when the credential expires, in seconds since 1970 (`exp`)
+    epoch       the etcd revision as of which the credential was issued
     claims      a token's claims, or an opaque session's attributes; read-only
-    actor       who acts for the subject (`act`, RFC 8693 section 4.1), or None
+    actor       the party that acts for the subject (`act`, RFC 8693 section 4.1), or None
     """
 
     subject: str
@@ -35,12 +35,12 @@ class Caller:
     audiences: frozenset[str]
     expires_at: float
     epoch: int
-    claims: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False)
+    claims: Mapping[str, Any] = field(default_factory=lambda: _NO_CLAIMS, repr=False)
     actor: str | None = None
 
 
 class _Presented(Protocol):
-    """A verified credential together with its caller. Both travel in one variable: one write per call."""
+    """A verified credential with its caller. One context variable holds both, so a call costs one write."""
 
     caller: Caller
     credential: str
@@ -49,14 +49,14 @@ class _Presented(Protocol):
 _presented: Final[ContextVar[_Presented]] = ContextVar("credmesh_presented")
 
 set_caller: Final = _presented.set
-"""Called by the server interceptors, where the handler runs."""
+"""Sets the caller. The server interceptors call it in the context in which the handler runs."""
 
 reset_caller: Final = _presented.reset
-"""Undoes `set_caller`, by the token that it returned, where the thread goes on to serve other calls."""
+"""Undoes `set_caller`, by the token that it returned, in a thread that will serve other calls."""
 
 
 def current_caller() -> Caller:
-    """The caller of the call that this handler serves.
+    """Returns the caller of the call that this handler serves.
 
     Raises LookupError outside a protected handler, and in the handler of a public method.
     """
@@ -70,6 +70,6 @@ def current_caller() -> Caller:
 
 
 def credential_of_caller() -> str | None:
-    """The caller's own bearer credential, for propagation to the next service; None outside a protected handler."""
+    """Returns the caller's bearer credential, to propagate it to the next service; None outside a protected handler."""
     presented = _presented.get(None)
     return None if presented is None else presented.credential

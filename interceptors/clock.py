@@ -8,14 +8,15 @@ __all__ = ["ticks"]
 
 
 def ticks() -> float:
-    """Seconds since some moment in the past, by a clock that nobody sets, and that goes on while the machine sleeps.
+    """Returns seconds since a fixed moment, by a clock that is never set or slewed and runs during sleep.
 
-    CLOCK_MONOTONIC and CLOCK_BOOTTIME are slewed together with the wall clock, by up to a tenth: on a node that is
-    steered slow, ten seconds would take eleven. CLOCK_MONOTONIC_RAW is steered by nobody, but like CLOCK_MONOTONIC it
-    stands still while the machine sleeps: a node that wakes up after an hour would take its last proof for a second
-    old. How long it slept is the difference of the other two.
+    CLOCK_MONOTONIC and CLOCK_BOOTTIME are slewed with the wall clock, by up to a tenth: where the clock is slowed down,
+    ten of their seconds take eleven. CLOCK_MONOTONIC_RAW is never slewed, but stands still while the machine sleeps, as
+    CLOCK_MONOTONIC does: after an hour of sleep a node would take its last proof to be a second old. The difference of
+    CLOCK_BOOTTIME and CLOCK_MONOTONIC is the time that the machine slept.
 
-    The order matters: whoever is paused in between reads a time from before the pause, and never one that is to come.
+    The order of the reads matters: a thread that is paused between them returns a time from before the pause, never a
+    later one.
     """
     boot = time.clock_gettime(time.CLOCK_BOOTTIME)
     awake = time.clock_gettime(time.CLOCK_MONOTONIC)

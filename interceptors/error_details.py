@@ -18,7 +18,7 @@ DOMAIN: Final = "credmesh"
 
 
 def status_details(status: grpc.StatusCode, text: str, detail: Message) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata that carries one detail.
+    """Returns trailing metadata that carries one detail.
 
     status and text must be those of the call's status: clients compare them.
     """
@@ -31,16 +31,16 @@ def status_details(status: grpc.StatusCode, text: str, detail: Message) -> tuple
 def error_info(
     status: grpc.StatusCode, text: str, reason: str, metadata: Iterable[tuple[str, str]] = ()
 ) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata that carries an ErrorInfo of credmesh's domain."""
+    """Returns trailing metadata that carries an ErrorInfo of credmesh's domain."""
     return status_details(
         status, text, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
     )
 
 
 def error_info_in(trailing: Any) -> error_details_pb2.ErrorInfo | None:
-    """The ErrorInfo of credmesh's domain in a failed call's trailing metadata; None if there is none.
+    """Returns the ErrorInfo of credmesh's domain in a failed call's trailing metadata; None if there is none.
 
-    Details that cannot be parsed count as none: they come from another service, or from a hostile one.
+    Details that cannot be parsed are ignored: another service, perhaps a hostile one, sent them.
     """
     for key, value in trailing or ():
         if key != DETAILS_KEY or not isinstance(value, bytes):

@@ -3,11 +3,11 @@
 Exception
  └─ CredmeshError            anything this package raises on purpose
      ├─ Refusal              a call is refused; carries its Reason, which owns status and message
-     ├─ NotReady             the node has not read the mesh's state yet
+     ├─ NotReady             the node has not read its trust bundle yet
      └─ SettingsError        a setting is absent or wrong
 
-What a caller learns is the reason and its fixed message, as a status and a `google.rpc.ErrorInfo`; the precise cause
-stays in the exception's own text, for the log and the audit trail.
+The caller learns the reason and its fixed message, as a status and a `google.rpc.ErrorInfo`. The precise cause is the
+exception's text, for the log and the audit log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _P: Final = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Reason(enum.Enum):
-    """Why a call is refused: the `reason` of the ErrorInfo, the status that goes with it, and what to do next."""
+    """Why a call is refused: the `reason` of the ErrorInfo, its status, and a message that says what to do next."""
 
     CREDENTIAL_MISSING = (_U, "no credential was presented; sign in and send it as 'authorization: Bearer …'")
     CREDENTIAL_MALFORMED = (_U, "the credential cannot be read; send exactly one 'authorization: Bearer …'")
@@ -58,7 +58,7 @@ class Reason(enum.Enum):
 
     @property
     def renewable(self) -> bool:
-        """Whether a fresh access token may succeed where this one failed: refresh, then retry once."""
+        """Whether the call may succeed with a new access token: refresh, then retry once."""
         return self in _RENEWABLE
 
 
@@ -72,9 +72,10 @@ class CredmeshError(Exception):
 class Refusal(CredmeshError):
     """A call is refused.
 
-    `reason` is what the caller learns. The exception's text is the precise cause; it is for logs only and must never
-    hold a credential. `metadata` goes into the ErrorInfo, for what the caller may know, e.g. the missing scope.
-    `subject` is whose credential it was, where that was verified; for the audit trail.
+    reason    what the caller learns
+    cause     the precise cause, the exception's text; for logs only, and never with a credential in it
+    metadata  what else the caller may know, such as the missing scope; it goes into the ErrorInfo
+    subject   the subject of the credential, if it was verified; for the audit log
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Refusal(CredmeshError):
 
     @property
     def status(self) -> grpc.StatusCode:
-        """The gRPC status that goes with the reason."""
+        """The gRPC status of the reason."""
         return self.reason.status
 
     @property
@@ -101,12 +102,12 @@ class Refusal(CredmeshError):
         return self.reason.message
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """The ErrorInfo, as the trailing metadata that gRPC's richer error model uses."""
+        """Returns the ErrorInfo as trailing metadata, as gRPC's richer error model defines it."""
         return trailing_metadata(self.reason, self.metadata)
 
 
 class NotReady(CredmeshError):
-    """The node has not read the mesh's state in time: etcd is away, or the settings point elsewhere."""
+    """The node has not read its trust bundle in time: etcd does not answer, or the settings name another etcd."""
 
 
 class SettingsError(CredmeshError):
@@ -115,18 +116,18 @@ class SettingsError(CredmeshError):
 
 @lru_cache(maxsize=1024)
 def trailing_metadata(reason: Reason, metadata: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, bytes], ...]:
-    """`grpc-status-details-bin` for a reason. Made once each: refusing a bad credential has to be cheap."""
+    """Returns `grpc-status-details-bin` for a reason. Cached, since refusing a bad credential has to be cheap."""
     return error_info(reason.status, reason.message, reason.name, metadata)
 
 
 def reason_of(failed: grpc.RpcError | grpc.Call | Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
-    """The reason why a call was refused, or None if credmesh did not refuse it (or one with newer reasons did).
+    """Returns the reason why a call was refused; None if credmesh did not refuse it, or with a reason unknown here.
 
-    `failed` is the error that was caught, of `grpc` or `grpc.aio`; or a call of `grpc`; or its trailing metadata, which
-    is what a call of `grpc.aio` is asked for: `reason_of(await call.trailing_metadata())`.
+    failed: the error that was caught, of `grpc` or `grpc.aio`; or a call of `grpc`; or trailing metadata. For a call of
+    `grpc.aio`, write `reason_of(await call.trailing_metadata())`.
     """
     if isinstance(failed, grpc.RpcError | grpc.Call):
-        # A bare RpcError, as a test or a library may raise it, has none.
+        # An RpcError that a test or a library raised may have no trailing metadata.
         read: Callable[[], Any] = getattr(failed, "trailing_metadata", tuple)
         metadata: Iterable[tuple[str, str | bytes]] | None = read()
     else:

@@ -1,6 +1,7 @@
-"""Certificates and private keys as PEM files: read, and found to be what they are taken for, before gRPC gets them.
+"""Reading certificates and private keys from PEM files, and checking them before gRPC gets them.
 
-gRPC takes anything, and does not say what is wrong with it: a server cannot listen then, and a client never connects.
+gRPC accepts any bytes and does not say what is wrong with them: a server then cannot listen, and a client never
+connects.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["read_certificates", "read_pair"]
 
 
 def read_certificates(variable: str, path: Path, *, example: str) -> bytes:
-    """A file of certificates, PEM. SettingsError, which names the variable, if it cannot be read or holds none."""
+    """Returns a PEM file of certificates. SettingsError names the variable if the file cannot be used."""
     pem = _read(variable, path, example)
     _certificates(variable, path, pem, example)
     return pem
@@ -26,9 +27,9 @@ def read_certificates(variable: str, path: Path, *, example: str) -> bytes:
 def read_pair(
     cert_variable: str, cert_file: Path, key_variable: str, key_file: Path, *, examples: tuple[str, str]
 ) -> tuple[bytes, bytes]:
-    """A certificate chain and its private key, PEM. SettingsError unless they can be read and belong together.
+    """Returns a certificate chain and its private key, as PEM. SettingsError unless they belong together.
 
-    examples: of the certificate's variable and of the key's.
+    examples: values for the certificate's variable and the key's, which the error shows.
     """
     chain = _read(cert_variable, cert_file, examples[0])
     key = _read(key_variable, key_file, examples[1])
@@ -36,12 +37,10 @@ def read_pair(
     try:
         private_key = load_pem_private_key(key, None)
     except TypeError:
-        raise _wrong(
-            key_variable, key_file, "is encrypted; it has to be there without a password", examples[1]
-        ) from None
+        raise _wrong(key_variable, key_file, "is encrypted; store it without a password", examples[1]) from None
     except (ValueError, UnsupportedAlgorithm):
-        # Never the error's text: it may quote the key.
-        raise _wrong(key_variable, key_file, "is no private key in PEM", examples[1]) from None
+        # Without the error's text, which may quote the key.
+        raise _wrong(key_variable, key_file, "is not a private key in PEM", examples[1]) from None
     if _der(private_key.public_key()) != _der(certificate.public_key()):
         what = f"is not the private key of the first certificate in {cert_variable}={cert_file}"
         raise _wrong(key_variable, key_file, what, examples[1])
@@ -59,7 +58,7 @@ def _certificates(variable: str, path: Path, pem: bytes, example: str) -> list[x
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise _wrong(variable, path, "holds no certificate in PEM, or one that cannot be read", example) from None
+        raise _wrong(variable, path, "contains no certificate in PEM, or one that cannot be read", example) from None
 
 
 def _der(public_key: object) -> bytes:

@@ -22,24 +22,24 @@ _log: Final = logging.getLogger("credmesh.policy")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
-# Kubernetes probes and grpcurl come without a credential. Their protos are not ours, so their rules stand here.
+# Kubernetes probes and grpcurl send no credential. The .proto files of these services cannot state a rule.
 _PUBLIC_SERVICES: Final = frozenset(
     {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 )
 
 
 class PolicyError(CredmeshError, ValueError):
-    """A rule is missing or contradicts itself, or a service is not known. The text names it and says what to do."""
+    """A rule is missing or contradicts itself, or a service is unknown. The text names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodRule:
-    """Who may call one method.
+    """Which credentials may call one method.
 
     audience        the credential must name it; empty only for public methods
     scopes          the credential must hold all of them
-    freshness       seconds; older knowledge of revocations refuses the call. None: any age will do
-    follow_session  an open stream outlives its credential as long as the session lives
+    freshness       seconds: the call is refused while the node's freshness is above this. None: no limit
+    follow_session  an open stream outlives its credential for as long as the session lives
     """
 
     method: str
@@ -51,7 +51,7 @@ class MethodRule:
 
 
 class Policy:
-    """The rules of every method whose descriptors are loaded. Looked up once per method, then remembered."""
+    """The rules of all methods whose descriptors are loaded. A rule is read once per method, then cached."""
 
     def __init__(
         self,
@@ -66,19 +66,19 @@ class Policy:
         self._warned: set[str] = set()
 
     def limit_freshness(self, seconds: float) -> None:
-        """No rule allows an older knowledge than this from now on, whatever it says. To be called before any call."""
+        """Limits the `freshness` of every rule to this. Call it before the first call is served."""
         self._longest_freshness = seconds
         self._rules.clear()
 
     def rule(self, method: str) -> MethodRule:
-        """The rule of `/package.Service/Method`. Refusal METHOD_DENIED if there is none, or it makes no sense."""
+        """Returns the rule of `/package.Service/Method`. Refusal METHOD_DENIED if it is missing or not valid."""
         known = self._rules.get(method)
         if known is not None:
             return known
         try:
             found = self._find(method)
         except (PolicyError, KeyError) as error:
-            # Not remembered: the caller chooses the name, and could fill the memory with names that do not exist.
+            # Not cached: the caller chooses the name, and could fill the memory with names that do not exist.
             raise Refusal(Reason.METHOD_DENIED, str(error)) from None
         self._rules[method] = found
         return found
@@ -89,8 +89,8 @@ class Policy:
         if rule.method not in self._warned:
             self._warned.add(rule.method)
             _log.warning(
-                "%s: its rule allows knowledge of revocations that is %g s old, and CREDMESH_LONGEST_FRESHNESS %g s, "
-                "which is what holds: receipts rest on it",
+                "%s: its rule has a freshness of %g s; CREDMESH_LONGEST_FRESHNESS limits it to %g s, since receipts "
+                "depend on that limit",
                 rule.method,
                 rule.freshness,
                 self._longest_freshness,
@@ -105,10 +105,10 @@ class Policy:
         return self._limited(rule_of(service, service.methods_by_name[method_name]))
 
     def check(self, service_names: Mapping[str, object] | frozenset[str] | tuple[str, ...]) -> None:
-        """Raises PolicyError for the first method of these services that has no valid rule. For start-up and tests.
+        """Raises PolicyError if a method of these services has no valid rule, or a service is unknown.
 
-        Also for a service that is not known: its _pb2 module has to be imported. Warns of rules whose freshness is
-        longer than the limit.
+        For start-up and tests. A service is unknown until its _pb2 module was imported. Logs a warning for each rule
+        whose freshness is above the limit.
         """
         for name in service_names:
             if name not in self._public_services:
@@ -116,15 +116,15 @@ class Policy:
                     service = self._pool.FindServiceByName(name)
                 except KeyError:
                     raise PolicyError(
-                        f"there is no service {name!r}: its _pb2 module has to be imported first, and its name is the "
-                        'full one, with the package; for example: "notes.v1.NotesService"'
+                        f"there is no service {name!r}: its _pb2 module has to be imported first, and its name given "
+                        'with the package; for example: "notes.v1.NotesService"'
                     ) from None
                 for method in service.methods:
                     self._limited(rule_of(service, method))
 
 
 def rule_of(service: ServiceDescriptor, method: MethodDescriptor) -> MethodRule:
-    """Reads and checks the rule of one method. PolicyError if it has none or it contradicts itself."""
+    """Returns the rule of one method. PolicyError if the rule is missing or contradicts itself."""
     name = f"/{service.full_name}/{method.name}"
     options = method.GetOptions()
     if not options.HasExtension(policy_pb2.rule):

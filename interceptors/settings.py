@@ -1,4 +1,4 @@
-"""Settings: one frozen object per part, read once from the environment when a process starts."""
+"""Settings: one frozen object per component, read once from the environment when a process starts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any, Final, TypeVar
 
 from interceptors.errors import SettingsError
 
-__all__ = ["LONGEST_FRESHNESS", "EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
+__all__ = ["MAX_FRESHNESS_SECONDS", "EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
 
 T = TypeVar("T")
 
-LONGEST_FRESHNESS: Final = 3600.0
-"""The most that CREDMESH_LONGEST_FRESHNESS may be, in seconds."""
+MAX_FRESHNESS_SECONDS: Final = 3600.0
+"""The highest value of CREDMESH_LONGEST_FRESHNESS."""
 
-_LONGEST_TIMEOUT: Final = 300.0
-_LONGEST_DRAIN: Final = 86_400.0
+_MAX_TIMEOUT_SECONDS: Final = 300.0
+_MAX_DRAIN_SECONDS: Final = 86_400.0
 
 
 def setting(variable: str, example: str, *, default: Any = MISSING, help: str = "") -> Any:
-    """A field that comes from an environment variable. `example` is shown when it is absent or wrong."""
+    """Returns a dataclass field that is read from an environment variable. Errors show `example`."""
     metadata = {"variable": variable, "example": example, "help": help}
     if default is MISSING:
         return field(metadata=metadata)
@@ -34,8 +34,8 @@ def setting(variable: str, example: str, *, default: Any = MISSING, help: str = 
 def read_settings(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
     """Reads a settings dataclass from environment variables.
 
-    Types understood: str, int, float, bool, Path, tuple[str, ...] (comma-separated) and `X | None`. An empty variable
-    counts as absent. SettingsError names the variable, what is wrong with it, and an example.
+    Types: str, int, float, bool, Path, tuple[str, ...] (comma-separated) and `X | None`. An empty variable counts as
+    absent. SettingsError names the variable, what is wrong with it, and an example.
     """
     environ = os.environ if environ is None else environ
     hints = typing.get_type_hints(kind)
@@ -82,7 +82,7 @@ class EtcdSettings:
         "ETCD_CERT_FILE", "/etc/credmesh/etcd.pem", default=None, help="client certificate"
     )
     key_file: Path | None = setting("ETCD_KEY_FILE", "/etc/credmesh/etcd.key", default=None, help="its private key")
-    prefix: str = setting("CREDMESH_ETCD_PREFIX", "/credmesh/", default="/credmesh/", help="begins every key")
+    prefix: str = setting("CREDMESH_ETCD_PREFIX", "/credmesh/", default="/credmesh/", help="prefix of every key")
     timeout: float = setting("CREDMESH_ETCD_TIMEOUT", "5", default=5.0, help="seconds for one request")
 
     def __post_init__(self) -> None:
@@ -97,38 +97,42 @@ class EtcdSettings:
             )
         if self.cert_file is not None and self.ca_file is None:
             raise ValueError("ETCD_CERT_FILE needs ETCD_CA_FILE; for example: ETCD_CA_FILE=/etc/credmesh/etcd-ca.pem")
-        # Written so that what is no number at all fails it, too.
-        if not 0 < self.timeout <= _LONGEST_TIMEOUT:
+        # The condition is also false for NaN, which `float` accepts.
+        if not 0 < self.timeout <= _MAX_TIMEOUT_SECONDS:
             raise ValueError(
-                f"CREDMESH_ETCD_TIMEOUT must be above 0 and at most {_LONGEST_TIMEOUT:g} seconds; for example: 5"
+                f"CREDMESH_ETCD_TIMEOUT must be above 0 and at most {_MAX_TIMEOUT_SECONDS:g} seconds; for example: 5"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-    """What a node needs to verify credentials."""
+    """How a node verifies credentials."""
 
     etcd: EtcdSettings
-    service: str = setting("CREDMESH_SERVICE", "orders", help="the service's name, as nodes are listed")
+    service: str = setting("CREDMESH_SERVICE", "orders", help="the service's name in the list of nodes")
     issuer: str = setting("CREDMESH_ISSUER", "https://auth.example.com", help="`iss` of every token (RFC 9068)")
-    leeway: float = setting("CREDMESH_LEEWAY", "5", default=5.0, help="seconds of clock skew that are forgiven")
+    leeway: float = setting("CREDMESH_LEEWAY", "5", default=5.0, help="seconds of clock skew that are tolerated")
     max_credential_bytes: int = setting(
-        "CREDMESH_MAX_CREDENTIAL_BYTES", "4096", default=4096, help="a larger authorization entry is refused unread"
+        "CREDMESH_MAX_CREDENTIAL_BYTES", "4096", default=4096, help="a larger authorization entry is refused"
     )
     cached_credentials: int = setting(
         "CREDMESH_CACHED_CREDENTIALS",
         "10000",
         default=10_000,
-        help="verified credentials kept, so as not to do it again",
+        help="verified credentials that are cached",
     )
-    node_lease: int = setting("CREDMESH_NODE_LEASE", "10", default=10, help="seconds until a silent node is given up")
+    node_lease: int = setting(
+        "CREDMESH_NODE_LEASE", "10", default=10, help="seconds after which a silent node is no longer registered"
+    )
     longest_freshness: float = setting(
         "CREDMESH_LONGEST_FRESHNESS",
         "10",
         default=10.0,
-        help="seconds that no method's `freshness` may exceed here, so that receipts know a bound; the same everywhere",
+        help="seconds: the limit of every method's `freshness`, which receipts depend on; set it alike on all nodes",
     )
-    address: str = setting("CREDMESH_ADDRESS", "10.1.2.3:8443", default="", help="where this node can be reached")
+    address: str = setting(
+        "CREDMESH_ADDRESS", "10.1.2.3:8443", default="", help="the node's address in the list of nodes"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.leeway <= 300:
@@ -139,9 +143,9 @@ class MeshSettings:
             raise ValueError("CREDMESH_CACHED_CREDENTIALS must be 0 or more; for example: 10000")
         if self.node_lease < 2:
             raise ValueError("CREDMESH_NODE_LEASE must be at least 2 seconds; for example: 10")
-        if not 1 <= self.longest_freshness <= LONGEST_FRESHNESS:
+        if not 1 <= self.longest_freshness <= MAX_FRESHNESS_SECONDS:
             raise ValueError(
-                f"CREDMESH_LONGEST_FRESHNESS must be from 1 to {LONGEST_FRESHNESS:g} seconds; for example: 10"
+                f"CREDMESH_LONGEST_FRESHNESS must be from 1 to {MAX_FRESHNESS_SECONDS:g} seconds; for example: 10"
             )
 
 
@@ -151,16 +155,19 @@ class ServerSettings:
 
     listen: str = setting("CREDMESH_LISTEN", "0.0.0.0:8443", help="host:port of the gRPC server")
     tls_cert_file: Path | None = setting(
-        "CREDMESH_TLS_CERT_FILE", "/etc/credmesh/tls.crt", default=None, help="certificate chain, PEM; taken up anew"
+        "CREDMESH_TLS_CERT_FILE",
+        "/etc/credmesh/tls.crt",
+        default=None,
+        help="certificate chain, PEM; read again when replaced",
     )
     tls_key_file: Path | None = setting(
         "CREDMESH_TLS_KEY_FILE", "/etc/credmesh/tls.key", default=None, help="its private key, PEM"
     )
     plaintext: bool = setting(
-        "CREDMESH_PLAINTEXT", "true", default=False, help="serve without TLS, credentials and all"
+        "CREDMESH_PLAINTEXT", "true", default=False, help="serve without TLS, so that credentials travel unencrypted"
     )
-    metrics: str = setting("CREDMESH_METRICS", "0.0.0.0:9090", default="", help="host:port of /metrics; empty for none")
-    drain: float = setting("CREDMESH_DRAIN", "20", default=20.0, help="seconds that calls get to end after SIGTERM")
+    metrics: str = setting("CREDMESH_METRICS", "0.0.0.0:9090", default="", help="host:port of /metrics; none if empty")
+    drain: float = setting("CREDMESH_DRAIN", "20", default=20.0, help="seconds that open calls get after SIGTERM")
 
     def __post_init__(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -170,8 +177,8 @@ class ServerSettings:
             )
         if self.tls_cert_file is None and not self.plaintext:
             raise ValueError(
-                "CREDMESH_TLS_CERT_FILE is not set, and credentials do not travel in the clear; for example: "
-                "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or, in so many words, CREDMESH_PLAINTEXT=true)"
+                "CREDMESH_TLS_CERT_FILE is not set, and credentials must not travel unencrypted; for example: "
+                "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or CREDMESH_PLAINTEXT=true to serve without TLS)"
             )
-        if not 0 <= self.drain <= _LONGEST_DRAIN:
-            raise ValueError(f"CREDMESH_DRAIN must be from 0 to {_LONGEST_DRAIN:g} seconds; for example: 20")
+        if not 0 <= self.drain <= _MAX_DRAIN_SECONDS:
+            raise ValueError(f"CREDMESH_DRAIN must be from 0 to {_MAX_DRAIN_SECONDS:g} seconds; for example: 20")

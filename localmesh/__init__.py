@@ -1,1 +1,1 @@
-"""A whole mesh on one machine: what `make run`, `make demo` and the tests stand on."""
+"""A whole mesh on one machine, for `make run`, `make demo` and the tests."""

@@ -1,4 +1,4 @@
-"""Where the parts of a local mesh listen: at the same addresses every time, if they are free."""
+"""The addresses of a local mesh's parts: the same at every start, as long as their ports are free."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ PREFERRED: Final[Mapping[str, int]] = {
     "orders metrics": 7432,
     "inventory metrics": 7433,
 }
-"""The ports that a new mesh takes if they are free."""
+"""The ports that a new mesh uses if they are free."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports by what they are for, and which of them had to move: (name, wanted, used instead)."""
+    """The ports by name, and the ports that had to move: (name, preferred port, port in use)."""
 
     ports: Mapping[str, int]
     moved: tuple[tuple[str, int, int], ...] = ()
 
     def of(self, name: str) -> str:
-        """host:port."""
+        """The address of a name, as host:port."""
         return f"{HOST}:{self.ports[name]}"
 
 
 def choose_addresses(remembered: Path, *, preferred: Mapping[str, int] = PREFERRED) -> Addresses:
-    """Takes the ports that the file remembers, else the preferred ones, else free ones, and remembers what it took.
+    """Chooses ports and writes them to the file `remembered`. LocalMeshError if the machine has no free port.
 
-    A port of 0 stands for any. LocalMeshError if the machine has no free port.
+    The port that the file remembers comes first, then the preferred port, then any free port. A preferred port of 0
+    means any free port.
     """
     chosen: dict[str, int] = {}
     moved: list[tuple[str, int, int]] = []

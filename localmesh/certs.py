@@ -1,4 +1,4 @@
-"""A certificate authority and its certificates for this machine alone, so that even a first try runs over TLS."""
+"""A development certificate authority and its certificates, for this machine only. So even a first try uses TLS."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLIENT: Final = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Where the certificates lie, as PEM. The authority's private key lies beside them and is for signing only."""
+    """The paths of a certificate, its key and its authority's certificate, as PEM."""
 
     ca_file: Path
     cert_file: Path
@@ -39,24 +39,24 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class EtcdCertificates:
-    """What an etcd presents, and what it asks its clients for."""
+    """The certificates of an etcd and of its clients."""
 
     server: Certificates
     client: Certificates
 
 
 def development_certificates(folder: Path, *, now: datetime.datetime | None = None) -> Certificates:
-    """The folder's certificates, made or renewed if need be. Good for localhost, 127.0.0.1 and ::1 only."""
+    """Makes or renews the folder's server certificate if needed. It is valid for localhost, 127.0.0.1 and ::1 only."""
     return _certificates(folder, "server", _SERVER, now or datetime.datetime.now(datetime.UTC))
 
 
 def etcd_certificates(folder: Path, *, now: datetime.datetime | None = None) -> EtcdCertificates:
-    """The same authority's certificates for an etcd and for its clients, made or renewed if need be.
+    """Makes or renews the certificates of an etcd and its clients if needed, with the same authority.
 
-    The certificate that servers present to everybody else opens no etcd: it is not good for a client.
+    A service's server certificate does not open etcd: its extended key usage does not allow client authentication.
     """
     now = now or datetime.datetime.now(datetime.UTC)
-    # etcd is a client too: of itself, to serve JSON, and when it is asked whether it is up.
+    # etcd is also a client of itself: its JSON gateway and its health check connect to its own port.
     server = _certificates(folder, "etcd", (*_SERVER, *_CLIENT), now)
     return EtcdCertificates(server, _certificates(folder, "etcd-client", _CLIENT, now))
 
@@ -77,7 +77,7 @@ def _certificates(
     if certificate is None or not _issued(certificate, authority):
         ca_key = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
         if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-            raise TypeError(f"{ca_key_file} is not the key that was made here")
+            raise TypeError(f"{ca_key_file} is not an elliptic-curve key; delete {folder} to make new certificates")
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _certificate(key, usages, authority, ca_key, now)
         _write(found.key_file, _pem(key), mode=0o600)
@@ -86,16 +86,16 @@ def _certificates(
 
 
 def _lasting(path: Path, now: datetime.datetime) -> x509.Certificate | None:
-    """The certificate in a file, if there is one that need not be renewed yet."""
+    """The certificate in a file; None if the file has none, or if it must be renewed."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
-        return None  # absent, or cut off while it was written: make it anew
+        return None  # absent, or truncated by a crash while it was written
     return certificate if certificate.not_valid_after_utc > now + _RENEW_BEFORE else None
 
 
 def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether this very authority signed it; one that has run out is followed by another of the same name."""
+    """Whether this authority signed the certificate. An expired authority is replaced by one with the same name."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, InvalidSignature):
@@ -148,7 +148,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _HOURS)  # containers and virtual machines disagree on the time by a little
+        .not_valid_before(now - _HOURS)  # clocks of containers and virtual machines differ a little
         .not_valid_after(now + lifetime)
     )
 
@@ -174,7 +174,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
+    """Writes a file atomically, and with its final permissions from the beginning."""
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

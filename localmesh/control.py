@@ -1,4 +1,4 @@
-"""Talking to a mesh that is up: a socket in its folder, one JSON line asked, one JSON line answered."""
+"""Requests to a mesh that is up: over a socket in its folder, one line of JSON each way."""
 
 from __future__ import annotations
 
@@ -18,45 +18,47 @@ from typing import IO, Any, Final
 
 from localmesh.errors import LocalMeshError
 
-__all__ = ["ControlServer", "Request", "ask", "is_up", "take_folder", "wait_until_down"]
+__all__ = ["ControlRequest", "ControlServer", "is_up", "lock_folder", "send_request", "wait_until_down"]
 
 _log: Final = logging.getLogger("credmesh.localmesh")
 
-_NAME: Final = "control.sock"
-_LOCK: Final = "lock"
-_TIMEOUT: Final = 30.0
-_MAX_LINE: Final = 64 * 1024
+_SOCKET_NAME: Final = "control.sock"
+_LOCK_NAME: Final = "lock"
+_TIMEOUT_SECONDS: Final = 30.0
+_POLL_INTERVAL_SECONDS: Final = 0.05
+_MAX_LINE_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
-class Request:
-    """Something asked of the mesh; whoever drives it puts the answer."""
+class ControlRequest:
+    """A request to the mesh. The thread that drives the mesh puts the answer."""
 
-    what: Mapping[str, Any]
+    body: Mapping[str, Any]
     answer: queue.SimpleQueue[Mapping[str, Any]] = field(default_factory=queue.SimpleQueue)
 
 
 class ControlServer:
-    """Takes requests and hands them to `inbox`, from which the supervising thread answers them."""
+    """Accepts requests and puts them into `inbox`. The thread that drives the mesh answers them."""
 
     def __init__(self, folder: Path, inbox: queue.SimpleQueue[Any]) -> None:
         self._inbox = inbox
         self._folder = folder
-        (folder / _NAME).unlink(missing_ok=True)  # of a mesh that was killed; the folder's lock is ours
+        # A mesh that was killed left its socket behind. The folder is locked, so no live mesh uses it.
+        (folder / _SOCKET_NAME).unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _address(folder) as address:
+        with _socket_address(folder) as address:
             self._socket.bind(address)
-        (folder / _NAME).chmod(0o600)
+        (folder / _SOCKET_NAME).chmod(0o600)
         self._socket.listen(8)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Takes no further requests."""
+        """Stops accepting requests."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join(timeout=5)
-        (self._folder / _NAME).unlink(missing_ok=True)
+        (self._folder / _SOCKET_NAME).unlink(missing_ok=True)
 
     def _accept(self) -> None:
         while True:
@@ -69,28 +71,31 @@ class ControlServer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection, connection.makefile("rwb") as stream:
-                connection.settimeout(_TIMEOUT)
-                what = json.loads(stream.readline(_MAX_LINE))
-                if not isinstance(what, dict):
-                    raise ValueError("a request is a JSON object")  # noqa: TRY004 - it came from outside
-                request = Request(what)
+                connection.settimeout(_TIMEOUT_SECONDS)
+                body = json.loads(stream.readline(_MAX_LINE_BYTES))
+                if not isinstance(body, dict):
+                    raise ValueError("a request is a JSON object")  # noqa: TRY004 - a value from outside
+                request = ControlRequest(body)
                 self._inbox.put(request)
-                stream.write(json.dumps(request.answer.get(timeout=_TIMEOUT)).encode() + b"\n")
+                stream.write(json.dumps(request.answer.get(timeout=_TIMEOUT_SECONDS)).encode() + b"\n")
         except (OSError, ValueError, queue.Empty) as error:
             _log.warning("a control request failed: %s", error)
 
 
-def ask(folder: Path, **what: Any) -> dict[str, Any]:
-    """Asks the mesh in this folder. LocalMeshError if none is up there, or it refuses."""
+def send_request(folder: Path, **body: Any) -> dict[str, Any]:
+    """Sends a request to the mesh in this folder and returns its answer.
+
+    LocalMeshError if no mesh is up there, or if it refuses.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_TIMEOUT)
-            with _address(folder) as address:
+            connection.settimeout(_TIMEOUT_SECONDS)
+            with _socket_address(folder) as address:
                 connection.connect(address)
             with connection.makefile("rwb") as stream:
-                stream.write(json.dumps(what).encode() + b"\n")
+                stream.write(json.dumps(body).encode() + b"\n")
                 stream.flush()
-                line = stream.readline(_MAX_LINE)
+                line = stream.readline(_MAX_LINE_BYTES)
     except OSError:
         raise LocalMeshError(f"no mesh is up in {folder}; start one with: make run") from None
     if not line:
@@ -104,19 +109,19 @@ def ask(folder: Path, **what: Any) -> dict[str, Any]:
 def is_up(folder: Path) -> bool:
     """Whether a mesh is up in this folder."""
     try:
-        ask(folder, do="status")
+        send_request(folder, do="status")
     except LocalMeshError:
         return False
     return True
 
 
-def take_folder(folder: Path) -> IO[str]:
-    """Makes the folder and takes it for this process, until the returned file is closed. LocalMeshError if it is taken.
+def lock_folder(folder: Path) -> IO[str]:
+    """Creates the folder and locks it until the returned file is closed. LocalMeshError if it is locked already.
 
-    The kernel gives it back when the process ends, however that happens.
+    The kernel releases the lock when the process ends, also when it is killed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (folder / _LOCK).open("a")
+    lock = (folder / _LOCK_NAME).open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,24 +131,28 @@ def take_folder(folder: Path) -> IO[str]:
 
 
 def wait_until_down(folder: Path, timeout: float) -> None:
-    """Returns when nothing of the mesh in this folder is left. LocalMeshError if that takes longer than `timeout` s."""
+    """Waits until every process of the mesh in this folder has ended. LocalMeshError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while folder.exists():
         try:
-            take_folder(folder).close()
+            lock_folder(folder).close()
         except LocalMeshError:
             if time.monotonic() > deadline:
                 raise LocalMeshError(f"the mesh in {folder} is still stopping after {timeout:g} s") from None
-            time.sleep(0.05)
+            time.sleep(_POLL_INTERVAL_SECONDS)
         else:
             return
 
 
 @contextmanager
-def _address(folder: Path) -> Iterator[str]:
-    """The socket's address. Paths of sockets are at most 107 bytes; a folder's may be longer, a descriptor's is not."""
+def _socket_address(folder: Path) -> Iterator[str]:
+    """An address of the socket that is short enough.
+
+    The address of a Unix socket has at most 107 bytes. A folder's path may be longer, so the address goes through a
+    descriptor of the folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+        yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
     finally:
         os.close(descriptor)

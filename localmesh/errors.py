@@ -1,4 +1,4 @@
-"""What can go wrong on the developer's machine."""
+"""The error of a local mesh that cannot run."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["LocalMeshError"]
 
 
 class LocalMeshError(CredmeshError):
-    """A part of the local mesh cannot run. The text says which, why, and what to do about it."""
+    """A part of the local mesh cannot run. The text says which part, why, and what to do about it."""

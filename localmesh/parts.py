@@ -1,4 +1,4 @@
-"""What a local mesh is made of, and what each part is told by its environment."""
+"""The auth replicas and services of a local mesh, and their environment variables."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from localmesh.processes.process import Process
 
 __all__ = [
     "AUTH_REPLICAS",
-    "PASSED_ON",
+    "INHERITED_VARIABLES",
     "SERVICES",
-    "TLS_OF_ETCD",
+    "TLS_VARIABLES_OF_ETCD",
     "GrpcPart",
-    "Surroundings",
+    "SharedSettings",
     "auth_parts",
+    "mesh_environment",
     "service_parts",
-    "told",
 ]
 
 AUTH_REPLICAS: Final = ("auth-1", "auth-2")
 SERVICES: Final = ("storefront", "orders", "inventory")
-TLS_OF_ETCD: Final = ("ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE")
+TLS_VARIABLES_OF_ETCD: Final = ("ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE")
 
-_DRAIN: Final = "3"
-_ANSWER_WITHIN: Final = 2.0
+_DRAIN_SECONDS: Final = "3"
+_HEALTH_TIMEOUT_SECONDS: Final = 2.0
 
-# What a part is told is said here. A variable that happens to be set in the terminal must not change it, but for these.
-PASSED_ON: Final = frozenset({"CREDMESH_LOG_LEVEL", "CREDMESH_TOKEN_LIFETIME", "CREDMESH_ROTATION_INTERVAL"})
+INHERITED_VARIABLES: Final = frozenset({"CREDMESH_LOG_LEVEL", "CREDMESH_TOKEN_LIFETIME", "CREDMESH_ROTATION_INTERVAL"})
+"""The only settings that the parts inherit from the terminal. All others are set here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the parts share.
+class SharedSettings:
+    """The settings that all parts of one mesh share.
 
-    secrets  the folder of the clients' secrets: one file each, named by the client's id
-    memory   the folder in which replicas of the auth service keep what they remember of etcd
+    secrets     the folder of the clients' secrets: one file for each, named by the client's id
+    watermarks  the folder of the auth replicas' watermarks, by which they find a loss
     """
 
     etcd: EtcdSettings
@@ -55,22 +55,22 @@ class Surroundings:
     certificates: Certificates
     kek_file: Path
     secrets: Path
-    memory: Path
+    watermarks: Path
     logs: Path
 
     @property
     def issuer(self) -> str:
-        """`iss` of the tokens: where OpenID discovery finds the keys."""
+        """`iss` of the tokens: the URL where OpenID discovery finds the keys."""
         return f"http://{self.addresses.of('auth-1 http')}"
 
     @property
     def auth(self) -> str:
-        """The auth service's replicas, as CREDMESH_AUTH takes them."""
+        """The addresses of the auth replicas, in the format of CREDMESH_AUTH."""
         return ",".join(self.addresses.of(name) for name in AUTH_REPLICAS)
 
 
 class GrpcPart:
-    """A process that serves gRPC and says by the health protocol whether it is ready."""
+    """A process that serves gRPC, and reports by the health protocol whether it is ready. It implements `Part`."""
 
     def __init__(self, name: str, address: str, process: Process, ca_file: Path) -> None:
         self.name = name
@@ -86,7 +86,7 @@ class GrpcPart:
 
     @property
     def exit_code(self) -> int | None:
-        """How the process ended."""
+        """The exit code of the process."""
         return self._process.exit_code
 
     @property
@@ -99,11 +99,11 @@ class GrpcPart:
         self._process.start()
 
     def ready(self) -> bool:
-        """Whether health says SERVING."""
+        """Whether the health check answers SERVING."""
         host, _, port = self.address.rpartition(":")
         try:
-            # gRPC pauses for a second after a refused connection; so knock first.
-            socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN).close()
+            # gRPC waits for a second after a refused connection, so try to connect by TCP first.
+            socket.create_connection((host, int(port)), timeout=_HEALTH_TIMEOUT_SECONDS).close()
         except OSError:
             return False
         roots = grpc.ssl_channel_credentials(self._ca_file.read_bytes())
@@ -114,7 +114,9 @@ class GrpcPart:
                 response_deserializer=health_pb2.HealthCheckResponse.FromString,
             )
             try:
-                answer: health_pb2.HealthCheckResponse = check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_WITHIN)
+                answer: health_pb2.HealthCheckResponse = check(
+                    health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_SECONDS
+                )
             except grpc.RpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -124,87 +126,89 @@ class GrpcPart:
         self._process.terminate()
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """Kills the process."""
         self._process.kill()
 
     def wait(self, timeout: float) -> bool:
-        """Waits for the process's end."""
+        """Waits up to `timeout` seconds for the process to end. Returns whether it has ended."""
         return self._process.wait(timeout)
 
 
-def told(around: Surroundings) -> dict[str, str]:
-    """The environment variables that any service of this mesh needs, but for its name and where it listens."""
-    etcd = around.etcd
-    files = zip(TLS_OF_ETCD, (etcd.ca_file, etcd.cert_file, etcd.key_file), strict=True)
+def mesh_environment(shared: SharedSettings) -> dict[str, str]:
+    """The environment variables that every service of this mesh needs, without its own name and addresses."""
+    etcd = shared.etcd
+    files = zip(TLS_VARIABLES_OF_ETCD, (etcd.ca_file, etcd.cert_file, etcd.key_file), strict=True)
     return {
         "ETCD_ENDPOINTS": ",".join(etcd.endpoints),
         **{variable: str(path.absolute()) for variable, path in files if path is not None},
         "CREDMESH_ETCD_PREFIX": etcd.prefix,
-        "CREDMESH_ISSUER": around.issuer,
-        "CREDMESH_AUTH": around.auth,
-        "CREDMESH_CA_FILE": str(around.certificates.ca_file),
-        "CREDMESH_TLS_CERT_FILE": str(around.certificates.cert_file),
-        "CREDMESH_TLS_KEY_FILE": str(around.certificates.key_file),
+        "CREDMESH_ISSUER": shared.issuer,
+        "CREDMESH_AUTH": shared.auth,
+        "CREDMESH_CA_FILE": str(shared.certificates.ca_file),
+        "CREDMESH_TLS_CERT_FILE": str(shared.certificates.cert_file),
+        "CREDMESH_TLS_KEY_FILE": str(shared.certificates.key_file),
     }
 
 
-def auth_parts(around: Surroundings) -> list[GrpcPart]:
+def auth_parts(shared: SharedSettings) -> list[GrpcPart]:
     """The replicas of the auth service."""
     return [
         _part(
-            around,
+            shared,
             name,
             "authsvc",
             {
                 "CREDMESH_SERVICE": "auth",
-                "CREDMESH_KEK_FILE": str(around.kek_file),
-                "CREDMESH_HTTP_LISTEN": around.addresses.of(f"{name} http"),
-                "CREDMESH_MEMORY_FILE": str(around.memory / f"{name}.json"),
+                "CREDMESH_KEK_FILE": str(shared.kek_file),
+                "CREDMESH_HTTP_LISTEN": shared.addresses.of(f"{name} http"),
+                "CREDMESH_MEMORY_FILE": str(shared.watermarks / f"{name}.json"),
             },
         )
         for name in AUTH_REPLICAS
     ]
 
 
-def service_parts(around: Surroundings) -> list[GrpcPart]:
+def service_parts(shared: SharedSettings) -> list[GrpcPart]:
     """The sample services."""
     return [
         _part(
-            around,
+            shared,
             name,
             f"services.{name}",
             {
                 "CREDMESH_SERVICE": name,
-                "CREDMESH_METRICS": around.addresses.of(f"{name} metrics"),
+                "CREDMESH_METRICS": shared.addresses.of(f"{name} metrics"),
                 "CREDMESH_CLIENT_ID": "services",
-                "CREDMESH_CLIENT_SECRET_FILE": str(around.secrets / "services"),
-                "ORDERS_TARGET": around.addresses.of("orders"),
-                "INVENTORY_TARGET": around.addresses.of("inventory"),
+                "CREDMESH_CLIENT_SECRET_FILE": str(shared.secrets / "services"),
+                "ORDERS_TARGET": shared.addresses.of("orders"),
+                "INVENTORY_TARGET": shared.addresses.of("inventory"),
             },
         )
         for name in SERVICES
     ]
 
 
-def _part(around: Surroundings, name: str, module: str, environment: Mapping[str, str]) -> GrpcPart:
-    address = around.addresses.of(name)
+def _part(shared: SharedSettings, name: str, module: str, environment: Mapping[str, str]) -> GrpcPart:
+    address = shared.addresses.of(name)
     process = Process(
         [sys.executable, "-m", module],
         environment={
-            **_inherited(),
-            **told(around),
+            **_inherited_environment(),
+            **mesh_environment(shared),
             "CREDMESH_ADDRESS": address,
             "CREDMESH_LISTEN": address,
-            "CREDMESH_DRAIN": _DRAIN,
+            "CREDMESH_DRAIN": _DRAIN_SECONDS,
             **environment,
         },
-        log_file=around.logs / f"{name}.log",
+        log_file=shared.logs / f"{name}.log",
     )
-    return GrpcPart(name, address, process, around.certificates.ca_file)
+    return GrpcPart(name, address, process, shared.certificates.ca_file)
 
 
-def _inherited() -> dict[str, str]:
+def _inherited_environment() -> dict[str, str]:
     ours = ("CREDMESH_", "ETCD_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name in PASSED_ON}
-    # Everything is on this machine: a proxy that is set for the world outside has no part in it.
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(ours) or name in INHERITED_VARIABLES
+    }
+    # All parts are on this machine, so they must not use the terminal's HTTP proxy.
     return kept | {"no_grpc_proxy": HOST, "PYTHONUNBUFFERED": "1"}

@@ -1,7 +1,7 @@
-"""Breadth first through all states that a world can be in, for the shortest way to a broken promise.
+"""Breadth-first search through all states of a world, for the shortest path to a broken promise.
 
-What is remembered of a state is where it came from. When its way is to be told, it is walked again, with the nodes'
-names in place.
+The search stores each state's predecessor. To describe a path, it replays its actions from the beginning, so that
+each node has the same name all along.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model.actions import is_fault
-from model.small import Small
+from model.reduction import StateReducer
 from model.state import State
-from model.worlds import World
+from model.world import World
 
-__all__ = ["Found", "explore"]
+__all__ = ["SearchResult", "explore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search has found.
+class SearchResult:
+    """The result of a search.
 
-    states, steps  how many were looked at: all of them, unless a promise is broken
-    depth          the longest of the shortest ways to a state, in steps
+    states, steps  how many were explored: all of them, unless a promise is broken
+    depth          the length of the longest shortest path to a state, in steps
     seconds        CPU seconds
-    broken         which promise is broken, and how; None if none is
-    trace          the steps of the shortest way there
+    broken         the promise that is broken, and how; None if all are kept
+    trace          the steps of the shortest path to the broken promise
     """
 
     states: int
@@ -38,16 +38,16 @@ class Found:
     broken: str | None = None
     trace: tuple[str, ...] = ()
 
-    def told(self) -> str:
-        """The way to the broken promise, to be read."""
+    def described(self) -> str:
+        """The path to the broken promise, one numbered line for each step."""
         lines = [f"{number:3}. {text}" for number, text in enumerate(self.trace, 1)]
         return "\n".join([*lines, f"  => {self.broken}"])
 
 
-def explore(world: World) -> Found:
-    """Looks at every state of a world, up to the first that breaks a promise."""
+def explore(world: World) -> SearchResult:
+    """Explores every state of a world, up to the first that breaks a promise."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of tuples and no cycles: looking for those takes a third of the time
+    gc.disable()  # millions of tuples and no cycles: the garbage collector would take a third of the time
     try:
         return _Search(world).run()
     finally:
@@ -58,33 +58,33 @@ def explore(world: World) -> Found:
 class _Search:
     def __init__(self, world: World) -> None:
         self._world = world
-        self._small = Small(world)
+        self._reduce = StateReducer(world)
         self._came_from: dict[State, State | None] = {}
-        self._backwards: dict[State, list[State]] = {}
+        self._predecessors: dict[State, list[State]] = {}
         self._steps = 0
         self._depth = 0
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         began = time.process_time()
-        broken, end = self._all()
-        return Found(
+        broken, end = self._explore()
+        return SearchResult(
             states=len(self._came_from),
             steps=self._steps,
             depth=self._depth,
             seconds=time.process_time() - began,
             broken=broken,
-            trace=() if end is None else tuple(self._walk(end)),
+            trace=() if end is None else tuple(self._describe_path(end)),
         )
 
-    def _all(self) -> tuple[str | None, State | None]:
-        """What is broken, and where."""
-        world, small, came_from = self._world, self._small, self._came_from
+    def _explore(self) -> tuple[str | None, State | None]:
+        """Explores all states. Returns what is broken, and in which state."""
+        world, reduce, came_from = self._world, self._reduce, self._came_from
         level: list[State] = []
         for first in world.beginnings:
-            one = small(first)
-            if one not in came_from:
-                came_from[one] = None
-                level.append(one)
+            reduced = reduce(first)
+            if reduced not in came_from:
+                came_from[reduced] = None
+                level.append(reduced)
         actions = [(action, world.goal is not None and not is_fault(action)) for action in world.actions]
         while level:
             following: list[State] = []
@@ -92,49 +92,49 @@ class _Search:
                 broken = next(filter(None, (invariant(state, world) for invariant in world.invariants)), None)
                 if broken is not None:
                     return broken, state
-                if world.over is not None and world.over(state):
+                if world.finished is not None and world.finished(state):
                     continue
                 for action, progress in actions:
                     for _, after in action(state, world):
                         self._steps += 1
-                        one = small(after)
-                        if one not in came_from:
-                            came_from[one] = state
-                            following.append(one)
+                        reduced = reduce(after)
+                        if reduced not in came_from:
+                            came_from[reduced] = state
+                            following.append(reduced)
                         if progress:
-                            self._backwards.setdefault(one, []).append(state)
+                            self._predecessors.setdefault(reduced, []).append(state)
             level = following
             self._depth += bool(level)
-        return self._stuck()
+        return self._find_stuck_state()
 
-    def _stuck(self) -> tuple[str | None, State | None]:
-        """The first state from which the goal cannot be reached any more unless something happens that need not."""
+    def _find_stuck_state(self) -> tuple[str | None, State | None]:
+        """Returns the first state from which the goal cannot be reached without a fault."""
         world = self._world
         if world.goal is None:
             return None, None
         reached = {state for state in self._came_from if world.goal(state, world) is None}
         queue = deque(reached)
         while queue:
-            for before in self._backwards.get(queue.popleft(), ()):
+            for before in self._predecessors.get(queue.popleft(), ()):
                 if before not in reached:
                     reached.add(before)
                     queue.append(before)
         stuck = next((state for state in self._came_from if state not in reached), None)
         return (None, None) if stuck is None else (world.goal(stuck, world), stuck)
 
-    def _walk(self, end: State) -> Iterator[str]:
-        """The steps from the beginning to a state, told with one name for each node from first to last."""
-        small = self._small
+    def _describe_path(self, end: State) -> Iterator[str]:
+        """Yields the steps from the beginning to a state, with the same name for each node in every step."""
+        reduce = self._reduce
         path = [end]
         while (before := self._came_from[path[-1]]) is not None:
             path.append(before)
         path.reverse()
-        state = next(first for first in self._world.beginnings if small(first) == path[0])
+        state = next(first for first in self._world.beginnings if reduce(first) == path[0])
         for following in path[1:]:
             text, state = next(
                 (text, after)
                 for action in self._world.actions
                 for text, after in action(state, self._world)
-                if small(after) == following
+                if reduce(after) == following
             )
             yield text

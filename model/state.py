@@ -1,13 +1,13 @@
 """What the model knows of a mesh at one moment.
 
-A state is made of plain tuples, so that it can be a key of a dictionary. There is one scope that can be revoked, and
-one credential or session that belongs to it; more of them would only do the same side by side.
+A state is made of plain tuples, so that it can be the key of a dictionary. There is one revocation scope, and one
+credential or session that belongs to it. More of them would behave the same, side by side.
 
-Revisions. Only commits below mesh/ are counted, since no other revision is ever compared by its size: an etcd revision
-of the code is the number of those commits here, and what the mesh holds follows from `Etcd.log`.
+Revisions. Only commits below mesh/ are counted, because no other revision is ever compared by size. The product's etcd
+revision is the number of those commits here, and what the mesh holds follows from `Etcd.log`.
 
-Time. Where it matters it goes in ticks. Whatever bounds it is an age or a rest, never a date, so that time can go on
-for ever in a finite number of states.
+Time. Where it matters, it passes in ticks. Every bound on it is an age or a remaining time, never a date, so that time
+can go on forever in a finite number of states.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from typing import Final, NamedTuple
 __all__ = [
     "ABSENT",
     "ACCEPTED",
-    "CHANGES",
+    "CURRENT",
     "DOWN",
     "FORMER",
-    "MINE",
-    "NOBODY",
+    "NO_LEADER",
     "READY",
     "RECEIPT",
     "REGISTERED",
     "ROTATION",
+    "Budget",
     "Call",
-    "Desk",
+    "Change",
+    "ContinuityEtcd",
+    "ContinuityNode",
+    "ContinuityReplica",
+    "ContinuityState",
     "Etcd",
-    "Issuer",
+    "Issuance",
     "Leader",
-    "Left",
     "Node",
-    "Past",
-    "PastEtcd",
-    "PastNode",
-    "PastReplica",
+    "Observation",
     "Proof",
     "Receipt",
+    "Request",
     "Session",
-    "Sight",
+    "Signer",
     "State",
-    "Worker",
     "holds",
     "revision_of",
 ]
 
-# What etcd holds of a node: nothing, the record of the process that runs, or that of one that has died.
+# A node's record in etcd: none, that of the running process, or that of a process that has died.
 ABSENT: Final = 0
-MINE: Final = 1
+CURRENT: Final = 1
 FORMER: Final = 2
 
-# How far a node has come: its process is down; it has registered; it has read the mesh and serves.
+# A node's phase: its process is down; it has registered; it has read the mesh and serves calls.
 DOWN: Final = 0
 REGISTERED: Final = 1
 READY: Final = 2
@@ -61,23 +61,22 @@ READY: Final = 2
 ROTATION: Final = 0
 RECEIPT: Final = 1
 
-NOBODY: Final = -1
+NO_LEADER: Final = -1
 
 ACCEPTED: Final = "accepted"
 
-# What a commit below mesh/ can hold.
-CHANGES: Final = ("epoch", "key", "gone", "barrier")
-
 Change = tuple[str, int]
+"""A part of a commit below mesh/: its kind, "epoch", "key", "gone" (a key was removed) or "barrier", and its number."""
 
 
 class Proof(NamedTuple):
-    """A proof of freshness under way (Heartbeat._prove), or one that waits for its revision to be applied.
+    """A proof of freshness in progress (Heartbeat._prove_freshness), or a proof that waits until its revision is
+    applied.
 
     stage    "" for none, "sent", "read" once etcd has answered
     elapsed  ticks since it was sent
-    beacon   the revision that etcd answered with
-    history  which history of etcd answered
+    beacon   the revision in etcd's answer
+    history  the history of etcd that answered
     """
 
     stage: str = ""
@@ -87,127 +86,133 @@ class Proof(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call with the credential that is revoked in this world. Each has several steps, and others come between.
+    """One call with the credential that is revoked in this world. Other steps can come between its steps.
 
-    stage    "" for none, "begun", "fresh" (proof looked at), "moved" (the generation has to be taken in), or ACCEPTED
-    late     whether it began after the receipt promised that it is refused
-    waited   ticks since it began; its age limits count from then
-    fresh    what the look at the proof told
-    seen     the generation that was read
-    strict   whether its method has a freshness rule
+    stage            "" for none; "begun"; "fresh" (the proof is new enough); "passed" (only in a broken protocol: the
+                     epochs were checked first); "moved" (the generation has changed); ACCEPTED
+    after_receipt    whether it began after the receipt promised that it is refused
+    waited           ticks since it began; its age limits count from then
+    generation_read  the generation that it read
+    strict           whether its method has a freshness rule
     """
 
     stage: str = ""
-    late: bool = False
+    after_receipt: bool = False
     waited: int = 0
-    fresh: bool = False
-    seen: int = 0
+    generation_read: int = 0
     strict: bool = True
 
 
 class Node(NamedTuple):
-    """A node: what etcd holds of it, and what its process knows.
+    """A node: its record and acknowledgements in etcd, and the knowledge of its process.
 
-    record      ABSENT, MINE or FORMER
-    rest        ticks until its lease may run out; renewing begins anew
-    acks        by barrier: the revision that it has acknowledged, 0 for none
-    phase       DOWN, REGISTERED or READY
-    since       the revision at which it registered (anew); -1 for a process that serves without having registered yet
-    revision    up to which it has applied the commits
-    epoch       the revision of the revocation that it knows; 0 for none
-    keys        the keys that it holds, as bits
-    queue       barriers to acknowledge: (barrier, revision)
-    told        up to which revision barriers were acknowledged (of use only where that happens too early)
-    history     which history of etcd its bundle is of
-    halfway     how far it is in applying a commit: 0 for not, 1 when epochs are in, 2 when the generation has moved
-    generation  moves on with what a verified credential may not survive
-    stamp       the generation in which the cached credential was last found good
-    age         ticks since the send of its newest proof; more than any rule allows stands for never
-    proof       the proof under way; `unproven` is one that waits for its revision
-    fetch       a key that was read from etcd and is not added yet: (kid, revision of the read); (0, 0) for none
-    call        the call under way
-    heard       bits of those who have found its acknowledgement good; listed: bits of those who took it down before
-                they raised their barrier (of use only where that is done)
-    deaf        it ignores epochs (a broken node)
+    record             ABSENT, CURRENT or FORMER
+    lease_left         ticks until its lease can run out; a renewal sets it back to `World.lease`
+    acks               by barrier: the revision that it has acknowledged, 0 for none
+    phase              DOWN, REGISTERED or READY
+    registration_revision
+                       the revision of its last registration; -1 for a process that serves without ever having
+                       registered (only in a broken protocol)
+    revision           the revision up to which it has applied the commits
+    epoch              the revision of the revocation that it has applied; 0 for none
+    keys               the verification keys that it holds, as bits
+    pending_acks       barriers that it has to acknowledge: (barrier, revision)
+    heard_revision     the revision up to which it has queued acknowledgements (differs from `revision` only in a
+                       broken protocol)
+    history            the history of etcd that its trust bundle belongs to
+    apply_step         progress in applying a commit: 0 for none, 1 when the epochs are in, 2 when the generation has
+                       changed
+    generation         changes with every commit that a cached verification may not survive
+    cached_generation  the generation in which the cached credential was last found valid
+    proof_age          ticks since its newest proof was sent; a value above every rule's freshness stands for "never"
+    proof              the proof in progress
+    pending_proof      the proof that waits until its revision is applied
+    fetched_key        a key that was read from etcd and is not added yet: (kid, revision of the read); (0, 0) for none
+    call               the call in progress
+    counted_by         bits of the replicas that have counted its acknowledgement
+    listed_by          bits of the replicas that listed it before they raised their barrier (only in a broken protocol)
+    in_receipt         whether the receipt names it as having applied the revocation
+    ignores_epochs     whether it ignores epochs (only in a broken protocol)
     """
 
     record: int = ABSENT
-    rest: int = 0
+    lease_left: int = 0
     acks: tuple[int, int] = (0, 0)
     phase: int = DOWN
-    since: int = 0
+    registration_revision: int = 0
     revision: int = 0
     epoch: int = 0
     keys: int = 0
-    queue: tuple[tuple[int, int], ...] = ()
-    told: int = 0
+    pending_acks: tuple[tuple[int, int], ...] = ()
+    heard_revision: int = 0
     history: int = 0
-    halfway: int = 0
+    apply_step: int = 0
     generation: int = 0
-    stamp: int = 0
-    age: int = 0
+    cached_generation: int = 0
+    proof_age: int = 0
     proof: Proof = Proof()
-    unproven: Proof = Proof()
-    fetch: tuple[int, int] = (0, 0)
+    pending_proof: Proof = Proof()
+    fetched_key: tuple[int, int] = (0, 0)
     call: Call = Call()
-    heard: int = 0
-    listed: int = 0
-    applied: bool = False
-    deaf: bool = False
+    counted_by: int = 0
+    listed_by: int = 0
+    in_receipt: bool = False
+    ignores_epochs: bool = False
 
 
 class Etcd(NamedTuple):
-    """What etcd holds besides the nodes' records.
+    """The contents of etcd, without the nodes' records.
 
-    log       the commits below mesh/, oldest first; each is a tuple of changes, and its place is its revision
-    epoch     the revision of the scope's revocation; 0 for none
-    keys      the verification keys, as bits
-    removed   by key: the revision that removed it; 0 where it was not
-    prepared  the PREPARED key; 0 for none
-    signing   the key that signs; 0 for none
-    barriers  by barrier: the revision that raised it; 0 where it is not
-    beacon    the revision that put the beacon
-    leader    who leads, NOBODY for none; term counts the elections and stands for the create revision of the key
-    request   whether a rotation is asked for
-    history   how often etcd was restored
-    trespass  a replica whose term is over has written (which no fence lets happen)
+    log                  the commits below mesh/, oldest first; each is a tuple of changes, its position is its revision
+    epoch                the revision of the scope's revocation; 0 for none
+    keys                 the verification keys, as bits
+    removal_revisions    by key: the revision that removed it; 0 for a key that was not removed
+    prepared             the PREPARED key; 0 for none
+    signing              the ACTIVE key; 0 for none
+    barriers             by barrier: the revision that raised it; 0 for none
+    beacon               the revision that put the beacon
+    leader               the replica that leads, or NO_LEADER
+    term                 the number of elections; it stands for the create revision of the leader's key
+    rotation_requested   whether a rotation is requested
+    history              the number of restores so far
+    deposed_leader_wrote whether a replica has committed after its term had ended, which the fence must prevent
     """
 
     log: tuple[tuple[Change, ...], ...] = ()
     epoch: int = 0
     keys: int = 0
-    removed: tuple[int, ...] = ()
+    removal_revisions: tuple[int, ...] = ()
     prepared: int = 0
     signing: int = 0
     barriers: tuple[int, int] = (0, 0)
     beacon: int = 0
-    leader: int = NOBODY
+    leader: int = NO_LEADER
     term: int = 0
-    request: bool = False
+    rotation_requested: bool = False
     history: int = 0
-    trespass: bool = False
+    deposed_leader_wrote: bool = False
 
 
 class Receipt(NamedTuple):
-    """A revocation that is waited for, on one auth replica.
+    """A revocation with a receipt, on one auth replica.
 
-    stage     "" before it, "about" (the clock is read), "committed" (the answer is on its way), "watching", "acks"
-              (the acknowledgements of this look are read), "made"
-    since     ticks since the commit was known
-    complete  whether all registered nodes had acknowledged
+    stage               "" before it; "about" (it is requested); "committed" (etcd's answer is on its way); "watching";
+                        "acks" (the acknowledgements of this round are read); "made"
+    ticks_since_commit  ticks since the replica learned of the commit
+    complete            whether all registered nodes had acknowledged
     """
 
     stage: str = ""
-    since: int = 0
+    ticks_since_commit: int = 0
     complete: bool = False
 
 
 class Leader(NamedTuple):
-    """What one auth replica believes of leading, and how far its rotation job is.
+    """What one auth replica believes about its leadership, and the progress of its rotation job.
 
-    fence     the term that it believes to lead in; 0 for none
-    stage     "" or the step that comes next: "prepare", "acks", "nodes", "activate", "remove"
-    signing, barrier, key  what etcd held when it looked
+    fence                  the term in which it believes to lead; 0 for none
+    stage                  "" or its next step: "prepare", "acks", "nodes", "activate", "remove"
+    signing, barrier, key  what it read from etcd when it decided
     """
 
     fence: int = 0
@@ -217,180 +222,188 @@ class Leader(NamedTuple):
     key: int = 0
 
 
-class Issuer(NamedTuple):
+class Signer(NamedTuple):
     """Signing tokens, on any replica.
 
-    signing  the key that signed when the token under way was begun; 0 for none
-    live     keys under which there are tokens that nobody revoked and that have not expired, as bits
+    signing    the key that was ACTIVE when the token in progress was begun; 0 for none
+    live_keys  the keys of tokens that were not revoked and have not expired, as bits
     """
 
     signing: int = 0
-    live: int = 0
+    live_keys: int = 0
 
 
 class Session(NamedTuple):
     """A session's record.
 
-    version  moves on with every write; 0 stands for no record
-    created  which session it is
-    epoch    its epoch
-    current  the refresh token that is good now
-    used     tokens that were traded: (token, successor, whether the grace window is over)
-    vouched  the revision at which its holder was really authenticated; nobody but the model knows it
+    version           increases with every write; 0 stands for no record
+    number            identifies the session
+    epoch             its epoch
+    current           the refresh token that is valid now
+    used              refresh tokens that were exchanged: (token, successor, whether the grace window is over)
+    authenticated_at  the revision at which its holder was authenticated; only the model knows it
+    record_revision   the revision of the record
     """
 
     version: int = 0
-    created: int = 0
+    number: int = 0
     epoch: int = 0
     current: int = 0
     used: tuple[tuple[int, int, bool], ...] = ()
-    vouched: int = 0
+    authenticated_at: int = 0
+    record_revision: int = 0
 
 
-class Worker(NamedTuple):
+class Request(NamedTuple):
     """A request that an auth replica serves.
 
-    kind       "" for none, "login", "client" (client credentials) or "refresh"
-    stage      the step that comes next
-    token      the refresh token that was shown; `over`: whether its grace was over when it was judged
-    began      the revision read before authenticating
-    vouched    the revision at which it authenticated
-    revision   the revision of what was read; epoch: the scope's epoch then
-    session    the session's record then
-    verdict    what the refresh token was judged to be
+    kind              "" for none, "login", "client" (client credentials) or "refresh"
+    stage             its next step
+    token             the refresh token that was presented
+    started_at        the revision that was read before authenticating
+    authenticated_at  the revision at which the caller was authenticated
+    revision          the revision of the preconditions that were read
+    epoch             the scope's epoch among them
+    session           the session's record among them
+    verdict           what the refresh token was found to be
     """
 
     kind: str = ""
     stage: str = ""
     token: int = 0
-    began: int = 0
-    vouched: int = 0
+    started_at: int = 0
+    authenticated_at: int = 0
     revision: int = 0
     epoch: int = 0
     session: Session = Session()
     verdict: str = ""
 
 
-class Desk(NamedTuple):
-    """Sessions and those who ask for them.
+class Issuance(NamedTuple):
+    """The session, the requests in progress, and everything that was issued.
 
-    session    the record; sessions and tokens are the counters of what was made
-    workers    requests under way
-    ended      by session: the revision that ended it, -1 where it was ended without one, 0 while it lives
-    hands      refresh tokens that somebody outside holds; a thief may show any of them as well
-    trades     what was handed out for which token
-    access     access tokens handed out: (epoch, the revision at which their holder was really authenticated, session)
-    misjudged  a credential was given for a token that was used up
+    session         the session's record
+    tokens          the number of refresh tokens issued so far
+    ended           by session: the revision that ended it, -1 if it was ended without an epoch, 0 while it lives
+    requests        requests in progress
+    held_tokens     refresh tokens that the holder has; a thief can present any of them, too
+    exchanges       refresh tokens and the tokens that were issued for them
+    access_tokens   access tokens issued: (epoch, the revision at which their holder was authenticated, session)
+    reuse_accepted  whether a credential was issued for a refresh token that was used up
     """
 
     session: Session = Session()
-    sessions: int = 0
     tokens: int = 0
     ended: tuple[int, ...] = (0,)
-    workers: tuple[Worker, ...] = ()
-    hands: frozenset[int] = frozenset()
-    trades: frozenset[tuple[int, int]] = frozenset()
-    access: frozenset[tuple[int, int, int]] = frozenset()
-    misjudged: bool = False
+    requests: tuple[Request, ...] = ()
+    held_tokens: frozenset[int] = frozenset()
+    exchanges: frozenset[tuple[int, int]] = frozenset()
+    access_tokens: frozenset[tuple[int, int, int]] = frozenset()
+    reuse_accepted: bool = False
 
 
-class Sight(NamedTuple):
-    """How far somebody has seen (interceptors/trust/continuity.py, Sight). vouched_at: the revision of the history's
-    record.
+class Observation(NamedTuple):
+    """What a node or a replica has observed of etcd (interceptors/trust/continuity.py, Observation).
 
-    A beacon is told by its revision, and by what it holds: here whether it was put after etcd was restored.
+    beacon          its revision, and its value: here whether it was put after etcd was restored
+    vouch_revision  the revision of the history's record
     """
 
     revision: int = 0
     beacon: tuple[int, int] = (0, 0)
     history: int = 0
-    vouched_at: int = 0
+    vouch_revision: int = 0
 
 
-class PastEtcd(NamedTuple):
-    """An etcd that can be restored. Here all of its revisions count.
+class ContinuityEtcd(NamedTuple):
+    """An etcd that can be restored. Here all revisions count, not only those below mesh/.
 
-    log     the commits below mesh/: the beacon that each has put, and what it was
-    record  the node's registration: its revision, and the history that it says is broken
-    mark    the mark of whoever is about to vouch: its revision, and whose it is
+    log           the commits below mesh/: the beacon that each has put, and its kind
+    registration  the node's record: its revision, and the history that it reports as broken
+    mark          the mark of the replica that is about to vouch: its revision, and the replica
     """
 
     revision: int = 0
     log: tuple[tuple[tuple[int, int], str], ...] = ()
     history: int = 0
-    vouched_at: int = 0
-    record: tuple[int, int] = (0, 0)
+    vouch_revision: int = 0
+    registration: tuple[int, int] = (0, 0)
     mark: tuple[int, int] = (0, 0)
 
 
-class PastNode(NamedTuple):
-    """A node under which etcd may be restored.
+class ContinuityNode(NamedTuple):
+    """A node whose etcd can be restored.
 
-    knows         the revocation, or the answer to a loss, which revokes everything
-    sight, wanted, lost, broken  as interceptors/trust/continuity_monitor.py has them
-    told          what its registration says is broken
-    position      the revision that its watch is at, and the newest beacon by then; `anew`: it has to read anew
-    touched, mirrored  whether it was in touch, and its watch up, after etcd was restored
-    unproven      a proof that waits for this beacon
-    proven        a proof has counted
-    proof         a read under way: what was known; then what was found too
+    knows_revocation        whether it has applied the revocation, or the recovery from a loss, which revokes everything
+    observed, vouch_required_after, lost, broken_history
+                            as in interceptors/trust/continuity_monitor.py
+    announced_broken        the history that its registration reports as broken
+    position                the revision of its watch, and the newest beacon as of it
+    must_reread             whether its mirror has to read everything again
+    in_touch_with_restored  whether its last exchange with etcd came after the restore
+    watches_restored        whether its watch was established after the restore
+    pending_proof           the beacon that a proof waits for
+    proven                  whether a proof has counted
+    proof                   a read in progress: what was known when it was sent; then also what was read
     """
 
     phase: int = DOWN
-    knows: bool = False
-    sight: Sight = Sight()
-    wanted: int = 0
+    knows_revocation: bool = False
+    observed: Observation = Observation()
+    vouch_required_after: int = 0
     lost: bool = False
-    broken: int = 0
-    told: int = 0
+    broken_history: int = 0
+    announced_broken: int = 0
     position: tuple[int, tuple[int, int]] = (0, (0, 0))
-    anew: bool = False
-    touched: bool = False
-    mirrored: bool = False
-    unproven: tuple[int, int] = (0, 0)
+    must_reread: bool = False
+    in_touch_with_restored: bool = False
+    watches_restored: bool = False
+    pending_proof: tuple[int, int] = (0, 0)
     proven: bool = False
-    proof: tuple[Sight, ...] = ()
+    proof: tuple[Observation, ...] = ()
 
 
-class PastReplica(NamedTuple):
-    """A replica that watches over the history (authsvc/continuity/guard.py).
+class ContinuityReplica(NamedTuple):
+    """A replica that checks etcd's continuity (authsvc/continuity/guard.py).
 
-    stage       "" or what comes next: "looking", "vouch", "answer"; "mark" in a broken protocol
-    marked      the revision of its mark
-    vouched_at  the revision of the history's record as it found it
+    watermark       what it remembers of etcd
+    stage           "" or its next step: "checking", "vouch", "recover"; "mark" in a broken protocol
+    mark_revision   the revision of its mark
+    vouch_revision  the revision of the history's record when it checked
     """
 
-    memory: Sight = Sight()
+    watermark: Observation = Observation()
     stage: str = ""
-    marked: int = 0
-    vouched_at: int = 0
+    mark_revision: int = 0
+    vouch_revision: int = 0
 
 
-class Past(NamedTuple):
+class ContinuityState(NamedTuple):
     """The world in which etcd is restored.
 
-    backup     the snapshot that etcd may be restored from
-    revoked    the revision of the revocation, which the backup does not have
-    noted      the maker of its receipt remembers it, and the receipt may be out
-    elsewhere  somebody vouched who remembers nothing
-    fooled     the replica remembers what is lost, and has found nothing missing
-    left       what may still happen, besides the restore
+    backup            the snapshot that etcd can be restored from
+    revocation_revision
+                      the revision of the revocation, which the backup lacks
+    noted             whether the replica that revoked has noted the revision; its receipt can be out from then on
+    vouched_elsewhere whether a replica has vouched that remembers nothing
+    missed_loss       whether the replica's watermark is of what was lost, and it has found nothing missing
+    possible_events   what can still happen, besides the restore
     """
 
-    etcd: PastEtcd = PastEtcd()
-    backup: PastEtcd = PastEtcd()
+    etcd: ContinuityEtcd = ContinuityEtcd()
+    backup: ContinuityEtcd = ContinuityEtcd()
     restored: bool = False
-    node: PastNode = PastNode()
-    replica: PastReplica = PastReplica()
-    revoked: int = 0
+    node: ContinuityNode = ContinuityNode()
+    replica: ContinuityReplica = ContinuityReplica()
+    revocation_revision: int = 0
     noted: bool = False
-    elsewhere: bool = False
-    fooled: bool = False
-    left: tuple[str, ...] = ()
+    vouched_elsewhere: bool = False
+    missed_loss: bool = False
+    possible_events: tuple[str, ...] = ()
 
 
-class Left(NamedTuple):
-    """How much may still happen. What is counted here makes a world finite. Faults are of any kind that it has."""
+class Budget(NamedTuple):
+    """How much can still happen, which keeps a world finite. A fault can be of any kind that the world has."""
 
     faults: int = 0
     rotations: int = 0
@@ -406,10 +419,10 @@ class State(NamedTuple):
     nodes: tuple[Node, ...] = ()
     receipt: Receipt = Receipt()
     leaders: tuple[Leader, ...] = ()
-    issuer: Issuer = Issuer()
-    desk: Desk = Desk()
-    left: Left = Left()
-    past: Past = Past()
+    signer: Signer = Signer()
+    issuance: Issuance = Issuance()
+    budget: Budget = Budget()
+    continuity: ContinuityState = ContinuityState()
 
 
 def revision_of(etcd: Etcd) -> int:
@@ -418,5 +431,5 @@ def revision_of(etcd: Etcd) -> int:
 
 
 def holds(keys: int, kid: int) -> bool:
-    """Whether a set of keys has this one."""
+    """Whether a set of keys, as bits, contains a key."""
     return bool(keys >> kid & 1)

@@ -1,45 +1,43 @@
-"""The worlds that are searched: which parts there are, how large, and with how many faults.
+"""The worlds that are searched: their parts, their sizes, and the number of faults in each.
 
-One world with everything in it would be too large to search. The parts that are kept apart here meet in revisions only:
-what an auth replica commits is what a node applies, whoever else is there.
+One world with all parts would be too large to search. The worlds are separated where parts interact through revisions
+only: a node applies what an auth replica has committed, regardless of the other parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from model.actions import Action, applying, calls, histories, nodes, receipts, rotation, sessions
+from model.actions import applying, calls, continuity, nodes, receipts, rotation, sessions
 from model.invariants import (
-    Invariant,
-    acks_stand_for_applied,
+    acks_imply_applied,
     ended_sessions_stay_ended,
-    nobody_is_refused_by_rotation,
-    nobody_survives_a_restore,
-    nobody_survives_the_receipt,
-    nothing_is_issued_across,
+    no_acceptance_after_receipt,
+    no_acceptance_after_restore,
+    nothing_issued_across_survives,
     only_the_leader_writes,
-    refresh_tokens_are_traded_once,
+    refresh_tokens_are_used_once,
+    remembered_loss_is_found,
     removed_keys_are_gone,
-    rotation_is_done,
-    whoever_remembers_notices,
+    rotation_can_finish,
+    rotation_refuses_no_valid_token,
 )
-from model.rules import AS_BUILT, Rules
 from model.state import (
-    MINE,
+    CURRENT,
     READY,
+    Budget,
+    ContinuityEtcd,
+    ContinuityNode,
+    ContinuityReplica,
+    ContinuityState,
     Etcd,
-    Issuer,
     Leader,
-    Left,
     Node,
-    Past,
-    PastEtcd,
-    PastNode,
-    PastReplica,
-    Sight,
+    Observation,
+    Signer,
     State,
 )
+from model.world import Action, World
 
 __all__ = [
     "FETCHING",
@@ -54,58 +52,7 @@ __all__ = [
     "SESSIONS",
     "THREADS",
     "WORLDS",
-    "World",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What is searched.
-
-    bounds       what the size is, for people
-    beginnings   the states that it may begin in
-    over         None, or from where nothing can be broken any more, so that nobody need look further
-    goal         None, or what can still be reached from everywhere by steps that are no faults
-    freshness    ticks; the longest that a strict method allows
-    lease        ticks that a node's registration lasts
-    patience     ticks that a call stands still at most between two of its steps
-    timed        whether time goes in ticks; otherwise leases run out as often as `Left.expiries` allows
-    small_steps  whether applying and checking have their single steps
-    early_calls  whether calls that begin before the receipt are of interest, since they leave something behind
-    keys         the highest key id that is ever made
-    first_keys   those that are there at first
-    """
-
-    name: str
-    bounds: str
-    beginnings: tuple[State, ...]
-    actions: tuple[Action, ...]
-    invariants: tuple[Invariant, ...]
-    goal: Invariant | None = None
-    over: Callable[[State], bool] | None = None
-    rules: Rules = AS_BUILT
-    freshness: int = 1
-    lease: int = 1
-    patience: int = 1
-    timed: bool = False
-    small_steps: bool = False
-    early_calls: bool = False
-    keys: int = 0
-    first_keys: int = 0
-
-    @property
-    def never(self) -> int:
-        """An age that is too old for every rule."""
-        return self.freshness + self.patience + 1
-
-    def under(self, rules: Rules) -> World:
-        """The same world with another protocol."""
-        beginnings = self.beginnings
-        if not rules.epochs_are_applied:
-            beginnings = tuple(
-                state._replace(nodes=(state.nodes[0]._replace(deaf=True), *state.nodes[1:])) for state in beginnings
-            )
-        return replace(self, rules=rules, beginnings=beginnings)
 
 
 _NODE_STEPS: tuple[Action, ...] = (
@@ -113,9 +60,9 @@ _NODE_STEPS: tuple[Action, ...] = (
     applying.acknowledge,
     nodes.register,
     nodes.read_mesh,
-    nodes.register_anew,
-    applying.hear_of_barrier,
-    nodes.lease_runs_out,
+    nodes.register_again,
+    applying.acknowledge_before_applying,
+    nodes.expire_lease,
     nodes.crash,
 )
 _PROOF_STEPS: tuple[Action, ...] = (
@@ -124,64 +71,64 @@ _PROOF_STEPS: tuple[Action, ...] = (
     calls.receive_proof,
     nodes.renew,
     calls.tick,
-    calls.sleep,
+    calls.suspend,
 )
 _RECEIPT_STEPS: tuple[Action, ...] = (
-    receipts.begin,
+    receipts.request_revocation,
     receipts.revoke,
-    receipts.learn,
-    receipts.look_at_acks,
-    receipts.look_at_nodes,
-    receipts.reach_bound,
+    receipts.learn_of_commit,
+    receipts.read_acks,
+    receipts.read_nodes,
+    receipts.reach_freshness_bound,
     calls.begin_call,
     calls.check_proof,
     calls.check_epochs,
-    calls.forget_call,
+    calls.drop_early_call,
 )
 
 
 def _all_calls_decided(state: State) -> bool:
-    """The receipt is made, and no call is under way or left."""
-    return state.receipt.stage == "made" and not state.left.calls and not state.nodes[0].call.stage
+    """The receipt is made, no call is in progress, and no other call can begin."""
+    return state.receipt.stage == "made" and not state.budget.calls and not state.nodes[0].call.stage
 
 
-_READY = Node(record=MINE, rest=1, phase=READY)
-_DOWN = Node(age=3)
-_OTHER = Node(record=MINE, phase=READY, age=3)
+_READY = Node(record=CURRENT, lease_left=1, phase=READY)
+_DOWN = Node(proof_age=3)
+_OTHER = Node(record=CURRENT, phase=READY, proof_age=3)
 
 RECEIPTS = World(
     name="receipts",
     bounds="2 nodes, one of them perhaps not started yet; freshness 1 tick, leases 1 tick, 1 crash, 1 call",
     beginnings=(
         *(
-            State(nodes=(watched, other), left=Left(faults=1, calls=1))
+            State(nodes=(watched, other), budget=Budget(faults=1, calls=1))
             for watched in (_READY, _DOWN)
             for other in (_OTHER, _DOWN)
         ),
     ),
     actions=(*_NODE_STEPS, nodes.leave, *_PROOF_STEPS, *_RECEIPT_STEPS),
-    invariants=(nobody_survives_the_receipt, acks_stand_for_applied),
+    invariants=(no_acceptance_after_receipt, acks_imply_applied),
     timed=True,
-    over=_all_calls_decided,
+    finished=_all_calls_decided,
 )
 
 ONE_NODE = replace(
     RECEIPTS,
     name="one-node",
-    bounds="as receipts, with the watched node alone",
-    beginnings=tuple(State(nodes=(watched,), left=Left(faults=1, calls=1)) for watched in (_READY, _DOWN)),
+    bounds="as receipts, with the first node only",
+    beginnings=tuple(State(nodes=(watched,), budget=Budget(faults=1, calls=1)) for watched in (_READY, _DOWN)),
 )
 """The smallest world in which a receipt can be wrong."""
 
 THREADS = World(
     name="threads",
-    bounds="1 node whose threads take turns at every access; freshness 1 tick, 2 calls",
+    bounds="1 node whose threads can interleave at every memory access; freshness 1 tick, 2 calls",
     beginnings=(
         State(
-            # Something else is still to be applied, so that the generation moves more than once.
+            # The node has yet to apply a key, so that the generation changes more than once.
             etcd=Etcd(log=((("key", 1),),), beacon=1),
-            nodes=(_READY._replace(rest=0),),
-            left=Left(calls=2),
+            nodes=(_READY._replace(lease_left=0),),
+            budget=Budget(calls=2),
         ),
     ),
     actions=(
@@ -190,62 +137,68 @@ THREADS = World(
         *(step for step in _PROOF_STEPS if step is not nodes.renew),
         *_RECEIPT_STEPS,
     ),
-    invariants=(nobody_survives_the_receipt, acks_stand_for_applied),
+    invariants=(no_acceptance_after_receipt, acks_imply_applied),
     timed=True,
-    over=_all_calls_decided,
+    finished=_all_calls_decided,
     small_steps=True,
     early_calls=True,
 )
 
 RESTORE = World(
     name="restore",
-    bounds="1 node, etcd restored once to before what it has applied; freshness 1 tick, 1 call",
+    bounds="1 node, etcd restored once from a backup older than what the node has applied; freshness 1 tick, 1 call",
     beginnings=(
         State(
             etcd=Etcd(log=((), ()), beacon=2),
-            nodes=(_READY._replace(revision=2, told=2, since=0),),
-            left=Left(calls=1, faults=1),
+            nodes=(_READY._replace(revision=2, heard_revision=2, registration_revision=0),),
+            budget=Budget(calls=1, faults=1),
         ),
     ),
     actions=_NODE_STEPS + _PROOF_STEPS + _RECEIPT_STEPS + (receipts.restore, nodes.notice_restore),
-    invariants=(nobody_survives_the_receipt, acks_stand_for_applied),
+    invariants=(no_acceptance_after_receipt, acks_imply_applied),
     timed=True,
-    over=_all_calls_decided,
+    finished=_all_calls_decided,
 )
 
 
-def _node_knows(state: State) -> bool:
-    """The node knows the revocation, or that everything was revoked, and does not forget it."""
-    return state.past.node.knows and "crash" not in state.past.left
+def _node_keeps_revocation(state: State) -> bool:
+    """The node knows the revocation, or that everything was revoked, and cannot die any more."""
+    return state.continuity.node.knows_revocation and "crash" not in state.continuity.possible_events
 
 
-def _before_restore(*left: str, vouched: bool = True, marked: bool = False, other: bool = False) -> State:
-    """The revocation was just committed, and nobody has noticed; the backup is of the revision before, or older.
+def _before_restore(*possible_events: str, vouched: bool = True, marked: bool = False, other: bool = False) -> State:
+    """The revocation was just committed, and no node has applied it; the backup is one or two revisions older.
 
-    vouched: the node waits for no vouch. marked: a vouch is about to be committed, and the backup has its mark.
+    possible_events  what can happen besides the restore
+    vouched          whether the node's history is vouched for
+    marked           whether a vouch is about to be committed, and the backup contains its mark
+    other            whether another commit precedes the revocation
     """
     log = (((1, 0), "vouched"), ((3, 0), "vouched" if vouched else "other"))[: 1 if marked else 2]
-    vouched_at = 3 if vouched else 1
-    sight = Sight(revision=3, beacon=log[-1][0], history=1, vouched_at=vouched_at)
-    backup = PastEtcd(3, log, 1, vouched_at, record=(2, 0), mark=(3, 1) if marked else (0, 0))
+    vouch_revision = 3 if vouched else 1
+    observation = Observation(revision=3, beacon=log[-1][0], history=1, vouch_revision=vouch_revision)
+    backup = ContinuityEtcd(3, log, 1, vouch_revision, registration=(2, 0), mark=(3, 1) if marked else (0, 0))
+    replica = ContinuityReplica(observation, "vouch", 3, vouch_revision) if marked else ContinuityReplica(observation)
     newer = ("other", "revoked") if other else ("revoked",)
     log = (*log, *(((revision, 0), kind) for revision, kind in enumerate(newer, 4)))
     return State(
-        past=Past(
+        continuity=ContinuityState(
             etcd=backup._replace(revision=log[-1][0][0], log=log),
             backup=backup,
-            node=PastNode(phase=READY, sight=sight, wanted=2, position=(3, sight.beacon)),
-            replica=PastReplica(sight, "vouch", 3, vouched_at) if marked else PastReplica(sight),
-            revoked=log[-1][0][0],
-            left=left,
+            node=ContinuityNode(
+                phase=READY, observed=observation, vouch_required_after=2, position=(3, observation.beacon)
+            ),
+            replica=replica,
+            revocation_revision=log[-1][0][0],
+            possible_events=possible_events,
         )
     )
 
 
 HISTORIES = World(
     name="histories",
-    bounds="1 node, 1 replica that remembers; 1 or 2 commits are lost when etcd is restored; one of: the node dies, "
-    "something else is committed, another replica writes its mark, another that knows less vouches",
+    bounds="1 node, 1 replica with a watermark; 1 or 2 commits are lost when etcd is restored; one of: the node dies, "
+    "another commit follows, another replica writes its mark, another replica without a watermark vouches",
     beginnings=(
         _before_restore("crash", other=True),
         _before_restore("other"),
@@ -254,50 +207,50 @@ HISTORIES = World(
         _before_restore(vouched=False, marked=True),
     ),
     actions=(
-        histories.restore,
-        histories.commit_something,
-        histories.mark_elsewhere,
-        histories.vouch_elsewhere,
-        histories.register,
-        histories.announce,
-        histories.read,
-        histories.follow,
-        histories.send_proof,
-        histories.serve_proof,
-        histories.receive_proof,
-        histories.crash,
-        histories.note,
-        histories.look,
-        histories.answer,
-        histories.mark,
-        histories.vouch,
+        continuity.restore,
+        continuity.commit_other,
+        continuity.mark_elsewhere,
+        continuity.vouch_elsewhere,
+        continuity.register,
+        continuity.register_again,
+        continuity.read_mesh,
+        continuity.follow_watch,
+        continuity.send_proof,
+        continuity.serve_proof,
+        continuity.receive_proof,
+        continuity.crash,
+        continuity.note_revocation,
+        continuity.check_continuity,
+        continuity.recover_from_loss,
+        continuity.write_mark,
+        continuity.vouch,
     ),
-    invariants=(nobody_survives_a_restore, whoever_remembers_notices),
-    over=_node_knows,
+    invariants=(no_acceptance_after_restore, remembered_loss_is_found),
+    finished=_node_keeps_revocation,
 )
 
 ONE_LOSS = replace(
     HISTORIES,
     name="one loss",
-    bounds="1 node, which may die, 1 replica that remembers; 2 commits are lost when etcd is restored",
+    bounds="1 node, which can die, 1 replica with a watermark; 2 commits are lost when etcd is restored",
     beginnings=HISTORIES.beginnings[:1],
 )
-"""The smallest world in which a proof can outlive a restore."""
+"""The smallest world in which a proof of freshness can outlive a restore."""
 
 _FIRST_KEY = 1 << 1
-_HOLDER = Node(record=MINE, phase=READY, keys=_FIRST_KEY)
+_HOLDER = Node(record=CURRENT, phase=READY, keys=_FIRST_KEY)
 _STARTING = Node()
 _ROTATION_STEPS: tuple[Action, ...] = (
     *_NODE_STEPS,
-    nodes.lease_of_the_dead_ends,
-    applying.acknowledging_fails,
+    nodes.expire_lease_of_dead_node,
+    applying.fail_to_acknowledge,
     rotation.campaign,
-    rotation.lose_lead,
-    rotation.ask_for_rotation,
+    rotation.lose_leadership,
+    rotation.request_rotation,
     rotation.decide,
     rotation.prepare,
-    rotation.look_at_acks,
-    rotation.look_at_nodes,
+    rotation.read_acks,
+    rotation.read_nodes,
     rotation.activate,
     rotation.remove,
     rotation.revoke_key,
@@ -306,33 +259,33 @@ _ROTATION_STEPS: tuple[Action, ...] = (
 )
 
 
-def _before_rotation(*first: Node, leaders: int, left: Left) -> State:
+def _before_rotation(*first: Node, leaders: int, budget: Budget) -> State:
     return State(
-        etcd=Etcd(keys=_FIRST_KEY, signing=1, removed=(0,) * 4),
+        etcd=Etcd(keys=_FIRST_KEY, signing=1, removal_revisions=(0,) * 4),
         nodes=first,
         leaders=(Leader(),) * leaders,
-        issuer=Issuer(live=_FIRST_KEY),
-        left=left,
+        signer=Signer(live_keys=_FIRST_KEY),
+        budget=budget,
     )
 
 
 ROTATION = World(
     name="rotation",
-    bounds="2 nodes, one of them perhaps not started yet; 2 replicas that lead; 1 rotation asked for; 3 keys; "
+    bounds="2 nodes, one of them perhaps not started yet; 2 replicas that can lead; 1 rotation requested; 3 keys; "
     "1 key revoked and 1 fault, or 2 faults: a node dies, a lease is lost, a request fails, the leader is cut off",
     beginnings=tuple(
-        _before_rotation(_HOLDER, other, leaders=2, left=left)
+        _before_rotation(_HOLDER, other, leaders=2, budget=budget)
         for other in (_HOLDER, _STARTING)
-        for left in (Left(faults=1, rotations=1, revocations=1), Left(faults=2, rotations=1))
+        for budget in (Budget(faults=1, rotations=1, revocations=1), Budget(faults=2, rotations=1))
     ),
     actions=_ROTATION_STEPS,
     invariants=(
-        nobody_is_refused_by_rotation,
-        acks_stand_for_applied,
+        rotation_refuses_no_valid_token,
+        acks_imply_applied,
         removed_keys_are_gone,
         only_the_leader_writes,
     ),
-    goal=rotation_is_done,
+    goal=rotation_can_finish,
     keys=3,
     first_keys=_FIRST_KEY,
 )
@@ -342,51 +295,54 @@ ONE_HOLDER = replace(
     name="one-holder",
     bounds="as rotation, with one node",
     beginnings=tuple(
-        _before_rotation(holder, leaders=2, left=left)
+        _before_rotation(holder, leaders=2, budget=budget)
         for holder in (_HOLDER, _STARTING)
-        for left in (Left(faults=1, rotations=1, revocations=1), Left(faults=2, rotations=1))
+        for budget in (Budget(faults=1, rotations=1, revocations=1), Budget(faults=2, rotations=1))
     ),
 )
 """The smallest world in which a rotation can go wrong."""
 
 FETCHING = World(
     name="fetching",
-    bounds="1 node that asks etcd for keys it does not know, 1 replica that leads; 1 rotation asked for; 3 keys; "
+    bounds="1 node that fetches unknown keys from etcd, 1 replica that leads; 1 rotation requested; 3 keys; "
     "1 key revoked and 1 fault",
-    beginnings=(_before_rotation(_HOLDER, leaders=1, left=Left(faults=1, rotations=1, revocations=1)),),
+    beginnings=(_before_rotation(_HOLDER, leaders=1, budget=Budget(faults=1, rotations=1, revocations=1)),),
     actions=(*_ROTATION_STEPS, applying.fetch_key, applying.add_fetched_key),
-    invariants=(nobody_is_refused_by_rotation, removed_keys_are_gone),
+    invariants=(rotation_refuses_no_valid_token, removed_keys_are_gone),
     keys=3,
     first_keys=_FIRST_KEY,
 )
 
 SESSIONS = World(
     name="sessions",
-    bounds="4 requests (logins, client tokens, refresh tokens shown by holder or thief), 2 revocations, 1 answer lost",
-    beginnings=(State(left=Left(requests=4, revocations=2, faults=1)),),
+    bounds="4 requests (logins, client tokens, refresh tokens presented by holder or thief), 2 revocations, "
+    "1 answer lost",
+    beginnings=(State(budget=Budget(requests=4, revocations=2, faults=1)),),
     actions=(
         sessions.begin_login,
-        sessions.show_refresh_token,
+        sessions.present_refresh_token,
         sessions.authenticate,
         sessions.read_preconditions,
         sessions.commit_login,
-        sessions.judge,
+        sessions.judge_refresh_token,
         sessions.commit_refresh,
+        sessions.use_known_session,
+        sessions.commit_known_refresh,
         sessions.lose_answer,
         sessions.end_for_reuse,
         sessions.grace_passes,
         sessions.revoke_subject,
     ),
-    invariants=(nothing_is_issued_across, refresh_tokens_are_traded_once, ended_sessions_stay_ended),
+    invariants=(nothing_issued_across_survives, refresh_tokens_are_used_once, ended_sessions_stay_ended),
 )
 
 FEW_REQUESTS = replace(
     SESSIONS,
     name="few-requests",
     bounds="as sessions, with 3 requests and 1 revocation",
-    beginnings=(State(left=Left(requests=3, revocations=1)),),
+    beginnings=(State(budget=Budget(requests=3, revocations=1)),),
 )
 """The smallest world in which a session can go wrong."""
 
 WORLDS = (RECEIPTS, THREADS, RESTORE, HISTORIES, ROTATION, FETCHING, SESSIONS)
-"""Where the protocol as it is must keep its promises."""
+"""The worlds in which the protocol as built must keep its promises."""

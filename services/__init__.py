@@ -1,1 +1,1 @@
-"""The sample services. Each knows its domain and who is calling, nothing else of auth."""
+"""The sample services. Of authentication they know only the caller of a call."""

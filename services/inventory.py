@@ -1,4 +1,4 @@
-"""Inventory: keeps stock. An asyncio server; its WatchStock shows the server streaming."""
+"""Inventory: keeps stock. An asyncio server. WatchStock shows a response stream."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from credmesh.samples.inventory.v1.inventory_pb2_grpc import (
     add_InventoryServiceServicer_to_server,
 )
 from interceptors import current_caller
-from interceptors.serving import serve_aio, service_process
+from interceptors.serving import ServiceSettings, join_mesh, serve_aio, service_process
 from interceptors.settings import read_settings
-from services.joining import joined
-from services.settings import ServiceSettings
-from services.stock import OutOfStock, Stock, TooSlow, UnknownThing
+from services.stock import OutOfStock, Stock, TooSlow, UnknownItem
 
 __all__ = ["Inventory", "main"]
 
 Context = aio.ServicerContext[Any, Any]
 
-_MOST: Final = 1000
+_MAX_QUANTITY: Final = 1000
 _OPENING_STOCK: Final = {"tea": 1_000_000, "coffee": 1_000_000, "cups": 1_000_000, "teapot": 3}
 
 
@@ -39,17 +37,17 @@ class Inventory(InventoryServiceServicer):
         """See inventory.proto."""
         try:
             left = self._stock.left(request.sku)
-        except UnknownThing:
+        except UnknownItem:
             await _not_found(context, request.sku)
         return pb.GetStockResponse(left=left, seen=_seen())
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
         """See inventory.proto."""
-        if not 1 <= request.quantity <= _MOST:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"quantity must be from 1 to {_MOST}")
+        if not 1 <= request.quantity <= _MAX_QUANTITY:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"quantity must be from 1 to {_MAX_QUANTITY}")
         try:
             left = self._stock.reserve(request.sku, request.quantity)
-        except UnknownThing:
+        except UnknownItem:
             await _not_found(context, request.sku)
         except OutOfStock as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -60,7 +58,7 @@ class Inventory(InventoryServiceServicer):
         try:
             async for sku, left in self._stock.watch(request.sku):
                 yield pb.WatchStockResponse(sku=sku, left=left)
-        except UnknownThing:
+        except UnknownItem:
             await _not_found(context, request.sku)
         except TooSlow as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{error}; watch again, and read faster")
@@ -75,11 +73,11 @@ async def _not_found(context: Context, sku: str) -> None:
 
 
 def main() -> None:
-    """Runs inventory until it is told to stop."""
+    """Runs inventory until a signal stops it."""
     with service_process("inventory"):
         settings = read_settings(ServiceSettings)
         stock = Stock(_OPENING_STOCK)
-        with joined(settings) as node:
+        with join_mesh(settings) as node:
             asyncio.run(
                 serve_aio(
                     lambda server: add_InventoryServiceServicer_to_server(Inventory(stock), server),

@@ -1,5 +1,7 @@
-"""Orders: keeps who ordered what, and reserves it at inventory. A sync server; its ImportOrders shows the client
-streaming, its CancelOrders a rule that asks for fresh knowledge."""
+"""Orders: keeps each subject's orders, and reserves their items at inventory.
+
+A sync server. ImportOrders shows a request stream, CancelOrders a strict method.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,17 @@ from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceStu
 from credmesh.samples.orders.v1 import orders_pb2 as pb
 from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceServicer, add_OrdersServiceServicer_to_server
 from interceptors import current_caller
-from interceptors.serving import serve, service_process
+from interceptors.server import relay_status
+from interceptors.serving import join_mesh, propagating_channel, serve, service_process
 from interceptors.settings import read_settings
-from services.joining import channel_to, joined
-from services.relaying import relay
 from services.settings import OrdersSettings
 
 __all__ = ["OrderBook", "Orders", "main"]
 
 _log: Final = logging.getLogger("credmesh.samples.orders")
 
-_TIMEOUT: Final = 5.0
-_KEPT: Final = 10_000
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_ORDERS_PER_SUBJECT: Final = 10_000
 
 
 class OrderBook:
@@ -39,14 +40,14 @@ class OrderBook:
         self._orders: dict[str, deque[str]] = {}
 
     def add(self, subject: str) -> str:
-        """Notes an order; returns its id."""
+        """Adds an order; returns its id."""
         order_id = secrets.token_hex(8)
         with self._lock:
-            self._orders.setdefault(subject, deque(maxlen=_KEPT)).append(order_id)
+            self._orders.setdefault(subject, deque(maxlen=_MAX_ORDERS_PER_SUBJECT)).append(order_id)
         return order_id
 
     def cancel(self, subject: str) -> int:
-        """Forgets a subject's orders; returns how many there were."""
+        """Removes a subject's orders; returns how many there were."""
         with self._lock:
             return len(self._orders.pop(subject, ()))
 
@@ -63,7 +64,7 @@ class Orders(OrdersServiceServicer):
         try:
             reserved = self._reserve(request.sku, request.quantity)
         except grpc.RpcError as error:
-            relay(context, error)
+            relay_status(context, error)
         subject = current_caller().subject
         order_id = self._book.add(subject)
         _log.debug("order %s: %d of %s", order_id, request.quantity, request.sku)
@@ -80,7 +81,7 @@ class Orders(OrdersServiceServicer):
                 self._reserve(order.sku, order.quantity)
             except grpc.RpcError as error:
                 if not (isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.FAILED_PRECONDITION):
-                    relay(context, error)
+                    relay_status(context, error)
                 response.out_of_stock += 1
             else:
                 self._book.add(current_caller().subject)
@@ -93,7 +94,9 @@ class Orders(OrdersServiceServicer):
         return pb.CancelOrdersResponse(cancelled=self._book.cancel(current_caller().subject))
 
     def _reserve(self, sku: str, quantity: int) -> inventory_pb2.ReserveResponse:
-        return self._inventory.Reserve(inventory_pb2.ReserveRequest(sku=sku, quantity=quantity), timeout=_TIMEOUT)
+        return self._inventory.Reserve(
+            inventory_pb2.ReserveRequest(sku=sku, quantity=quantity), timeout=_TIMEOUT_SECONDS
+        )
 
 
 def _seen_by(reserved: inventory_pb2.ReserveResponse) -> pb.Seen:
@@ -101,10 +104,13 @@ def _seen_by(reserved: inventory_pb2.ReserveResponse) -> pb.Seen:
 
 
 def main() -> None:
-    """Runs orders until it is told to stop."""
+    """Runs orders until a signal stops it."""
     with service_process("orders"):
         settings = read_settings(OrdersSettings)
-        with joined(settings) as node, channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory:
+        with (
+            join_mesh(settings) as node,
+            propagating_channel("INVENTORY_TARGET", settings.inventory, settings) as inventory,
+        ):
             orders = Orders(OrderBook(), InventoryServiceStub(inventory))
             serve(
                 lambda server: add_OrdersServiceServicer_to_server(orders, server),

@@ -1,4 +1,4 @@
-"""What is in stock, and who watches it. Belongs to one event loop."""
+"""The stock of inventory, and the watchers of its changes. For use in one event loop."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-__all__ = ["OutOfStock", "Stock", "TooSlow", "UnknownThing"]
+__all__ = ["OutOfStock", "Stock", "TooSlow", "UnknownItem"]
 
-_WAITING_CHANGES: Final = 10_000
+_MAX_WAITING_CHANGES: Final = 10_000
 
 
-class UnknownThing(Exception):
-    """There is no such thing."""
+class UnknownItem(Exception):
+    """Inventory does not keep this item."""
 
 
 class OutOfStock(Exception):
-    """There are not enough of it."""
+    """There are fewer of the item than were to be reserved."""
 
 
 class TooSlow(Exception):
-    """A watcher reads more slowly than stock changes, and more changes wait for it than are kept."""
+    """A watcher reads more slowly than stock changes, and the changes that wait for it have reached the limit."""
 
 
 class _Watcher:
-    """Somebody who watches one thing, or everything. None in `changes` ends it."""
+    """A watcher of one item, or of all if `sku` is empty. None in `changes` ends it."""
 
     def __init__(self, sku: str) -> None:
         self.sku = sku
         self.changes: asyncio.Queue[tuple[str, int] | None] = asyncio.Queue()
-        self.behind = False
+        self.too_slow = False
 
 
 class Stock:
-    """How many there are of each thing."""
+    """How many there are of each item."""
 
     def __init__(self, left: Mapping[str, int]) -> None:
         self._left = dict(left)
         self._watchers: set[_Watcher] = set()
 
     def left(self, sku: str) -> int:
-        """How many there are. UnknownThing."""
+        """Returns how many there are of an item. Raises UnknownItem."""
         try:
             return self._left[sku]
         except KeyError:
-            raise UnknownThing(sku) from None
+            raise UnknownItem(sku) from None
 
     def reserve(self, sku: str, quantity: int) -> int:
-        """Takes some out; returns what is left. UnknownThing, OutOfStock."""
+        """Takes a quantity out of stock; returns how many are left. Raises UnknownItem or OutOfStock."""
         left = self.left(sku)
         if left < quantity:
             raise OutOfStock(f"{left} of {sku} are left")
         self._left[sku] = left - quantity
         for watcher in self._watchers:
             if watcher.sku in ("", sku):
-                self._tell(watcher, sku, left - quantity)
+                self._add_change(watcher, sku, left - quantity)
         return left - quantity
 
     async def watch(self, sku: str = "") -> AsyncIterator[tuple[str, int]]:
-        """What there is of one thing, or of everything, and then every change. UnknownThing, TooSlow."""
+        """Yields the stock of one item, or of all, and then every change. Raises UnknownItem or TooSlow."""
         now = {sku: self.left(sku)} if sku else dict(self._left)
         watcher = _Watcher(sku)
         self._watchers.add(watcher)
@@ -69,18 +69,18 @@ class Stock:
                 yield change
         finally:
             self._watchers.discard(watcher)
-        if watcher.behind:
-            raise TooSlow(f"more than {_WAITING_CHANGES} changes were waiting")
+        if watcher.too_slow:
+            raise TooSlow(f"more than {_MAX_WAITING_CHANGES} changes were waiting")
 
     def close(self) -> None:
         """Ends all watchers."""
         for watcher in self._watchers:
             watcher.changes.put_nowait(None)
 
-    def _tell(self, watcher: _Watcher, sku: str, left: int) -> None:
-        if watcher.changes.qsize() < _WAITING_CHANGES:
+    def _add_change(self, watcher: _Watcher, sku: str, left: int) -> None:
+        if watcher.changes.qsize() < _MAX_WAITING_CHANGES:
             watcher.changes.put_nowait((sku, left))
-        elif not watcher.behind:
-            # It is told that it fell behind, rather than left with a gap that it cannot see.
-            watcher.behind = True
+        elif not watcher.too_slow:
+            # The watcher ends with an error. If changes were left out instead, it could not notice the gap.
+            watcher.too_slow = True
             watcher.changes.put_nowait(None)

@@ -1,4 +1,4 @@
-"""Storefront: what customers see. An asyncio server; its Chat shows both sides streaming."""
+"""Storefront: the shop that customers see. An asyncio server. Chat shows streams in both directions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from credmesh.samples.storefront.v1.storefront_pb2_grpc import (
     add_StorefrontServiceServicer_to_server,
 )
 from interceptors import MeshNode, current_caller
-from interceptors.serving import serve_aio, service_process
+from interceptors.server import relay_status_aio
+from interceptors.serving import aio_propagating_channel, join_mesh, serve_aio, service_process
 from interceptors.settings import read_settings
-from services.joining import aio_channel_to, joined
-from services.relaying import relay_aio
 from services.settings import StorefrontSettings
 
-if TYPE_CHECKING:  # names that only the type stubs know
+if TYPE_CHECKING:  # names that exist only in the type stubs
     from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceAsyncStub
     from credmesh.samples.orders.v1.orders_pb2_grpc import OrdersServiceAsyncStub
 
@@ -33,8 +32,8 @@ __all__ = ["Storefront", "main"]
 
 Context = aio.ServicerContext[Any, Any]
 
-_TIMEOUT: Final = 5.0
-_LONGEST_QUESTION: Final = 1024
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_QUESTION_CHARACTERS: Final = 1024
 
 
 class Storefront(StorefrontServiceServicer):
@@ -48,9 +47,9 @@ class Storefront(StorefrontServiceServicer):
         """See storefront.proto."""
         order = orders_pb2.PlaceOrderRequest(sku=request.sku, quantity=request.quantity)
         try:
-            placed = await self._orders.PlaceOrder(order, timeout=_TIMEOUT)
+            placed = await self._orders.PlaceOrder(order, timeout=_TIMEOUT_SECONDS)
         except aio.AioRpcError as error:
-            await relay_aio(context, error)
+            await relay_status_aio(context, error)
         seen = [pb.Seen(service="storefront", subject=current_caller().subject)]
         seen.extend(pb.Seen(service=one.service, subject=one.subject) for one in placed.seen)
         return pb.BuyResponse(order_id=placed.order_id, left=placed.left, seen=seen)
@@ -58,10 +57,12 @@ class Storefront(StorefrontServiceServicer):
     async def Chat(
         self, request_iterator: AsyncIterator[pb.ChatRequest], context: Context
     ) -> AsyncIterator[pb.ChatResponse]:
-        """See storefront.proto. A question names a thing in stock; anything else is answered politely."""
+        """See storefront.proto. The last word of a question names an item."""
         async for question in request_iterator:
-            if len(question.text) > _LONGEST_QUESTION:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"text is above {_LONGEST_QUESTION} characters")
+            if len(question.text) > _MAX_QUESTION_CHARACTERS:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"text is above {_MAX_QUESTION_CHARACTERS} characters"
+                )
             yield pb.ChatResponse(text=await self._answer(question.text, context))
 
     async def _answer(self, question: str, context: Context) -> str:
@@ -71,18 +72,18 @@ class Storefront(StorefrontServiceServicer):
             return f"What can I do for you, {name}?"
         sku = words[-1].rstrip("?.!").lower()
         try:
-            stock = await self._inventory.GetStock(inventory_pb2.GetStockRequest(sku=sku), timeout=_TIMEOUT)
+            stock = await self._inventory.GetStock(inventory_pb2.GetStockRequest(sku=sku), timeout=_TIMEOUT_SECONDS)
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
-                await relay_aio(context, error)
+                await relay_status_aio(context, error)
             return f"I am sorry, {name}: {error.details()}."
         return f"There are {stock.left:,} of {sku}, {name}."
 
 
 async def _serve(settings: StorefrontSettings, node: MeshNode) -> None:
     async with (
-        aio_channel_to("ORDERS_TARGET", settings.orders, settings) as orders,
-        aio_channel_to("INVENTORY_TARGET", settings.inventory, settings) as inventory,
+        aio_propagating_channel("ORDERS_TARGET", settings.orders, settings) as orders,
+        aio_propagating_channel("INVENTORY_TARGET", settings.inventory, settings) as inventory,
     ):
         storefront = Storefront(OrdersServiceStub(orders), InventoryServiceStub(inventory))
         await serve_aio(
@@ -94,11 +95,11 @@ async def _serve(settings: StorefrontSettings, node: MeshNode) -> None:
 
 
 def main() -> None:
-    """Runs storefront until it is told to stop."""
+    """Runs storefront until a signal stops it."""
     with service_process("storefront"):
         settings = read_settings(StorefrontSettings)
-        # The node is started before the loop: waiting for etcd in it, Ctrl-C would be told to a task that cannot hear.
-        with joined(settings) as node:
+        # The node starts before the event loop. If it blocked the loop to wait for etcd, Ctrl-C would have no effect.
+        with join_mesh(settings) as node:
             asyncio.run(_serve(settings, node))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real etcd, shared by a worker's tests under prefixes of their own, or one to be killed."""
+"""Fixtures for all tests: a real etcd that a worker's tests share, an etcd for one test, and a shared mesh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from interceptors.etcd.client import EtcdClient
@@ -14,17 +15,21 @@ from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
 from tests.support.running_mesh import RunningMesh
 
+# An example takes longer than hypothesis's default of 200 ms when the machine is busy.
+hypothesis.settings.register_profile("busy-machine", deadline=None)
+hypothesis.settings.load_profile("busy-machine")
+
 
 @pytest.fixture(scope="session")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
-    """One etcd for all tests of this worker. Do not stop it: take `own_etcd` for that."""
+    """One etcd for all tests of this worker. A test that stops etcd uses `own_etcd`."""
     with EtcdProcess(tmp_path_factory.mktemp("etcd") / "data", unsafe_no_fsync=True) as process:
         yield process
 
 
 @pytest.fixture
 def etcd_settings(etcd: EtcdProcess) -> EtcdSettings:
-    """How to reach the shared etcd, under a prefix that no other test uses."""
+    """The settings of the shared etcd, with a prefix that no other test uses."""
     return etcd.settings(f"/{uuid.uuid4().hex}/")
 
 
@@ -37,7 +42,7 @@ def etcd_client(etcd_settings: EtcdSettings) -> Iterator[EtcdClient]:
 
 @pytest.fixture
 def own_etcd(tmp_path: Path) -> Iterator[EtcdProcess]:
-    """An etcd for this test alone, which it may stop, kill, start and compact."""
+    """An etcd for one test, which may stop, kill, start and compact it."""
     with EtcdProcess(tmp_path / "etcd", unsafe_no_fsync=True) as process:
         yield process
 
@@ -50,6 +55,6 @@ def layout(etcd_settings: EtcdSettings) -> Layout:
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    """A mesh that is up. Do not stop it or its parts: start a RunningMesh for that."""
+    """A mesh that is up, shared by the tests of this worker. A test that stops parts starts its own RunningMesh."""
     with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh") as running:
         yield running

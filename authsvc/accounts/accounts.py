@@ -1,27 +1,29 @@
-"""Users and clients: making, changing and deleting them, and finding out whether somebody is one.
+"""Users and clients: creating, changing and deleting them, and authenticating them.
 
-Whatever takes something away from an account (a password, a secret, a scope, an audience, itself) revokes in the same
-commit what was issued to it: there is no moment in which one has happened and the other has not.
+A change that takes something from an account (its password, a secret, a scope, an audience, or the account itself)
+revokes the account's credentials in the same commit. So neither is ever visible without the other.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
 
 from google.protobuf import timestamp_pb2
 
-from authsvc.accounts.client_secrets import MOST_SECRETS, Secret, add_secret, remove_secret, secrets_of, shows_secret
+from authsvc.accounts.client_secrets import MAX_SECRETS, Secret, add_secret, has_secret, remove_secret, secrets_of
 from authsvc.accounts.passwords import Passwords
 from authsvc.accounts.principal import FIRST_PARTY, Account
 from authsvc.errors import AlreadyExists, FailedPrecondition, InvalidField, NotFound
-from authsvc.store.records import FORMAT, RecordError, parse_record
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
 from interceptors.keyspace import Layout
 from interceptors.scopes import client_scope, subject_scope
+from interceptors.stored_records import FORMAT, RecordError, parse_record
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
 
 __all__ = ["Accounts", "new_client", "new_user"]
@@ -29,12 +31,13 @@ __all__ = ["Accounts", "new_client", "new_user"]
 _log: Final = logging.getLogger("credmesh.accounts")
 
 _Record = TypeVar("_Record", auth_pb2.UserRecord, auth_pb2.ClientRecord)
+_Result = TypeVar("_Result")
 
-_TRIES: Final = 5
+_MAX_ATTEMPTS: Final = 5
 
 
-class Revokes(Protocol):
-    """The part of authsvc.revocation.revoker that accounts need."""
+class ScopeRevoker(Protocol):
+    """The part of authsvc.revocation.revoker.Revoker that accounts need."""
 
     def revoke(
         self,
@@ -49,27 +52,58 @@ class Revokes(Protocol):
         ...
 
 
-class Accounts:
-    """The users and clients in etcd. Every method may raise EtcdUnavailable."""
+class _Effect(enum.Enum):
+    """What a change of a record does to the account."""
 
-    def __init__(self, etcd: EtcdClient, layout: Layout, passwords: Passwords, revocation: Revokes) -> None:
+    NOTHING = enum.auto()
+    ADDS = enum.auto()
+    TAKES = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _AccountRef(Generic[_Record]):
+    """A user or a client, whether it exists or not.
+
+    kind   "user" or "client", for messages
+    name   the subject or the client id
+    key    the etcd key of its record
+    scope  its revocation scope
+    """
+
+    kind: str
+    name: str
+    record_type: type[_Record]
+    key: str
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
+class Accounts:
+    """The users and clients in etcd. Every method may raise EtcdUnavailable.
+
+    A method that changes an account raises FailedPrecondition if other requests keep changing it at the same time.
+    """
+
+    def __init__(self, etcd: EtcdClient, layout: Layout, passwords: Passwords, revocation: ScopeRevoker) -> None:
         self._etcd = etcd
         self._layout = layout
         self._passwords = passwords
         self._revocation = revocation
 
     def authenticate_user(self, subject: str, password: str) -> Account:
-        """The account of a user who shows the password.
+        """Returns the account of a user, given the password.
 
-        Refusal CREDENTIAL_INVALID, after the same work, for an unknown user and a wrong password; RATE_LIMITED if as
-        many passwords wait to be checked as may.
+        Refusal CREDENTIAL_INVALID for an unknown user and for a wrong password, after the same work. Refusal
+        RATE_LIMITED if too many passwords are waiting to be checked.
         """
         key = self._layout.user(subject)
         stored = self._etcd.read(key).values.get(key)
-        record = None if stored is None else _read(auth_pb2.UserRecord, key, stored)
+        record = None if stored is None else _readable_record(auth_pb2.UserRecord, key, stored)
         known = record is not None and record.subject == subject
-        right = self._passwords.verify(record.password_hash if record is not None and known else None, password)
-        if record is None or stored is None or not known or not right:
+        matches = self._passwords.verify(record.password_hash if record is not None and known else None, password)
+        if record is None or stored is None or not known or not matches:
             raise Refusal(Reason.CREDENTIAL_INVALID, "wrong password" if known else "unknown user")
         return Account(
             subject=record.subject,
@@ -77,20 +111,20 @@ class Accounts:
             scopes=tuple(record.scopes),
             audiences=tuple(record.audiences),
             record_key=key,
-            record_revision=self._rehash(key, stored.mod_revision, record, password),
+            record_revision=self._replace_outdated_hash(key, stored.mod_revision, record, password),
         )
 
     def authenticate_client(self, client_id: str, secret: str) -> Account:
-        """The account of a client that shows its secret. Its subject is the client itself (RFC 9068 section 2.2).
+        """Returns the account of a client, given its secret. Its subject is the client itself (RFC 9068 section 2.2).
 
-        Refusal CREDENTIAL_INVALID for an unknown client, a wrong secret, and one that is malformed.
+        Refusal CREDENTIAL_INVALID for an unknown client and for a wrong or malformed secret.
         """
         key = self._layout.client(client_id)
         stored = self._etcd.read(key).values.get(key)
-        record = None if stored is None else _read(auth_pb2.ClientRecord, key, stored)
+        record = None if stored is None else _readable_record(auth_pb2.ClientRecord, key, stored)
         if record is None or stored is None or record.client_id != client_id or client_id == FIRST_PARTY:
             raise Refusal(Reason.CREDENTIAL_INVALID, "unknown client")
-        if not shows_secret(record, _sha256_of(secret)):
+        if not has_secret(record, _sha256_of(secret)):
             raise Refusal(Reason.CREDENTIAL_INVALID, "wrong client secret")
         return Account(
             subject=record.client_id,
@@ -104,78 +138,55 @@ class Accounts:
     def create_user(
         self, subject: str, password: str, *, scopes: Iterable[str], audiences: Iterable[str]
     ) -> auth_pb2.UserRecord:
-        """Makes a user. AlreadyExists if there is one."""
+        """Creates a user. AlreadyExists if there is one."""
         key = self._layout.user(subject)
-        # Asked first, since a hash is dear; the commit asks again, since somebody may be quicker.
+        exists = f"user {subject!r} exists; set a password or delete the user first"
+        # A read before the commit, which compares again, saves the costly hash of a user who exists.
         if key in self._etcd.read(key).values:
-            raise AlreadyExists(f"user {subject!r} exists; set a password or delete the user first")
+            raise AlreadyExists(exists)
         record = new_user(subject, self._passwords.hash(password), scopes=scopes, audiences=audiences)
         if self._etcd.commit([Unchanged(key, 0)], [Put(key, record.SerializeToString())]) is None:
-            raise AlreadyExists(f"user {subject!r} exists; set a password or delete the user first")
+            raise AlreadyExists(exists)
         return record
 
     def update_user(
         self, subject: str, *, scopes: Sequence[str] | None, audiences: Sequence[str] | None, actor: str
     ) -> tuple[auth_pb2.UserRecord, int]:
-        """Sets what a user may do and where; None leaves it. NotFound if there is none.
+        """Sets a user's scopes and audiences; None keeps them. NotFound if there is no such user.
 
-        The record, and the revision if something was taken away and what was issued revoked; 0 if not.
+        Returns the record, and the revision of the revocation, which is 0 if nothing was taken away.
         """
-        key, what = self._layout.user(subject), f"user {subject!r}"
-        return self._update(auth_pb2.UserRecord, key, what, subject_scope(subject), scopes, audiences, actor)
+        return self._set_entitlements(self._user(subject), scopes, audiences, actor)
 
     def set_password(self, subject: str, password: str, *, actor: str) -> int:
-        """Sets a user's password and revokes what was issued to the user; the revision. NotFound if there is none."""
-        key = self._layout.user(subject)
-        password_hash: str | None = None
-        for _ in range(_TRIES):
-            record, stored_at = self._stored(auth_pb2.UserRecord, key, f"user {subject!r}")
-            password_hash = password_hash or self._passwords.hash(password)
-            record.password_hash = password_hash
-            revision = self._revocation.revoke(
-                subject_scope(subject),
-                actor=actor,
-                reason="password set",
-                extra_conditions=[Unchanged(key, stored_at)],
-                extra_operations=[Put(key, record.SerializeToString())],
-            )
-            if revision is not None:
-                return revision
-        raise FailedPrecondition(f"user {subject!r} is being changed by somebody else; try again")
+        """Sets a user's password and revokes the user's credentials. Returns the revision. NotFound."""
+        user, set_hash = self._user(subject), self._password_setter(password)
+        return self._retry(user, lambda: self._try_change(user, set_hash, actor=actor, reason="password set"))[1]
 
     def change_password(self, subject: str, old: str, new: str) -> int:
-        """Sets the password of a user who shows the old one, and revokes what was issued to the user; the revision.
+        """Sets a user's password, given the old one, and revokes the user's credentials. Returns the revision.
 
         Refusal as authenticate_user.
         """
-        key, what = self._layout.user(subject), f"user {subject!r}"
-        password_hash: str | None = None
-        for _ in range(_TRIES):
-            account = self.authenticate_user(subject, old)
-            record, stored_at = self._stored(auth_pb2.UserRecord, key, what)
-            if stored_at != account.record_revision:
-                continue  # what was proven was proven to another record
-            password_hash = password_hash or self._passwords.hash(new)
-            record.password_hash = password_hash
-            revision = self._revocation.revoke(
-                subject_scope(subject),
-                actor=subject,
-                reason="password changed",
-                extra_conditions=[Unchanged(key, stored_at)],
-                extra_operations=[Put(key, record.SerializeToString())],
+        user, set_hash = self._user(subject), self._password_setter(new)
+
+        def attempt() -> tuple[auth_pb2.UserRecord, int] | None:
+            # The old password was checked against the record of this revision, so only that may be changed.
+            checked_at = self.authenticate_user(subject, old).record_revision
+            return self._try_change(
+                user, set_hash, actor=subject, reason="password changed", expected_revision=checked_at
             )
-            if revision is not None:
-                return revision
-        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+
+        return self._retry(user, attempt)[1]
 
     def delete_user(self, subject: str, *, actor: str) -> int:
-        """Deletes a user and revokes what was issued to the user; the revision. NotFound if there is none."""
-        return self._delete(self._layout.user(subject), f"user {subject!r}", subject_scope(subject), actor)
+        """Deletes a user and revokes the user's credentials. Returns the revision. NotFound."""
+        return self._delete(self._user(subject), actor)
 
     def create_client(
         self, client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]
     ) -> tuple[auth_pb2.ClientRecord, str]:
-        """Makes a client; its record and its secret, which is nowhere else. AlreadyExists if there is one."""
+        """Creates a client. Returns its record, and its secret, which is stored only as a hash. AlreadyExists."""
         record, secret = new_client(client_id, scopes=scopes, audiences=audiences)
         key = self._layout.client(client_id)
         if self._etcd.commit([Unchanged(key, 0)], [Put(key, record.SerializeToString())]) is None:
@@ -185,151 +196,182 @@ class Accounts:
     def update_client(
         self, client_id: str, *, scopes: Sequence[str] | None, audiences: Sequence[str] | None, actor: str
     ) -> tuple[auth_pb2.ClientRecord, int]:
-        """Sets what a client may do and where; see `update_user`."""
-        key, what = self._layout.client(client_id), f"client {client_id!r}"
-        return self._update(auth_pb2.ClientRecord, key, what, client_scope(client_id), scopes, audiences, actor)
+        """Sets a client's scopes and audiences; see `update_user`."""
+        return self._set_entitlements(self._client(client_id), scopes, audiences, actor)
 
     def add_client_secret(self, client_id: str) -> tuple[auth_pb2.ClientRecord, str]:
-        """Makes a further secret for a client; its record and the secret, which is nowhere else.
+        """Adds a secret to a client. Returns the client's record, and the secret, which is stored only as a hash.
 
-        NotFound if there is no such client, FailedPrecondition if it has as many secrets as it may.
+        NotFound if there is no such client. FailedPrecondition if it has the maximum number of secrets.
         """
-        key, what = self._layout.client(client_id), f"client {client_id!r}"
+        client = self._client(client_id)
         secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET)
-        for _ in range(_TRIES):
-            record, stored_at = self._stored(auth_pb2.ClientRecord, key, what)
-            if len(secrets_of(record)) >= MOST_SECRETS:
-                raise FailedPrecondition(f"{what} has {MOST_SECRETS} secrets already; remove the old one first")
+
+        def add(record: auth_pb2.ClientRecord) -> _Effect:
+            if len(secrets_of(record)) >= MAX_SECRETS:
+                raise FailedPrecondition(f"{client} has {MAX_SECRETS} secrets already; remove the old one first")
             add_secret(record, Secret(secret.secret_sha256, _now()))
-            if self._etcd.commit([Unchanged(key, stored_at)], [Put(key, record.SerializeToString())]) is not None:
-                return record, secret.text()
-        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+            return _Effect.ADDS
+
+        record, _ = self._retry(client, lambda: self._try_change(client, add))
+        return record, secret.text()
 
     def remove_client_secret(self, client_id: str, secret_id: str, *, actor: str) -> tuple[auth_pb2.ClientRecord, int]:
-        """Removes one of a client's secrets and revokes what was issued to the client; its record, and the revision.
+        """Removes one of a client's secrets and revokes the client's credentials. Returns its record and the revision.
 
-        NotFound if there is no such client or secret, FailedPrecondition for its only one.
+        NotFound if there is no such client or secret. FailedPrecondition if it is the only secret.
         """
-        key, what = self._layout.client(client_id), f"client {client_id!r}"
-        for _ in range(_TRIES):
-            record, stored_at = self._stored(auth_pb2.ClientRecord, key, what)
+        client = self._client(client_id)
+
+        def remove(record: auth_pb2.ClientRecord) -> _Effect:
             if not remove_secret(record, secret_id):
-                raise NotFound(f"{what} has no secret {secret_id!r}; ListClients shows those that it has")
+                raise NotFound(f"{client} has no secret {secret_id!r}; ListClients shows its secrets")
             if not secrets_of(record):
-                raise FailedPrecondition(f"{what} has no other secret; add one first, or delete the client")
-            revision = self._revocation.revoke(
-                client_scope(client_id),
-                actor=actor,
-                reason="client secret removed",
-                extra_conditions=[Unchanged(key, stored_at)],
-                extra_operations=[Put(key, record.SerializeToString())],
-            )
-            if revision is not None:
-                return record, revision
-        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+                raise FailedPrecondition(f"{client} has no other secret; add one first, or delete the client")
+            return _Effect.TAKES
+
+        return self._retry(
+            client, lambda: self._try_change(client, remove, actor=actor, reason="client secret removed")
+        )
 
     def delete_client(self, client_id: str, *, actor: str) -> int:
-        """Deletes a client and revokes what was issued to it; the revision. NotFound if there is none."""
-        return self._delete(self._layout.client(client_id), f"client {client_id!r}", client_scope(client_id), actor)
+        """Deletes a client and revokes the client's credentials. Returns the revision. NotFound."""
+        return self._delete(self._client(client_id), actor)
 
     def users(self) -> list[auth_pb2.UserRecord]:
-        """Every user. Records that cannot be read are left out, with an error in the log."""
-        values = self._etcd.read_prefix(self._layout.users).values
-        found = (_read(auth_pb2.UserRecord, key, stored) for key, stored in values.items())
-        return [record for record in found if record is not None]
+        """Reads all users. Records that cannot be read are left out, with an error in the log."""
+        return self._read_all(auth_pb2.UserRecord, self._layout.users)
 
     def clients(self) -> list[auth_pb2.ClientRecord]:
-        """Every client; see `users`."""
-        values = self._etcd.read_prefix(self._layout.clients).values
-        found = (_read(auth_pb2.ClientRecord, key, stored) for key, stored in values.items())
-        return [record for record in found if record is not None]
+        """Reads all clients; see `users`."""
+        return self._read_all(auth_pb2.ClientRecord, self._layout.clients)
 
-    def _update(
+    def _user(self, subject: str) -> _AccountRef[auth_pb2.UserRecord]:
+        return _AccountRef("user", subject, auth_pb2.UserRecord, self._layout.user(subject), subject_scope(subject))
+
+    def _client(self, client_id: str) -> _AccountRef[auth_pb2.ClientRecord]:
+        return _AccountRef(
+            "client", client_id, auth_pb2.ClientRecord, self._layout.client(client_id), client_scope(client_id)
+        )
+
+    def _read_all(self, record_type: type[_Record], prefix: str) -> list[_Record]:
+        entries = self._etcd.read_prefix(prefix).values
+        records = (_readable_record(record_type, key, stored) for key, stored in entries.items())
+        return [record for record in records if record is not None]
+
+    def _password_setter(self, password: str) -> Callable[[auth_pb2.UserRecord], _Effect]:
+        """Returns the change that sets a password. It hashes once, however often the change is attempted."""
+        password_hash: str | None = None
+
+        def set_hash(record: auth_pb2.UserRecord) -> _Effect:
+            nonlocal password_hash
+            password_hash = password_hash or self._passwords.hash(password)
+            record.password_hash = password_hash
+            return _Effect.TAKES
+
+        return set_hash
+
+    def _set_entitlements(
         self,
-        kind: type[_Record],
-        key: str,
-        what: str,
-        scope: str,
+        account: _AccountRef[_Record],
         scopes: Sequence[str] | None,
         audiences: Sequence[str] | None,
         actor: str,
     ) -> tuple[_Record, int]:
-        for _ in range(_TRIES):
-            record, stored_at = self._stored(kind, key, what)
-            changed, taken = _change(record, scopes, audiences)
-            if not changed:
-                return record, 0
-            unchanged, put = Unchanged(key, stored_at), Put(key, record.SerializeToString())
-            if not taken:
-                if self._etcd.commit([unchanged], [put]) is not None:
-                    return record, 0
-                continue
-            revoked = self._revocation.revoke(
-                scope,
-                actor=actor,
-                reason=f"{what.partition(' ')[0]} may do less",
-                extra_conditions=[unchanged],
-                extra_operations=[put],
-            )
-            if revoked is not None:
-                return record, revoked
-        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
+        def set_entitlements(record: _Record) -> _Effect:
+            return _set_entitlements(record, scopes, audiences)
 
-    def _stored(self, kind: type[_Record], key: str, what: str) -> tuple[_Record, int]:
-        """A record that is to be changed, and its revision."""
-        stored = self._etcd.read(key).values.get(key)
-        if stored is None:
-            raise NotFound(f"there is no {what}; make one first")
-        record = _read(kind, key, stored)
-        if record is None:
-            raise FailedPrecondition(f"the record of {what} cannot be read by this version of credmesh")
-        return record, stored.mod_revision
+        reason = f"{account.kind} may do less"
+        return self._retry(account, lambda: self._try_change(account, set_entitlements, actor=actor, reason=reason))
 
-    def _delete(self, key: str, what: str, scope: str, actor: str) -> int:
-        for _ in range(_TRIES):
-            stored = self._etcd.read(key).values.get(key)
+    def _delete(self, account: _AccountRef[_Record], actor: str) -> int:
+        def attempt() -> int | None:
+            stored = self._etcd.read(account.key).values.get(account.key)
             if stored is None:
-                raise NotFound(f"there is no {what}")
-            revision = self._revocation.revoke(
-                scope,
+                raise NotFound(f"there is no {account}")
+            return self._revocation.revoke(
+                account.scope,
                 actor=actor,
-                reason=f"{what.partition(' ')[0]} deleted",
-                extra_conditions=[Unchanged(key, stored.mod_revision)],
-                extra_operations=[Delete(key)],
+                reason=f"{account.kind} deleted",
+                extra_conditions=[Unchanged(account.key, stored.mod_revision)],
+                extra_operations=[Delete(account.key)],
             )
-            if revision is not None:
-                return revision
-        raise FailedPrecondition(f"{what} is being changed by somebody else; try again")
 
-    def _rehash(self, key: str, revision: int, record: auth_pb2.UserRecord, password: str) -> int:
-        """Stores a hash of today's parameters in place of an outdated one, if that works; the record's revision."""
+        return self._retry(account, attempt)
+
+    def _retry(self, account: _AccountRef[_Record], attempt: Callable[[], _Result | None]) -> _Result:
+        """Repeats an attempt that returns None because the account changed meanwhile."""
+        for _ in range(_MAX_ATTEMPTS):
+            result = attempt()
+            if result is not None:
+                return result
+        raise FailedPrecondition(f"other requests are changing {account} at the same time; try again")
+
+    def _try_change(
+        self,
+        account: _AccountRef[_Record],
+        change: Callable[[_Record], _Effect],
+        *,
+        actor: str = "",
+        reason: str = "",
+        expected_revision: int | None = None,
+    ) -> tuple[_Record, int] | None:
+        """Reads a record, changes it and commits it. If that takes something away, the account is revoked as well.
+
+        Returns the record, and the revision of the revocation or 0. Returns None if the record changed meanwhile, or is
+        not of the expected revision. NotFound if there is no record.
+        """
+        stored = self._etcd.read(account.key).values.get(account.key)
+        if stored is None:
+            raise NotFound(f"there is no {account}; create it first")
+        if expected_revision is not None and stored.mod_revision != expected_revision:
+            return None
+        record = _readable_record(account.record_type, account.key, stored)
+        if record is None:
+            raise FailedPrecondition(f"the record of {account} cannot be read by this version of credmesh")
+        effect = change(record)
+        if effect is _Effect.NOTHING:
+            return record, 0
+        unchanged, put = Unchanged(account.key, stored.mod_revision), Put(account.key, record.SerializeToString())
+        if effect is _Effect.ADDS:
+            return None if self._etcd.commit([unchanged], [put]) is None else (record, 0)
+        revision = self._revocation.revoke(
+            account.scope, actor=actor, reason=reason, extra_conditions=[unchanged], extra_operations=[put]
+        )
+        return None if revision is None else (record, revision)
+
+    def _replace_outdated_hash(self, key: str, revision: int, record: auth_pb2.UserRecord, password: str) -> int:
+        """Replaces a hash that was made with older parameters, if possible. Returns the revision of the record."""
         if not self._passwords.outdated(record.password_hash):
             return revision
         try:
             record.password_hash = self._passwords.hash(password)
-            rehashed = self._etcd.commit([Unchanged(key, revision)], [Put(key, record.SerializeToString())])
+            replaced_revision = self._etcd.commit([Unchanged(key, revision)], [Put(key, record.SerializeToString())])
         except (Refusal, EtcdUnavailable) as error:
-            # The login is good as it is. Should the commit have happened after all, issuing notices and asks again.
+            # The login succeeds regardless. If the commit happened after all, issuing notices the changed record and
+            # authenticates again.
             _log.info("the password hash of %r stays outdated for now: %s", record.subject, error)
             return revision
-        return revision if rehashed is None else rehashed
+        return revision if replaced_revision is None else replaced_revision
 
 
-def _change(
+def _set_entitlements(
     record: auth_pb2.UserRecord | auth_pb2.ClientRecord, scopes: Sequence[str] | None, audiences: Sequence[str] | None
-) -> tuple[bool, bool]:
-    """Sets what is given; whether that changes anything, and whether it takes anything away."""
+) -> _Effect:
     before = [*record.scopes], [*record.audiences]
     record.scopes[:] = before[0] if scopes is None else scopes
     record.audiences[:] = before[1] if audiences is None else audiences
     after = [*record.scopes], [*record.audiences]
-    return before != after, any(set(held) - set(left) for held, left in zip(before, after, strict=True))
+    if before == after:
+        return _Effect.NOTHING
+    takes = any(set(old) - set(new) for old, new in zip(before, after, strict=True))
+    return _Effect.TAKES if takes else _Effect.ADDS
 
 
 def new_user(
     subject: str, password_hash: str, *, scopes: Iterable[str], audiences: Iterable[str]
 ) -> auth_pb2.UserRecord:
-    """A user's record, made now."""
+    """A new user's record."""
     return auth_pb2.UserRecord(
         format=FORMAT,
         subject=subject,
@@ -341,9 +383,10 @@ def new_user(
 
 
 def new_client(client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]) -> tuple[auth_pb2.ClientRecord, str]:
-    """A client's record, made now, and its secret. InvalidField if the id is the one that stands for passwords."""
+    """A new client's record, and its secret. InvalidField if the id is FIRST_PARTY."""
     if client_id == FIRST_PARTY:
-        raise InvalidField("client_id", f"is {FIRST_PARTY!r}, which stands for everybody who shows a password")
+        problem = f"is {FIRST_PARTY!r}, the client id of credentials that are issued for a password; choose another"
+        raise InvalidField("client_id", problem)
     secret = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET)
     record = auth_pb2.ClientRecord(
         format=FORMAT,
@@ -356,15 +399,17 @@ def new_client(client_id: str, *, scopes: Iterable[str], audiences: Iterable[str
     return record, secret.text()
 
 
-def _read(kind: type[_Record], key: str, stored: KeyValue) -> _Record | None:
+def _readable_record(record_type: type[_Record], key: str, stored: KeyValue) -> _Record | None:
+    """The record; None, with an error in the log, if it cannot be read."""
     try:
-        return parse_record(kind, stored.value)
+        return parse_record(record_type, stored.value)
     except RecordError as error:
         _log.error("skipped %s: %s", key, error)
         return None
 
 
 def _sha256_of(secret: str) -> bytes:
+    """The hash of a client's secret; empty if it is not a well-formed one."""
     try:
         token = OpaqueToken.parse(secret)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The first accounts and the first key-encryption key: what has to be there before anybody can sign in.
+"""The first accounts and the first key-encryption key, without which no user or operator can sign in.
 
-These write straight into etcd and so need what reaches it, as an operator's shell in the cluster does. Everything after
-them goes through the API, where it is asked who asks.
+These functions write directly into etcd, so they need access to it, as an operator's shell in the cluster has. All
+later changes go through the API, which authenticates its callers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ OPERATOR_SCOPES: Final = (
     "credmesh.sessions.read",
     "credmesh.sessions.write",
 )
-"""Every scope that a method of the auth service asks for."""
+"""Every scope that a method of the auth service requires."""
 
 SERVICE_SCOPES: Final = ("credmesh.introspect",)
-"""What a service needs to have opaque sessions resolved."""
+"""The scope that a service needs to have opaque sessions resolved."""
 
 _ACTOR: Final = "bootstrap"
 _SHOP_SCOPES: Final = ("shop.read", "shop.buy")
@@ -58,7 +58,10 @@ _DEVELOPMENT_CLIENTS: Final[Mapping[str, tuple[str, ...]]] = {"operator": OPERAT
 def ensure_client(
     etcd: EtcdClient, layout: Layout, client_id: str, *, scopes: Iterable[str], audiences: Iterable[str]
 ) -> str | None:
-    """Makes a client unless there is one; its secret if it was made now, which is nowhere else. EtcdUnavailable."""
+    """Creates a client unless it exists. Returns its secret, which is stored only as a hash, or None if it existed.
+
+    Raises EtcdUnavailable.
+    """
     record, secret = new_client(client_id, scopes=scopes, audiences=audiences)
     key = layout.client(client_id)
     if etcd.commit([Unchanged(key, 0)], [Put(key, record.SerializeToString())]) is None:
@@ -76,7 +79,7 @@ def ensure_user(
     scopes: Iterable[str],
     audiences: Iterable[str],
 ) -> bool:
-    """Makes a user unless there is one; whether it was made now. One that is there keeps its password."""
+    """Creates a user unless it exists, and returns whether it did so. An existing user keeps the password."""
     key = layout.user(subject)
     if key in etcd.read(key).values:
         return False
@@ -88,9 +91,10 @@ def ensure_user(
 
 
 def generate_kek(path: Path) -> None:
-    """Writes a new key-encryption key to a file that only its owner may read. FileExistsError if there is one.
+    """Writes a new key-encryption key to a file that only its owner may read. FileExistsError if the file exists.
 
-    A key-encryption key that is overwritten takes every signing key with it. Back the file up where secrets are kept.
+    Without its key-encryption key no signing key can be opened, so an existing file is never overwritten. Back the file
+    up as a secret.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -99,20 +103,20 @@ def generate_kek(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
+        path.unlink(missing_ok=True)  # an incomplete file would make the next attempt fail
         raise
 
 
 def seed_development(etcd: EtcdClient, layout: Layout) -> dict[str, str]:
-    """Makes the accounts of a mesh on one's own machine; the secrets of the clients that were made now, by id.
+    """Creates the accounts of a development mesh. Returns the secrets of the clients that it has created, by id.
 
-    Users alice and bob, whose passwords anybody can read here; clients "operator" (may do everything) and "services"
-    (may resolve sessions). Never for production.
+    The users are alice and bob, whose passwords are published here. The clients are "operator", which may do
+    everything, and "services", which may resolve sessions. Never for production.
     """
     for subject, password in _DEVELOPMENT_USERS.items():
         ensure_user(etcd, layout, subject, password, scopes=_SHOP_SCOPES, audiences=_SHOP_AUDIENCES)
-    made = {
+    secrets_by_client = {
         client_id: ensure_client(etcd, layout, client_id, scopes=scopes, audiences=(AUTH_AUDIENCE,))
         for client_id, scopes in _DEVELOPMENT_CLIENTS.items()
     }
-    return {client_id: secret for client_id, secret in made.items() if secret is not None}
+    return {client_id: secret for client_id, secret in secrets_by_client.items() if secret is not None}

@@ -1,4 +1,4 @@
-"""The account that signs in: a user or a client, as of one revision of its record."""
+"""The account that signs in: a user or a client."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Final
 __all__ = ["FIRST_PARTY", "Account"]
 
 FIRST_PARTY: Final = "password"
-"""The client id of credentials that were given for a password."""
+"""The client id of credentials that are issued for a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who has proven who it is, as of one revision of its record.
+    """An authenticated user or client.
 
-    scopes, audiences  what it may be granted at most
-    record_key         the record's key in etcd
-    record_revision    the record's revision: issuing compares it, so that nothing is issued on a record that changed
+    scopes, audiences  the most that its credentials may be granted
+    record_key         the etcd key of its record
+    record_revision    the revision of the record that was authenticated. Issuing compares it, so no credential is
+                       issued on a record that has changed since
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""credmesh.admin.v1.AccountService: fields in, records out."""
+"""credmesh.admin.v1.AccountService: creates, lists, changes and deletes users and clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["AccountServicer"]
 
 
 class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
-    """Serves AccountService. Errors are raised; authsvc.api.errors answers them."""
+    """Serves AccountService. authsvc.api.status_mapping maps the exceptions to statuses."""
 
     def __init__(self, *, accounts: Accounts) -> None:
         self._accounts = accounts
@@ -29,45 +29,37 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     def CreateUser(
         self, request: accounts_pb2.CreateUserRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.CreateUserResponse:
-        """Makes a user."""
+        """Creates a user."""
         subject = validate.name("user.subject", request.user.subject)
-        scopes = validate.scopes("user.scopes", request.user.scopes)
-        audiences = validate.audiences("user.audiences", request.user.audiences)
+        entitlements = _validated_entitlements("user", request.user)
         password = validate.new_password("password", request.password)
-        record = self._accounts.create_user(subject, password, scopes=scopes, audiences=audiences)
-        audit("user.create", actor=_actor(), user=subject, scopes=scopes, audiences=audiences)
+        record = self._accounts.create_user(subject, password, **entitlements)
+        audit("user.create", actor=_actor(), user=subject, **entitlements)
         return accounts_pb2.CreateUserResponse(user=_user(record))
 
     def ListUsers(
         self, request: accounts_pb2.ListUsersRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.ListUsersResponse:
-        """A page of the users."""
-        found, token = page(
-            self._accounts.users(), name=lambda one: one.subject, size=request.page_size, token=request.page_token
+        """Returns a page of the users."""
+        records, token = page(
+            self._accounts.users(), name=lambda user: user.subject, size=request.page_size, token=request.page_token
         )
-        return accounts_pb2.ListUsersResponse(users=[_user(record) for record in found], next_page_token=token)
+        return accounts_pb2.ListUsersResponse(users=[_user(record) for record in records], next_page_token=token)
 
     def UpdateUser(
         self, request: accounts_pb2.UpdateUserRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.UpdateUserResponse:
-        """Changes what a user may do, and revokes what the user has if that is less."""
+        """Changes a user's scopes and audiences. If one is removed, the user's credentials are revoked."""
         subject = validate.name("user.subject", request.user.subject)
         changes = _changes("user", request.user, request.update_mask)
         record, revision = self._accounts.update_user(subject, **changes, actor=_actor())
-        audit(
-            "user.update",
-            actor=_actor(),
-            user=subject,
-            scopes=list(record.scopes),
-            audiences=list(record.audiences),
-            revision=revision,
-        )
+        audit("user.update", actor=_actor(), user=subject, **_entitlements_of(record), revision=revision)
         return accounts_pb2.UpdateUserResponse(user=_user(record), revision=revision)
 
     def SetPassword(
         self, request: accounts_pb2.SetPasswordRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.SetPasswordResponse:
-        """Sets a password, and revokes what the user has."""
+        """Sets a user's password, and revokes the user's credentials."""
         subject = validate.name("subject", request.subject)
         password = validate.new_password("password", request.password)
         revision = self._accounts.set_password(subject, password, actor=_actor())
@@ -77,7 +69,7 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     def DeleteUser(
         self, request: accounts_pb2.DeleteUserRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.DeleteUserResponse:
-        """Deletes a user, and revokes what the user has."""
+        """Deletes a user, and revokes the user's credentials."""
         subject = validate.name("subject", request.subject)
         revision = self._accounts.delete_user(subject, actor=_actor())
         audit("user.delete", actor=_actor(), user=subject, revision=revision)
@@ -86,44 +78,39 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     def CreateClient(
         self, request: accounts_pb2.CreateClientRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.CreateClientResponse:
-        """Makes a client."""
+        """Creates a client, and returns its secret."""
         client_id = validate.name("client.client_id", request.client.client_id)
-        scopes = validate.scopes("client.scopes", request.client.scopes)
-        audiences = validate.audiences("client.audiences", request.client.audiences)
-        record, secret = self._accounts.create_client(client_id, scopes=scopes, audiences=audiences)
-        audit("client.create", actor=_actor(), client_id=client_id, scopes=scopes, audiences=audiences)
+        entitlements = _validated_entitlements("client", request.client)
+        record, secret = self._accounts.create_client(client_id, **entitlements)
+        audit("client.create", actor=_actor(), client_id=client_id, **entitlements)
         return accounts_pb2.CreateClientResponse(client=_client(record), client_secret=secret)
 
     def ListClients(
         self, request: accounts_pb2.ListClientsRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.ListClientsResponse:
-        """A page of the clients."""
-        found, token = page(
-            self._accounts.clients(), name=lambda one: one.client_id, size=request.page_size, token=request.page_token
+        """Returns a page of the clients."""
+        records, token = page(
+            self._accounts.clients(),
+            name=lambda client: client.client_id,
+            size=request.page_size,
+            token=request.page_token,
         )
-        return accounts_pb2.ListClientsResponse(clients=[_client(record) for record in found], next_page_token=token)
+        return accounts_pb2.ListClientsResponse(clients=[_client(record) for record in records], next_page_token=token)
 
     def UpdateClient(
         self, request: accounts_pb2.UpdateClientRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.UpdateClientResponse:
-        """Changes what a client may do, and revokes what it has if that is less."""
+        """Changes a client's scopes and audiences. If one is removed, the client's credentials are revoked."""
         client_id = validate.name("client.client_id", request.client.client_id)
         changes = _changes("client", request.client, request.update_mask)
         record, revision = self._accounts.update_client(client_id, **changes, actor=_actor())
-        audit(
-            "client.update",
-            actor=_actor(),
-            client_id=client_id,
-            scopes=list(record.scopes),
-            audiences=list(record.audiences),
-            revision=revision,
-        )
+        audit("client.update", actor=_actor(), client_id=client_id, **_entitlements_of(record), revision=revision)
         return accounts_pb2.UpdateClientResponse(client=_client(record), revision=revision)
 
     def AddClientSecret(
         self, request: accounts_pb2.AddClientSecretRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.AddClientSecretResponse:
-        """Makes a second secret for a client."""
+        """Adds a second secret to a client, and returns it."""
         client_id = validate.name("client_id", request.client_id)
         record, secret = self._accounts.add_client_secret(client_id)
         audit("client.secret.add", actor=_actor(), client_id=client_id, secret_id=secrets_of(record)[-1].id)
@@ -132,7 +119,7 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     def RemoveClientSecret(
         self, request: accounts_pb2.RemoveClientSecretRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.RemoveClientSecretResponse:
-        """Removes one of a client's secrets, and revokes what the client has."""
+        """Removes one of a client's secrets, and revokes the client's credentials."""
         client_id = validate.name("client_id", request.client_id)
         secret_id = validate.name("secret_id", request.secret_id)
         record, revision = self._accounts.remove_client_secret(client_id, secret_id, actor=_actor())
@@ -142,11 +129,16 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     def DeleteClient(
         self, request: accounts_pb2.DeleteClientRequest, context: grpc.ServicerContext
     ) -> accounts_pb2.DeleteClientResponse:
-        """Deletes a client, and revokes what it has."""
+        """Deletes a client, and revokes the client's credentials."""
         client_id = validate.name("client_id", request.client_id)
         revision = self._accounts.delete_client(client_id, actor=_actor())
         audit("client.delete", actor=_actor(), client_id=client_id, revision=revision)
         return accounts_pb2.DeleteClientResponse(revision=revision)
+
+
+class _Entitlements(TypedDict):
+    scopes: tuple[str, ...]
+    audiences: tuple[str, ...]
 
 
 class _Changes(TypedDict):
@@ -154,15 +146,27 @@ class _Changes(TypedDict):
     audiences: tuple[str, ...] | None
 
 
+def _validated_entitlements(field: str, account: accounts_pb2.User | accounts_pb2.Client) -> _Entitlements:
+    """The validated scopes and audiences of a user or client."""
+    return {
+        "scopes": validate.scopes(f"{field}.scopes", account.scopes),
+        "audiences": validate.audiences(f"{field}.audiences", account.audiences),
+    }
+
+
 def _changes(field: str, account: accounts_pb2.User | accounts_pb2.Client, mask: FieldMask) -> _Changes:
-    """What is to be set, by the mask; None stays as it is."""
-    # An empty mask could as well mean everything: who forgot a list would then take all of it away.
+    """The scopes and audiences to set; None for a field that the mask does not name."""
+    # An empty mask is refused. If it meant all fields, a caller who left out a list would empty that list.
     if not mask.paths or not set(mask.paths) <= {"scopes", "audiences"}:
         raise InvalidField("update_mask", 'has to name "scopes", "audiences" or both, and nothing else')
     return {
         "scopes": validate.scopes(f"{field}.scopes", account.scopes) if "scopes" in mask.paths else None,
         "audiences": validate.audiences(f"{field}.audiences", account.audiences) if "audiences" in mask.paths else None,
     }
+
+
+def _entitlements_of(record: auth_pb2.UserRecord | auth_pb2.ClientRecord) -> _Entitlements:
+    return {"scopes": tuple(record.scopes), "audiences": tuple(record.audiences)}
 
 
 def _actor() -> str:

@@ -1,4 +1,4 @@
-"""credmesh.auth.v1.AuthService: fields in, credentials out."""
+"""credmesh.auth.v1.AuthService: signing in, refreshing, signing out, introspection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from authsvc.api import validate
 from authsvc.audit import audit
 from authsvc.errors import FailedPrecondition, InvalidField
 from authsvc.keys.jwks import key_set
-from authsvc.sessions.introspection import Introspection, identity_of
+from authsvc.sessions.introspection import Introspection, caller_identity
 from authsvc.sessions.issuer import Issuer
 from authsvc.sessions.sessions import Sessions
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -40,7 +40,10 @@ _SHA256_BYTES: Final = 32
 
 
 class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
-    """Serves AuthService. Errors are raised; authsvc.api.errors and the credential interceptor answer them."""
+    """Serves AuthService.
+
+    authsvc.api.status_mapping and the credential interceptor map the exceptions to statuses.
+    """
 
     def __init__(
         self,
@@ -60,16 +63,17 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         self._node = node
 
     def Login(self, request: auth_pb2.LoginRequest, context: grpc.ServicerContext) -> auth_pb2.LoginResponse:
-        """Trades a password or a client's secret for credentials."""
+        """Issues credentials for a password or a client's secret."""
         scopes = validate.scopes("scopes", request.scopes)
         audiences = validate.audiences("audiences", request.audiences)
         kind = _kind(request.kind)
-        grant, name, prove = self._prover(request)
+        grant, name, authenticate_account = self._authentication(request)
 
         def authenticate() -> Account:
-            # An account's user and client of the same name are different ones, to be guessed separately.
+            # A user and a client may have the same name. They are different accounts, so their failures count
+            # separately.
             with self._throttle.attempt(account=f"{grant}:{name}", peer=context.peer()):
-                return prove()
+                return authenticate_account()
 
         fields = {"grant": grant, "subject": name, "peer": context.peer()}
         try:
@@ -90,11 +94,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         return auth_pb2.LoginResponse(credentials=credentials)
 
     def Refresh(self, request: auth_pb2.RefreshRequest, context: grpc.ServicerContext) -> auth_pb2.RefreshResponse:
-        """Trades a refresh token for the next credentials."""
+        """Exchanges a refresh token for the next credentials."""
         text = validate.token("refresh_token", request.refresh_token)
-        token = _opaque(text)
+        token = _opaque_token(text)
         if token is None or token.kind is not OpaqueKind.REFRESH:
-            raise InvalidField("refresh_token", "is not a refresh token; those begin with 'cmr_'")
+            raise InvalidField("refresh_token", "is not a refresh token, which begins with 'cmr_'")
         fields = {"session_id": token.session_id, "peer": context.peer()}
         try:
             credentials, subject = self._sessions.refresh(token)
@@ -105,9 +109,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         return auth_pb2.RefreshResponse(credentials=credentials)
 
     def Logout(self, request: auth_pb2.LogoutRequest, context: grpc.ServicerContext) -> auth_pb2.LogoutResponse:
-        """Ends the session that a token belongs to. A token that is not good, or not ours, ends nothing."""
+        """Ends the session that a token belongs to. An invalid token ends nothing, and is no error (RFC 7009)."""
         text = validate.token("token", request.token)
-        token = _opaque(text)
+        token = _opaque_token(text)
         if token is not None:
             session_id = token.session_id
             revision, subject = self._sessions.logout(token)
@@ -120,44 +124,44 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     def Introspect(
         self, request: auth_pb2.IntrospectRequest, context: grpc.ServicerContext
     ) -> auth_pb2.IntrospectResponse:
-        """Says what a credential is now."""
+        """Says whether a credential would be accepted now, and what it says (RFC 7662)."""
         return self._introspection.introspect(validate.token("token", request.token))
 
     def ResolveSession(
         self, request: auth_pb2.ResolveSessionRequest, context: grpc.ServicerContext
     ) -> auth_pb2.ResolveSessionResponse:
-        """Resolves an opaque session for a node."""
+        """Resolves an opaque session for a node that received its token."""
         if _SESSION_ID.fullmatch(request.session_id) is None:
-            raise InvalidField("session_id", "is not a session's id: 22 characters of base64url")
+            raise InvalidField("session_id", "is not a session id, which has 22 characters of base64url")
         if len(request.secret_sha256) != _SHA256_BYTES:
-            raise InvalidField("secret_sha256", f"is not {_SHA256_BYTES} bytes long")
+            raise InvalidField("secret_sha256", f"must have {_SHA256_BYTES} bytes")
         return self._sessions.resolve(request)
 
     def WhoAmI(self, request: auth_pb2.WhoAmIRequest, context: grpc.ServicerContext) -> auth_pb2.WhoAmIResponse:
-        """Says who the caller is."""
-        return auth_pb2.WhoAmIResponse(identity=identity_of(current_caller()))
+        """Returns the caller's identity."""
+        return auth_pb2.WhoAmIResponse(identity=caller_identity(current_caller()))
 
     def ChangePassword(
         self, request: auth_pb2.ChangePasswordRequest, context: grpc.ServicerContext
     ) -> auth_pb2.ChangePasswordResponse:
-        """Sets the caller's own password, ends the caller's sessions, and begins a new one."""
+        """Sets the caller's own password, ends the caller's sessions, and begins a new session."""
         caller = current_caller()
         old = validate.password("old_password", request.old_password)
         new = validate.new_password("new_password", request.new_password)
         if old == new:
-            raise InvalidField("new_password", "is the old one; choose another")
+            raise InvalidField("new_password", "is the old password; choose another")
         kind = _kind(request.kind)
         if caller.client_id != FIRST_PARTY:
-            raise FailedPrecondition("only a user has a password, and this is a client's credential; sign in as a user")
+            raise FailedPrecondition("a client has no password; sign in as a user to change that user's password")
         fields = {"actor": caller.subject, "user": caller.subject, "peer": context.peer()}
         try:
-            # Counted as a login is: whoever has stolen a session must not guess the password by it.
+            # A failure counts like that of a login, or a thief of a session could use it to guess the password.
             with self._throttle.attempt(account=f"password:{caller.subject}", peer=context.peer()):
                 revision = self._accounts.change_password(caller.subject, old, new)
         except Refusal as refusal:
             audit("user.password", outcome="refused", reason=refusal.reason.name, cause=str(refusal), **fields)
             if refusal.reason is Reason.CREDENTIAL_INVALID:
-                # The credential is good, and must not be thrown away: it is the field that is not.
+                # The caller's credential is valid and must not be discarded; only the field is wrong.
                 raise InvalidField("old_password", "is not the caller's password") from None
             raise
         audit("user.password", revision=revision, **fields)
@@ -171,33 +175,34 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             )
             response.credentials.CopyFrom(credentials)
         except (Refusal, FailedPrecondition, EtcdUnavailable) as error:
-            # The password is changed: an error would say that it is not.
-            _log.warning("%r changed the password and got no new session: %s", caller.subject, error)
+            # The password is changed already. An error would say that it is not.
+            _log.warning("%r changed the password, but no new session was issued: %s", caller.subject, error)
         return response
 
     def GetKeySet(
         self, request: auth_pb2.GetKeySetRequest, context: grpc.ServicerContext
     ) -> auth_pb2.GetKeySetResponse:
-        """The public keys, as this replica holds them."""
+        """Returns the verification keys that this replica's node has."""
         keys = [auth_pb2.JsonWebKey(**members) for members in key_set(self._node.bundle.keys.values())]
         return auth_pb2.GetKeySetResponse(keys=keys)
 
-    def _prover(self, request: auth_pb2.LoginRequest) -> tuple[str, str, Callable[[], Account]]:
-        """The kind of grant, who claims to be whom, and how that is proven."""
+    def _authentication(self, request: auth_pb2.LoginRequest) -> tuple[str, str, Callable[[], Account]]:
+        """The kind of grant, the name of the user or client, and the function that authenticates it."""
         match request.WhichOneof("grant"):
             case "password":
                 subject = validate.name("password.subject", request.password.subject)
                 password = validate.password("password.password", request.password.password)
                 return "password", subject, lambda: self._accounts.authenticate_user(subject, password)
             case "client_credentials":
-                shown = request.client_credentials
-                client_id = validate.name("client_credentials.client_id", shown.client_id)
-                secret = validate.token("client_credentials.client_secret", shown.client_secret)
+                fields = request.client_credentials
+                client_id = validate.name("client_credentials.client_id", fields.client_id)
+                secret = validate.token("client_credentials.client_secret", fields.client_secret)
                 return "client", client_id, lambda: self._accounts.authenticate_client(client_id, secret)
             case _:
                 raise InvalidField("grant", "is not set; set password or client_credentials")
 
     def _end_session_of(self, access_token: str) -> tuple[int, str, str]:
+        """Ends the session of an access token. Returns the revision (0 if there is none), subject and session id."""
         try:
             caller = self._node.verify(access_token)
         except Refusal as refusal:
@@ -210,14 +215,14 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         return revision or 0, caller.subject, caller.session_id
 
 
-def _kind(asked: auth_pb2.CredentialKind.ValueType) -> auth_pb2.CredentialKind.ValueType:
-    kind = _KINDS.get(asked)
+def _kind(requested: auth_pb2.CredentialKind.ValueType) -> auth_pb2.CredentialKind.ValueType:
+    kind = _KINDS.get(requested)
     if kind is None:
-        raise InvalidField("kind", "is none that is known here; ask for CREDENTIAL_KIND_TOKENS or _SESSION")
+        raise InvalidField("kind", "is not known here; set CREDENTIAL_KIND_TOKENS or CREDENTIAL_KIND_SESSION")
     return kind
 
 
-def _opaque(text: str) -> OpaqueToken | None:
+def _opaque_token(text: str) -> OpaqueToken | None:
     try:
         return OpaqueToken.parse(text)
     except ValueError:

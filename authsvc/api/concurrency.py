@@ -1,4 +1,4 @@
-"""ConcurrencyLimit for calls that take long: each holds a thread of the server, and signing in needs threads too."""
+"""A limit for calls that take long. Each of them holds a thread of the server, and signing in needs threads too."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from authsvc.errors import TooMany
+from authsvc.errors import RateLimited
 
 __all__ = ["ConcurrencyLimit"]
 
 
 class ConcurrencyLimit:
-    """So many calls of a kind may be served at once. Thread-safe.
+    """Limits how many calls of a kind are served at once. Thread-safe.
 
-    advice: what to tell whoever finds no place; what to do instead
+    advice: the text of the refusal. It says what to do instead.
     """
 
-    def __init__(self, at_once: int, advice: str) -> None:
-        self._free = threading.BoundedSemaphore(at_once)
+    def __init__(self, max_calls: int, advice: str) -> None:
+        self._slots = threading.BoundedSemaphore(max_calls)
         self._advice = advice
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Holds a place. TooMany at once, without waiting, if there is none."""
-        if not self._free.acquire(blocking=False):
-            raise TooMany(self._advice)
+    def slot(self) -> Iterator[None]:
+        """Occupies a slot. Raises RateLimited if none is free, without waiting."""
+        if not self._slots.acquire(blocking=False):
+            raise RateLimited(self._advice)
         try:
             yield
         finally:
-            self._free.release()
+            self._slots.release()

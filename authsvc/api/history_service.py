@@ -1,21 +1,21 @@
-"""credmesh.admin.v1.HistoryService: whether etcd was ever restored from a backup, and what was done about it."""
+"""credmesh.admin.v1.HistoryService: the history of the etcd in use, and the histories that were lost."""
 
 from __future__ import annotations
 
 import grpc
 
 from authsvc.errors import FailedPrecondition
-from authsvc.store.records import RecordError, parse_record
 from credmesh.admin.v1 import history_pb2, history_pb2_grpc
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
+from interceptors.stored_records import RecordError, parse_record
 
 __all__ = ["HistoryServicer"]
 
 
 class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
-    """Serves HistoryService on any replica. Errors are raised; authsvc.api.errors answers them."""
+    """Serves HistoryService on any replica. authsvc.api.status_mapping maps the exceptions to statuses."""
 
     def __init__(self, *, etcd: EtcdClient, layout: Layout) -> None:
         self._etcd = etcd
@@ -24,7 +24,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     def GetHistory(
         self, request: history_pb2.GetHistoryRequest, context: grpc.ServicerContext
     ) -> history_pb2.GetHistoryResponse:
-        """The history as its record tells it."""
+        """Returns the history, and the lost histories before it, newest first."""
         del request, context
         entry = self._etcd.read(self._layout.history).values.get(self._layout.history)
         if entry is None:
@@ -32,22 +32,24 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         try:
             record = parse_record(mesh_pb2.History, entry.value)
         except RecordError as error:
-            raise FailedPrecondition(f"this replica cannot read the history: {error}") from None
+            raise FailedPrecondition(f"this replica cannot read the record of the history: {error}") from None
         history = history_pb2.History(
             history_id=record.history_id,
             began_at=record.began_at,
             cluster_id=f"{record.cluster_id:016x}",
             vouched_at=record.vouched_at if record.HasField("vouched_at") else None,
         )
-        return history_pb2.GetHistoryResponse(history=history, lost=[_lost(one) for one in reversed(record.lost)])
+        return history_pb2.GetHistoryResponse(
+            history=history, lost=[_lost_history(lost) for lost in reversed(record.lost)]
+        )
 
 
-def _lost(one: mesh_pb2.LostHistory) -> history_pb2.LostHistory:
+def _lost_history(lost: mesh_pb2.LostHistory) -> history_pb2.LostHistory:
     return history_pb2.LostHistory(
-        history_id=one.history_id,
-        answered_at=one.answered_at if one.HasField("answered_at") else None,
-        answered_revision=one.answered_revision,
-        highest_revision=one.highest_revision,
-        reason=one.reason,
-        noticed_by=one.noticed_by,
+        history_id=lost.history_id,
+        answered_at=lost.answered_at if lost.HasField("answered_at") else None,
+        answered_revision=lost.answered_revision,
+        highest_revision=lost.highest_revision,
+        reason=lost.reason,
+        noticed_by=lost.noticed_by,
     )

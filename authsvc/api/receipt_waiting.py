@@ -1,4 +1,4 @@
-"""How long a caller wants to wait for a receipt."""
+"""How long a caller waits for a receipt."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from google.protobuf.duration_pb2 import Duration
 
 from authsvc.errors import InvalidField
 
-__all__ = ["patience_of"]
+__all__ = ["receipt_wait_seconds"]
 
 _MAX_WAIT_SECONDS: Final = 3600.0
+_MAX_ANSWER_SECONDS: Final = 0.3
+_ANSWER_FRACTION: Final = 1 / 5
+"""What is left of a call's deadline for sending the answer."""
 
 
-class Waits(Protocol):
+class ReceiptRequest(Protocol):
     """A request that can ask for a receipt."""
 
     wait: bool
 
     @property
     def wait_at_most(self) -> Duration:
-        """How long at most."""
+        """The longest wait."""
         ...
 
     def HasField(self, field_name: Literal["wait_at_most"]) -> bool:
@@ -30,18 +33,18 @@ class Waits(Protocol):
         ...
 
 
-def patience_of(request: Waits, context: grpc.ServicerContext) -> float | None:
-    """How many seconds a request wants its receipt to be waited for; None if it wants none.
+def receipt_wait_seconds(request: ReceiptRequest, context: grpc.ServicerContext) -> float | None:
+    """The seconds for which a request wants to wait for its receipt; None if it wants no receipt. InvalidField.
 
-    With a deadline a little less than what is left, so that the caller still gets what is known. InvalidField.
+    The wait ends shortly before the call's deadline, so that the caller still gets the receipt.
     """
     at_most = request.wait_at_most.ToNanoseconds() / 1e9 if request.HasField("wait_at_most") else None
     if at_most is not None and not 0 < at_most <= _MAX_WAIT_SECONDS:
         raise InvalidField("wait_at_most", f"must be above 0 and at most {_MAX_WAIT_SECONDS:g} s")
     if not request.wait:
         if at_most is not None:
-            raise InvalidField("wait_at_most", "goes with wait; set that too")
+            raise InvalidField("wait_at_most", "needs wait; set that too")
         return None
     remaining = context.time_remaining()
-    left = math.inf if remaining is None else remaining - min(0.3, remaining / 5)
+    left = math.inf if remaining is None else remaining - min(_MAX_ANSWER_SECONDS, remaining * _ANSWER_FRACTION)
     return min(left, math.inf if at_most is None else at_most)

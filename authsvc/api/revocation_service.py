@@ -1,4 +1,4 @@
-"""credmesh.admin.v1.RevocationService: what was issued to a scope is revoked."""
+"""credmesh.admin.v1.RevocationService: revokes everything that was issued to a scope."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grpc
 
 from authsvc.api import validate
-from authsvc.api.receipt_waiting import patience_of
+from authsvc.api.receipt_waiting import receipt_wait_seconds
 from authsvc.audit import audit
 from authsvc.errors import InvalidField
 from authsvc.revocation.receipts import Receipts
@@ -23,7 +23,7 @@ __all__ = ["RevocationServicer"]
 
 
 class RevocationServicer(revocation_pb2_grpc.RevocationServiceServicer):
-    """Serves RevocationService. Errors are raised; authsvc.api.errors answers them."""
+    """Serves RevocationService. authsvc.api.status_mapping maps the exceptions to statuses."""
 
     def __init__(self, *, revocation: Revoker, receipts: Receipts) -> None:
         self._revocation = revocation
@@ -32,35 +32,35 @@ class RevocationServicer(revocation_pb2_grpc.RevocationServiceServicer):
     def Revoke(
         self, request: revocation_pb2.RevokeRequest, context: grpc.ServicerContext
     ) -> revocation_pb2.RevokeResponse:
-        """Revokes. Whether the scope's subject, session, client or audience exists is not asked: in doubt it does.
+        """Revokes a scope. With `wait` it returns a receipt.
 
-        With `wait` it answers with a receipt.
+        The subject, session, client or audience need not exist: credentials of a deleted one may still be around.
         """
         scope = _scope(request)
         reason = validate.reason("reason", request.reason)
-        patience = patience_of(request, context)
+        wait_seconds = receipt_wait_seconds(request, context)
         actor = current_caller().subject
 
-        def commit(extra: Sequence[Put | Delete] = ()) -> int:
-            revision = self._revocation.revoke(scope, actor=actor, reason=reason, extra_operations=extra)
-            assert revision is not None, "a commit without conditions happens"  # noqa: S101
+        def commit(extra_operations: Sequence[Put | Delete] = ()) -> int:
+            revision = self._revocation.revoke(scope, actor=actor, reason=reason, extra_operations=extra_operations)
+            assert revision is not None, "a revocation without further conditions always succeeds"  # noqa: S101
             audit("revoke", actor=actor, scope=scope, reason=reason, revision=revision)
             return revision
 
-        if patience is None:
+        if wait_seconds is None:
             return revocation_pb2.RevokeResponse(revision=commit(), committed_at=stamp(time.time()))
-        receipt = self._receipts.confirm(commit, patience=patience, context=context)
+        receipt = self._receipts.confirm(commit, timeout=wait_seconds, on_call_end=context.add_callback)
         return revocation_pb2.RevokeResponse(
             revision=receipt.revision, committed_at=receipt.committed_at, receipt=receipt
         )
 
 
 def _scope(request: revocation_pb2.RevokeRequest) -> str:
-    """The scope that a request names. InvalidField if it names none."""
+    """The scope that a request names. Raises InvalidField if it names none."""
     match request.WhichOneof("scope"):
         case "everyone":
             if not request.everyone:
-                raise InvalidField("everyone", "must be true; to revoke less than everything, set another scope")
+                raise InvalidField("everyone", "must be true; to revoke less, set another scope")
             return EVERYONE
         case "subject":
             return subject_scope(validate.name("subject", request.subject))

@@ -1,4 +1,4 @@
-"""credmesh.admin.v1.SessionService: the live sessions, listed and ended."""
+"""credmesh.admin.v1.SessionService: lists and ends live sessions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 import grpc
 
 from authsvc.api import validate
-from authsvc.api.paging import DEFAULT_SIZE, MAX_SIZE
-from authsvc.api.receipt_waiting import patience_of
+from authsvc.api.paging import invalid_token, page_size
+from authsvc.api.receipt_waiting import receipt_wait_seconds
 from authsvc.audit import audit
-from authsvc.errors import InvalidField, NotFound
+from authsvc.errors import NotFound
 from authsvc.revocation.receipts import Receipts
 from authsvc.sessions.directory import SessionDirectory
 from authsvc.sessions.sessions import Sessions
@@ -31,7 +31,7 @@ _KINDS: Final = {
 
 
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
-    """Serves SessionService. Errors are raised; authsvc.api.errors answers them."""
+    """Serves SessionService. authsvc.api.status_mapping maps the exceptions to statuses."""
 
     def __init__(self, *, directory: SessionDirectory, sessions: Sessions, receipts: Receipts) -> None:
         self._directory = directory
@@ -41,17 +41,15 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def ListSessions(
         self, request: sessions_pb2.ListSessionsRequest, context: grpc.ServicerContext
     ) -> sessions_pb2.ListSessionsResponse:
-        """A page of the live sessions, as this replica knows them."""
+        """Returns a page of the live sessions, as this replica's watch has them."""
         if request.subject:
             validate.name("subject", request.subject)
-        if not 0 <= request.page_size <= MAX_SIZE:
-            raise InvalidField("page_size", f"must be from 1 to {MAX_SIZE:,}, or 0 for {DEFAULT_SIZE}")
-        # The token is the last session's id: a page begins right after it, whatever came and went meanwhile.
+        size = page_size(request.page_size)
+        # The token is the id of the last session on the page before. So a page begins right after that session, also if
+        # sessions came and went in between.
         if request.page_token and _PAGE_TOKEN.fullmatch(request.page_token) is None:
-            raise InvalidField("page_token", "is not one that was given out; begin without one")
-        records, more, total = self._directory.page(
-            subject=request.subject, after=request.page_token, size=request.page_size or DEFAULT_SIZE
-        )
+            raise invalid_token()
+        records, more, total = self._directory.page(subject=request.subject, after=request.page_token, size=size)
         return sessions_pb2.ListSessionsResponse(
             sessions=[_session(record) for record in records],
             next_page_token=records[-1].session_id if more else "",
@@ -61,22 +59,22 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def KickSession(
         self, request: sessions_pb2.KickSessionRequest, context: grpc.ServicerContext
     ) -> sessions_pb2.KickSessionResponse:
-        """Ends a session. With `wait` it answers with a receipt."""
+        """Ends a session. With `wait` it returns a receipt."""
         session_id = validate.name("session_id", request.session_id)
         reason = validate.reason("reason", request.reason)
-        patience = patience_of(request, context)
+        wait_seconds = receipt_wait_seconds(request, context)
         actor = current_caller().subject
 
-        def commit(extra: Sequence[Put | Delete] = ()) -> int:
-            revision = self._sessions.end(session_id, actor=actor, reason=reason, extra_operations=extra)
+        def commit(extra_operations: Sequence[Put | Delete] = ()) -> int:
+            revision = self._sessions.end(session_id, actor=actor, reason=reason, extra_operations=extra_operations)
             if revision is None:
-                raise NotFound(f"there is no live session {session_id!r}; it may have ended by itself")
+                raise NotFound(f"there is no live session {session_id!r}; it may have ended already")
             audit("session.kick", actor=actor, session_id=session_id, reason=reason, revision=revision)
             return revision
 
-        if patience is None:
+        if wait_seconds is None:
             return sessions_pb2.KickSessionResponse(revision=commit())
-        receipt = self._receipts.confirm(commit, patience=patience, context=context)
+        receipt = self._receipts.confirm(commit, timeout=wait_seconds, on_call_end=context.add_callback)
         return sessions_pb2.KickSessionResponse(revision=receipt.revision, receipt=receipt)
 
 

@@ -12,7 +12,7 @@ def main() -> None:
     # Imported here, so that importing the package does not load the command line.
     from authsvc.cli.group import credmesh
 
-    # gRPC logs what goes wrong to stderr by itself; our own message says it better. Read when grpc is first imported.
+    # gRPC writes its errors to stderr too. The command's own messages are clearer. gRPC reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     credmesh(prog_name="credmesh")

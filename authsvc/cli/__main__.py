@@ -1,4 +1,4 @@
-"""`python -m authsvc.cli`, for where the `credmesh` script is not on the PATH."""
+"""`python -m authsvc.cli`: the command where the `credmesh` script is not on the PATH."""
 
 from authsvc.cli import main
 

@@ -1,4 +1,4 @@
-"""How a command fails: what happened, what to do next, and an exit code that scripts can tell apart."""
+"""How a command fails: a message that says what happened and what to do next, and an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EXIT_CODES", "ExitCode", "Failure"]
 
 
 class ExitCode(enum.IntEnum):
-    """What the command's exit code says."""
+    """The command's exit codes."""
 
     OK = 0
     FAILED = 1
@@ -26,19 +26,19 @@ class ExitCode(enum.IntEnum):
 
 EXIT_CODES = (
     (ExitCode.OK, "done"),
-    (ExitCode.FAILED, "refused or failed: the message says why and what to do"),
-    (ExitCode.USAGE, "the command, a setting or a value was not understood"),
-    (ExitCode.UNREACHABLE, "the mesh could not be reached, or cannot answer now; retry"),
-    (ExitCode.NOTHING, "what was named is not there, or there was nothing to do"),
+    (ExitCode.FAILED, "refused or failed; the message says why and what to do"),
+    (ExitCode.USAGE, "the command, a setting or a value is wrong"),
+    (ExitCode.UNREACHABLE, "the mesh cannot be reached or cannot answer now; retry"),
+    (ExitCode.NOTHING, "the named thing does not exist, or there is nothing to do"),
 )
 """The exit codes as `--help` lists them."""
 
 
 class Failure(click.ClickException):
-    """A command cannot do what was asked.
+    """A command cannot do its task.
 
     The message says what happened, `next_step` what to do about it. Neither may hold a credential. `reason` is the
-    `reason` of an ErrorInfo or a gRPC status name, for scripts.
+    `reason` of an ErrorInfo or the name of a gRPC status, for scripts.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Failure(click.ClickException):
     ) -> None:
         super().__init__(message)
         self.next_step = next_step
-        self.exit_code = int(code)  # type: ignore[misc]  # click has one per class, and reads the instance's
+        self.exit_code = int(code)  # type: ignore[misc]  # click declares one per class, and reads the instance's
         self.reason = reason
         self.as_json = False
-        """Whether the command was asked to answer in JSON; set where the command runs."""
+        """Whether `show` writes JSON. MeshCommand sets it from --json."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Writes the failure to stderr: one paragraph for people, or one JSON object."""

@@ -1,4 +1,4 @@
-"""What all commands share: the options about the mesh, and how a command that fails says so."""
+"""What all commands share: the options --profile, --timeout, --as and --json, and how a command reports a failure."""
 
 from __future__ import annotations
 
@@ -20,52 +20,56 @@ from authsvc.cli.terminal.output import Output
 if TYPE_CHECKING:
     from authsvc.cli.mesh.connection import Connection
 
-__all__ = ["DEFAULT_TIMEOUT", "Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
+__all__ = ["Invocation", "MeshCommand", "MeshGroup", "confirm", "mesh_options", "pass_invocation"]
 
-DEFAULT_TIMEOUT: Final = 10.0
-PATIENT_TIMEOUT: Final = 60.0
-"""Seconds for a call that waits for nodes. It ends by itself before that, with what is known."""
+_DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+_WAITING_TIMEOUT_SECONDS: Final = 60.0
+"""For a call that waits for nodes. The auth service answers earlier, with what is known by then."""
 
 
 @dataclass(kw_only=True)
 class Invocation:
-    """One run of the command: what its options said, and what follows from them.
+    """One run of the command: its options, and what follows from them.
 
-    timeout   seconds for one call
-    speak_as  "client" (the profile's), "user" (who signed in with `credmesh login`), or "" for the command's own choice
+    given_timeout  seconds for one call; None without --timeout
+    account        "client" (the profile's), "user" (of `credmesh login`), or "" for the command's own choice
     """
 
     profile_path: Path | None = None
-    timeout: float = DEFAULT_TIMEOUT
+    given_timeout: float | None = None
     as_json: bool = False
-    speak_as: str = ""
+    account: str = ""
     _profile: Profile | None = field(default=None, repr=False)
 
     @property
     def profile(self) -> Profile:
-        """The profile; it may be empty. Failure if the file cannot be used."""
+        """The profile, which may be empty. Failure if the file cannot be used."""
         if self._profile is None:
             self._profile = load_profile(self.profile_path)
         return self._profile
 
     @property
     def output(self) -> Output:
-        """Where the answer goes."""
+        """Writes the answer."""
         return Output(as_json=self.as_json)
 
     @property
-    def patience(self) -> float:
-        """Seconds for a call that waits for nodes: longer than others, unless --timeout was given."""
-        return PATIENT_TIMEOUT if self.timeout == DEFAULT_TIMEOUT else self.timeout
+    def timeout(self) -> float:
+        """Seconds for one call."""
+        return _DEFAULT_TIMEOUT_SECONDS if self.given_timeout is None else self.given_timeout
 
-    def connect(self, *, prefer: str = "client") -> Connection:
-        """A connection to the auth service that speaks as the client or the user; `prefer` is the command's choice."""
-        from authsvc.cli.mesh.connection import Connection
+    def call_timeout(self, *, waits_for_nodes: bool) -> float:
+        """Seconds for a call: longer if it waits for nodes, unless --timeout was given."""
+        return _WAITING_TIMEOUT_SECONDS if waits_for_nodes and self.given_timeout is None else self.timeout
 
-        return Connection.signed_in(self.profile, timeout=self.timeout, speak_as=self.speak_as, prefer=prefer)
+    def connect(self, *, preferred: str = "client") -> Connection:
+        """Opens a connection that is signed in as the client or the user; `preferred` counts if --as is not given."""
+        from authsvc.cli.mesh.sign_in import connect_signed_in
+
+        return connect_signed_in(self.profile, timeout=self.timeout, account=self.account, preferred=preferred)
 
     def connect_anonymously(self) -> Connection:
-        """A connection for the calls that need no credential."""
+        """Opens a connection for calls that need no credential."""
         from authsvc.cli.mesh.connection import Connection
 
         return Connection(self.profile, timeout=self.timeout)
@@ -74,17 +78,17 @@ class Invocation:
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
 
 
-def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def store(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+def _set_on_invocation(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
         invocation = context.ensure_object(Invocation)
-        if value is not None:  # not given here; perhaps before the command's name
+        if value is not None:  # an option that is absent here may have been given before the command's name
             setattr(invocation, name, value)
 
-    return store
+    return callback
 
 
 def mesh_options(*, root: bool = False) -> list[click.Parameter]:
-    """The options of every command. They are understood before the command's name (`root`) and after it."""
+    """The options of every command. They are accepted before the command's name (`root`) and after it."""
     return [
         click.Option(
             ["--profile"],
@@ -93,44 +97,44 @@ def mesh_options(*, root: bool = False) -> list[click.Parameter]:
             envvar="CREDMESH_PROFILE" if root else None,
             expose_value=False,
             is_eager=True,
-            callback=_store("profile_path"),
-            help="The mesh to speak to.  [default: CREDMESH_PROFILE, ./.mesh/profile.json]",
+            callback=_set_on_invocation("profile_path"),
+            help="The profile of the mesh to use.  [default: CREDMESH_PROFILE, ./.mesh/profile.json]",
         ),
         click.Option(
             ["--timeout"],
             type=click.FloatRange(min=0.1, max=3600),
             metavar="SECONDS",
             expose_value=False,
-            callback=_store("timeout"),
-            help=f"How long one call may take.  [default: {DEFAULT_TIMEOUT:g}]",
+            callback=_set_on_invocation("given_timeout"),
+            help=f"How long one call may take.  [default: {_DEFAULT_TIMEOUT_SECONDS:g}]",
         ),
         click.Option(
             ["--as"],
             type=click.Choice(["client", "user"]),
             expose_value=False,
-            callback=_store("speak_as"),
-            help="Speak as the profile's client, or as the user who signed in.",
+            callback=_set_on_invocation("account"),
+            help="Act as the profile's client, or as the user who signed in.",
         ),
         click.Option(
             ["--json"],
             is_flag=True,
             default=None,
             expose_value=False,
-            callback=_store("as_json"),
+            callback=_set_on_invocation("as_json"),
             help="Answer in JSON, for scripts; errors too.",
         ),
     ]
 
 
 class MeshCommand(click.Command):
-    """A command with the options above. Whatever goes wrong in it ends in a message, never in a traceback."""
+    """A command with the options above. Every error in it ends in a message, never in a traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(mesh_options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments, of which an option with one value may be there once."""
+        """Parses the arguments. Refuses an option with one value that is given twice."""
         given = list(args)
         rest = super().parse_args(ctx, args)
         refuse_repeated(self, ctx, given)
@@ -145,7 +149,7 @@ class MeshCommand(click.Command):
             raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # the edge of the program: nothing above could say it better
+        except Exception as error:  # the edge of the program: no caller could report it better
             if os.environ.get("CREDMESH_DEBUG") or (isinstance(error, OSError) and error.errno == errno.EPIPE):
                 raise
             unexpected = _unexpected(error)
@@ -159,11 +163,11 @@ def _unexpected(error: Exception) -> Failure:
     if isinstance(error, CredmeshError):
         return Failure(str(error))  # raised on purpose; its text says what to do
     if isinstance(error, OSError) and error.filename is not None:
-        return Failure(f"{error.filename}: {error.strerror}", next_step="Check the path and who may use it.")
-    # The text of an unknown exception may quote anything, a credential too.
+        return Failure(f"{error.filename}: {error.strerror}", next_step="Check the path and the file's permissions.")
+    # The text of an unknown exception may quote anything, even a credential.
     return Failure(
-        f"unexpected {type(error).__name__}: this is a fault in the command",
-        next_step="CREDMESH_DEBUG=1 shows where; report that and `credmesh --version`.",
+        f"unexpected {type(error).__name__}: this is a bug in the command",
+        next_step="CREDMESH_DEBUG=1 shows a traceback. Report it together with `credmesh --version`.",
     )
 
 
@@ -173,7 +177,7 @@ class MeshGroup(click.Group):
     command_class = MeshCommand
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments before the command's name, as MeshCommand does those behind it."""
+        """Parses the arguments before the command's name. Refuses an option with one value that is given twice."""
         given = list(args)
         rest = super().parse_args(ctx, args)
         refuse_repeated(self, ctx, given)
@@ -181,13 +185,13 @@ class MeshGroup(click.Group):
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks before something that cannot be undone, unless `yes` says that it was thought about."""
+    """Asks before an action that cannot be undone, unless --yes was given. Failure without a terminal to ask on."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise Failure(
             "this cannot be undone, and there is no terminal to ask on",
-            next_step="Give --yes if it is meant.",
+            next_step="Add --yes to do it without a question.",
             code=ExitCode.USAGE,
         )
     click.confirm(question, abort=True, err=True)

@@ -1,4 +1,4 @@
-"""`--wait`: what the nodes say to a revocation, as a person reads it."""
+"""Receipts of revocations: the options --wait and --at-most, and a receipt as text for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from authsvc.cli.terminal.times import clock_time, span
 from authsvc.store.timestamps import duration, seconds
 from credmesh.admin.v1 import receipt_pb2
 
-__all__ = ["ask_to_wait", "exit_by", "show_receipt", "wait_options"]
+__all__ = ["exit_if_incomplete", "set_wait", "show_receipt", "wait_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,14 +23,14 @@ _APPLIED: Final = receipt_pb2.NodeReceipt.STATE_APPLIED
 _COLUMNS: Final = (
     Column("Node", whole=True),
     Column("Service", width=10),
-    Column("Address", width=15, wide=True),
+    Column("Address", width=15, optional=1),
     Column("Applied", width=9),
     Column("Streams ended", width=7),
     Column("Freshness", width=9),
 )
 
 
-class _Waits(Protocol):
+class _WaitingRequest(Protocol):
     wait: bool
 
     @property
@@ -38,23 +38,23 @@ class _Waits(Protocol):
 
 
 def wait_options(command: F) -> F:
-    """The options of a command that can wait for a receipt: --wait and --at-most, as `wait` and `at_most`."""
+    """Adds --wait and --at-most to a command, as the parameters `wait` and `at_most`."""
     at_most = click.option(
         "--at-most",
         type=click.FloatRange(min=0.001, max=3600),
         metavar="SECONDS",
-        help="With --wait: return after this long at the latest, with what is known by then.",
+        help="With --wait: return after this time at the latest, with what is known by then.",
     )
     wait = click.option(
         "--wait",
         is_flag=True,
-        help="Return when every node has applied it, or is known to refuse on strict methods; exit code 1 if one lags, "
-        "or if it is not known which there are.",
+        help="Return when every node has applied it, or must refuse it on strict methods. Exit code 1 if a node lags, "
+        "or if the list of nodes is not known.",
     )
     return wait(at_most(command))
 
 
-def ask_to_wait(request: _Waits, *, wait: bool, at_most: float | None) -> None:
+def set_wait(request: _WaitingRequest, *, wait: bool, at_most: float | None) -> None:
     """Writes the options into a request."""
     request.wait = wait or at_most is not None
     if at_most is not None:
@@ -63,14 +63,14 @@ def ask_to_wait(request: _Waits, *, wait: bool, at_most: float | None) -> None:
 
 def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     """Prints a receipt for people."""
-    output.table(_COLUMNS, [_row(node) for node in receipt.nodes], empty="No node is known to be registered.")
+    output.table(_COLUMNS, [_row(node) for node in receipt.nodes], empty="No registered node is known.")
     applied = [node for node in receipt.nodes if node.state == _APPLIED]
     lagging = [node.node_id for node in receipt.nodes if node.state != _APPLIED and not node.lease_ended]
-    # Nobody in it lags, and yet it is not complete: so it may lack somebody.
-    some_may_be_missing = not receipt.complete and not lagging
+    # Incomplete although no listed node lags: the list of nodes could not be read after the commit.
+    list_incomplete = not receipt.complete and not lagging
     if applied:
         slowest = max(_seconds(node.applied_after) for node in applied)
-        every = "Every node above" if some_may_be_missing else "Every node"
+        every = "Every node above" if list_incomplete else "Every node"
         who = every if len(applied) == len(receipt.nodes) else f"{len(applied)} of {len(receipt.nodes)} nodes"
         ended = receipt.streams_ended
         streams = f"{ended:,} open stream{' was' if ended == 1 else 's were'} ended" if ended else "no stream was open"
@@ -81,21 +81,21 @@ def show_receipt(output: Output, receipt: receipt_pb2.Receipt) -> None:
     output.line(f"{begins} every other node refuses it too on methods with a freshness rule, reachable or not.")
     if lagging:
         output.line(
-            f"{' '.join(lagging)}: no answer. Methods without a freshness rule may serve it there until the tokens "
-            "expire; `credmesh nodes --probe` shows whether it is back.",
+            f"No answer from {' '.join(lagging)}. Methods without a freshness rule may accept it there until the "
+            "tokens expire. `credmesh nodes --probe` shows whether a node answers again.",
             "yellow",
         )
-    elif some_may_be_missing:
+    elif list_incomplete:
         output.line(
-            "The list of nodes could not be read in time: there may be others, where methods without a freshness rule "
-            "serve it until they hear of it. `credmesh nodes --probe` shows who is there; --at-most or --timeout gives "
-            "a receipt more time.",
+            "The list of nodes could not be read in time, so nodes may be missing above. On a missing node, methods "
+            "without a freshness rule accept it until the node learns of it. `credmesh nodes --probe` lists the nodes; "
+            "--at-most or --timeout allows a receipt more time.",
             "yellow",
         )
 
 
-def exit_by(receipt: receipt_pb2.Receipt) -> None:
-    """Ends the command with exit code 1 if a registered node lags, or may be missing in the receipt."""
+def exit_if_incomplete(receipt: receipt_pb2.Receipt) -> None:
+    """Ends the command with exit code 1 if a registered node lags, or if the receipt may lack a node."""
     if not receipt.complete:
         raise click.exceptions.Exit(int(ExitCode.FAILED))
 

@@ -1,1 +1,1 @@
-"""Finding out that etcd has lost a part of its history, and answering it."""
+"""Finding the loss of a part of etcd's history, recovering from it, and vouching that nothing is lost."""

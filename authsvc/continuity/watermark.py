@@ -1,10 +1,8 @@
-"""The watermark of a replica: how far it has seen into etcd's history, in a small file that outlives it.
+"""The watermark of a replica: how far it has observed etcd's history, kept in a small file that survives a restart.
 
-An etcd that is restored from a backup while everything is down tells nobody. A replica that remembers more than is
-there does (see interceptors.trust.continuity). What it saw within the last moments before a crash may be missing in the
-file: that makes it forget, never imagine. What it must not forget, since somebody will rely on it, is noted, and lies
-on disk
-before anybody hears of it.
+If etcd is restored from a backup while every process is down, nothing in etcd tells. A replica whose watermark lies
+beyond the restored etcd finds the loss (see interceptors.trust.continuity). A crash can lose the newest observations.
+It cannot add one. A commit that a receipt rests on must not be lost: `record_commit` returns after it is on disk.
 """
 
 from __future__ import annotations
@@ -28,28 +26,28 @@ _FORMAT: Final = 1
 
 
 class Watermark:
-    """What a replica remembers. Thread-safe; `observation` and `noted` may be read without a lock.
+    """How far a replica has observed etcd. Thread-safe; the attributes may be read without a lock.
 
-    path    the file; None for a replica that remembers nothing beyond its own life
-    prefix  begins every key of the mesh in etcd: a watermark of another mesh in the same etcd is none of this one
-    observation   how far was seen
-    noted   how often something was noted
+    path              the file; None for a replica that forgets everything when it ends
+    prefix            of the mesh's keys in etcd: the watermark of another mesh on the same etcd is ignored
+    observed          the newest observation
+    commits_recorded  how often `record_commit` was called
     """
 
     def __init__(self, path: Path | None, prefix: str) -> None:
         self._path = path
         self._prefix = prefix
-        self._failing = False
-        self._lock = threading.Lock()  # what is in mind
-        self._writing = threading.Lock()  # the file
-        self._version = 0  # of what is in mind
-        self._written = 0  # that of what is on disk
+        self._write_failing = False
+        self._lock = threading.Lock()  # guards the attributes
+        self._file_lock = threading.Lock()
+        self._version = 0  # of `observed`
+        self._written_version = 0  # of what the file holds
         self.observed = NOTHING_OBSERVED
-        self.noted = 0
+        self.commits_recorded = 0
         if path is None:
             _log.warning(
-                "CREDMESH_MEMORY_FILE is not set: a backup of etcd that is restored while everything is stopped may go "
-                "unnoticed"
+                "CREDMESH_MEMORY_FILE is not set: if etcd is restored from a backup while every process is stopped, "
+                "the loss may go unnoticed; set it to a file that survives a restart"
             )
         else:
             self.observed = self._load(path)
@@ -61,79 +59,90 @@ class Watermark:
                     "for example: CREDMESH_MEMORY_FILE=/var/lib/credmesh/watermark.json"
                 ) from error
 
-    def remember(self, observation: Observation) -> None:
-        """Keeps a observation of the same history, which has to go on from the one before."""
+    def advance(self, observation: Observation) -> None:
+        """Adds an observation of the same history. It must have been compared with `observed` before."""
         with self._lock:
-            version = self._keep(merge_observations(self.observed, observation))
+            version = self._set_observed(merge_observations(self.observed, observation))
         self._write(version)
 
-    def note(self, beacon: Beacon) -> None:
-        """Keeps that the beacon was put. Returns when that is on disk; several who note at once wait for one write."""
-        with self._lock:
-            self.noted += 1
-            seen = replace(self.observed, revision=beacon.revision, beacon=beacon.revision, beacon_value=beacon.value)
-            version = self._keep(merge_observations(self.observed, seen))
-        self._write(version)
+    def record_commit(self, beacon: Beacon) -> None:
+        """Adds a commit, by the beacon that it put. Returns when the file holds it.
 
-    def begin(self, observation: Observation, noted: int) -> None:
-        """Replaces all by a observation of another history. Nothing, if something was noted since there were `noted`.
-
-        That may be of either history. So who replaces looks again: then it has been read after that.
+        Threads that call this at the same time share one write.
         """
         with self._lock:
-            version = self._keep(observation if self.noted == noted else self.observed)
+            self.commits_recorded += 1
+            observed = replace(
+                self.observed, revision=beacon.revision, beacon_revision=beacon.revision, beacon_value=beacon.value
+            )
+            version = self._set_observed(merge_observations(self.observed, observed))
         self._write(version)
 
-    def _keep(self, observation: Observation) -> int:
+    def begin_history(self, observation: Observation, commits_recorded: int) -> None:
+        """Replaces everything by an observation of another history.
+
+        commits_recorded: as it was before etcd was read. If a commit was recorded since, nothing is replaced, because
+        that commit may belong to either history. The caller's next check reads etcd after the commit, and knows.
+        """
+        with self._lock:
+            version = self._set_observed(observation if self.commits_recorded == commits_recorded else self.observed)
+        self._write(version)
+
+    def _set_observed(self, observation: Observation) -> int:
+        """Sets `observed` and returns its version. The caller holds the lock."""
         if observation != self.observed:
             self.observed = observation
             self._version += 1
         return self._version
 
     def _write(self, version: int) -> None:
-        """Returns when this version, or a newer one, is on disk."""
+        """Returns when the file holds this version or a newer one, or could not be written."""
         if self._path is None:
             return
-        with self._writing:
-            if self._written >= version:
-                return  # whoever wrote last wrote this too
+        with self._file_lock:
+            if self._written_version >= version:
+                return  # the write of another thread included this version
             with self._lock:
                 observation, version = self.observed, self._version
             try:
                 self._save(self._path, observation)
             except OSError as error:
-                # It goes on with what it has in mind. Without the file a loss is found by others, or by this replica
-                # later.
-                if not self._failing:
-                    _log.error("cannot write down how far etcd was seen, %s: %s", self._path, error.strerror)
-                self._failing = True
+                # The replica goes on with what it holds in memory. Nodes and other replicas can still find a loss.
+                if not self._write_failing:
+                    _log.error(
+                        "cannot write the watermark to %s: %s; until it can be written, a restart of this replica "
+                        "forgets what it has observed of etcd since",
+                        self._path,
+                        error.strerror,
+                    )
+                self._write_failing = True
             else:
-                self._failing = False
-                self._written = version
+                self._write_failing = False
+                self._written_version = version
 
     def _load(self, path: Path) -> Observation:
         try:
-            found = json.loads(path.read_text())
-            if found["format"] != _FORMAT:
-                raise ValueError(f"format {found['format']!r}, and only {_FORMAT} is known here")
-            if found["prefix"] != self._prefix:
-                raise ValueError(f"it is of the mesh below {found['prefix']!r}")
-            return _sight(found)
+            entries = json.loads(path.read_text())
+            if entries["format"] != _FORMAT:
+                raise ValueError(f"format {entries['format']!r}, and only {_FORMAT} is known here")
+            if entries["prefix"] != self._prefix:
+                raise ValueError(f"it belongs to the mesh below {entries['prefix']!r}")
+            return _parse_observation(entries)
         except FileNotFoundError:
             return NOTHING_OBSERVED
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("%s cannot be read, and is begun anew: %s", path, error)
+            _log.error("the watermark in %s cannot be used and is replaced by an empty one: %s", path, error)
             return NOTHING_OBSERVED
 
     def _save(self, path: Path, observation: Observation) -> None:
-        """Writes the file as a whole, or leaves the old one. It outlives a loss of power from then on."""
+        """Replaces the file as a whole, or leaves the old one. After the return it survives a loss of power."""
         history = observation.history
         entries = {
             "format": _FORMAT,
             "prefix": self._prefix,
             "cluster_id": f"{observation.cluster_id:x}",
             "revision": observation.revision,
-            "beacon": observation.beacon,
+            "beacon": observation.beacon_revision,
             "beacon_value": None if observation.beacon_value is None else observation.beacon_value.hex(),
             "history": None
             if history is None
@@ -148,18 +157,18 @@ class Watermark:
         os.replace(draft, path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)  # without it the file's name may lead to the old one after a loss of power
+            os.fsync(folder)  # without it the file's name may lead to the old file after a loss of power
         finally:
             os.close(folder)
 
 
-def _sight(found: dict[str, Any]) -> Observation:
-    cluster_id = int(found["cluster_id"], 16)
-    history, value = found["history"], found.get("beacon_value")
+def _parse_observation(entries: dict[str, Any]) -> Observation:
+    cluster_id = int(entries["cluster_id"], 16)
+    history, value = entries["history"], entries.get("beacon_value")
     return Observation(
         cluster_id=cluster_id,
-        revision=int(found["revision"]),
-        beacon=int(found["beacon"]),
+        revision=int(entries["revision"]),
+        beacon_revision=int(entries["beacon"]),
         history=None
         if history is None
         else History(str(history["history_id"]), cluster_id, frozenset(map(str, history["ancestors"]))),

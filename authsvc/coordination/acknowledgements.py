@@ -1,7 +1,7 @@
-"""The ack_tracker: who is registered and who has acknowledged what, as every replica follows it in etcd.
+"""The registered nodes and their acknowledgements, as every replica follows them in etcd.
 
-One watch of each serves everybody on this replica who waits for nodes. While nobody waits, nodes acknowledge nothing,
-and the ack_tracker costs nothing.
+One watch of the registrations and one of the acknowledgements serve every call on this replica that waits for nodes.
+They cost little: while no barrier is raised, nodes acknowledge nothing.
 """
 
 from __future__ import annotations
@@ -11,39 +11,37 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from authsvc.coordination import barriers
-from authsvc.store.records import RecordError, parse_record
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, KeyValue, Snapshot
-from interceptors.etcd.mirror import Event, Mirror, ReadAnew
-from interceptors.keyspace import Layout, moved_beacon
+from interceptors.etcd.mirror import Event, Mirror
+from interceptors.keyspace import Layout, beacon_update
 from interceptors.settings import EtcdSettings
+from interceptors.stored_records import RecordError, parse_record
 
 __all__ = ["AckCollector", "AckTracker", "NodeAck", "RegisteredNode"]
 
 _log: Final = logging.getLogger("credmesh.auth.ack_tracker")
 
-_READY: Final = 2.0
-_AGAIN: Final = 1.0
-_GIVE_UP: Final = 60.0
-"""Seconds after which a barrier that cannot be taken back is left to its lease."""
-_AT_ONCE: Final = 100
-"""Keys that are read in one transaction: etcd takes 128."""
+_READY_TIMEOUT_SECONDS: Final = 2.0
+_RETRY_INTERVAL_SECONDS: Final = 1.0
+_MAX_REMOVAL_SECONDS: Final = 60.0
+"""After this time a barrier that cannot be removed is left to its lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAck:
     """A node's acknowledgement of a barrier.
 
-    revision       the barrier's, as of which everything is applied there
-    at             when this replica learned of it, in seconds of time.monotonic()
-    streams_ended  live streams that the node ended for it
-    freshness_age  seconds: how old the node's knowledge could be at most; None if it has proven nothing yet
+    revision       the barrier's revision: the node has applied every commit up to it
+    at             when this replica learned of the acknowledgement, in seconds of time.monotonic()
+    streams_ended  open streams that the node ended for what was revoked at that revision
+    freshness_age  the node's freshness in seconds; None if it has proven none yet
     """
 
     revision: int
@@ -54,128 +52,133 @@ class NodeAck:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredNode:
-    """A registered node: its record, and the revision at which it was written. One that cannot be read is empty."""
+    """A registered node.
+
+    record    its registration; empty if it cannot be read
+    revision  the revision that wrote the registration
+    """
 
     record: mesh_pb2.NodeRecord
     revision: int
 
 
 class AckCollector:
-    """Collects the answers to one barrier as they come in. Thread-safe."""
+    """Collects the acknowledgements of one barrier as they come in. Thread-safe.
 
-    def __init__(self, directory: str, layout: Layout, ring: Callable[[], None] | None = None) -> None:
-        self._ring = ring
+    directory  the prefix of the barrier's acknowledgements in etcd
+    on_change  called after each batch of events, in the thread that brought it. A batch may not concern this barrier
+    """
+
+    def __init__(self, directory: str, layout: Layout, on_change: Callable[[], None] = lambda: None) -> None:
         self.directory: Final = directory
         self._layout = layout
+        self._on_change = on_change
         self._changed = threading.Condition()
-        self._answers: dict[str, NodeAck] = {}
-        self._gone: dict[str, int] = {}
+        self._acks: dict[str, NodeAck] = {}
+        self._ended_registrations: dict[str, int] = {}  # by node id: the revision at which one last ended
         self._cancelled = False
 
     def has_applied(self, node_id: str, revision: int) -> bool:
-        """Whether a node has acknowledged that it applied this revision."""
+        """Whether a node has acknowledged this revision or a later one."""
         with self._changed:
-            answer = self._answers.get(node_id)
-            return answer is not None and answer.revision >= revision
+            ack = self._acks.get(node_id)
+            return ack is not None and ack.revision >= revision
 
-    def has_left(self, node_id: str, registered_at: int) -> bool:
-        """Whether the registration ended that a node made at this revision."""
+    def has_left(self, node_id: str, registration_revision: int) -> bool:
+        """Whether the registration that a node wrote at this revision has ended."""
         with self._changed:
-            return self._gone.get(node_id, 0) > registered_at
+            return self._ended_registrations.get(node_id, 0) > registration_revision
 
     @property
-    def answers(self) -> Mapping[str, NodeAck]:
-        """The answers so far, by node id."""
+    def acks(self) -> Mapping[str, NodeAck]:
+        """The acknowledgements so far, by node id."""
         with self._changed:
-            return dict(self._answers)
+            return dict(self._acks)
 
-    def wait(self, until: Callable[[], bool], deadline: float) -> bool:
-        """Waits until the condition holds, the deadline (time.monotonic()) passes, or it is cancelled; if it holds.
+    def wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Waits for a condition, until the deadline (time.monotonic()) or `cancel`. Returns whether it holds.
 
-        The condition is looked at whenever an answer comes in or a node goes.
+        The condition is evaluated after every change.
         """
         with self._changed:
-            while not (self._cancelled or until()):
+            while not (self._cancelled or condition()):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not self._changed.wait(remaining):
-                    return until()
-            return until()
+                    return condition()
+            return condition()
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether `cancel` was called."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Cancels the wait: `wait_until` returns at once."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
 
-    def take(self, values: Mapping[str, bytes]) -> None:
-        """Takes acknowledgements, by etcd key."""
+    def record_acks(self, values: Mapping[str, bytes]) -> None:
+        """Records acknowledgements, by etcd key. Those of other barriers are skipped."""
         now = time.monotonic()
         with self._changed:
             for key, value in values.items():
                 if not key.startswith(self.directory):
                     continue
                 node_id = self._layout.name(key, self.directory)
-                answer = _answer(node_id, value, now)
-                known = self._answers.get(node_id)
-                # The same barrier may be raised anew; of one revision the first answer counts.
-                if answer is not None and (known is None or answer.revision > known.revision):
-                    self._answers[node_id] = answer
+                ack = _parse_ack(node_id, value, now)
+                known = self._acks.get(node_id)
+                # A barrier can be raised again under the same id. Of one revision the first acknowledgement counts.
+                if ack is not None and (known is None or ack.revision > known.revision):
+                    self._acks[node_id] = ack
             self._changed.notify_all()
-        self._tell()
+        self._on_change()
 
-    def lose(self, gone: Mapping[str, int]) -> None:
-        """The registrations of these nodes have ended, each at its revision: a later one of the same node goes on."""
+    def record_ended_registrations(self, ended: Mapping[str, int]) -> None:
+        """Records that nodes' registrations have ended, each at its revision. A later registration is not affected."""
         with self._changed:
-            self._gone.update(gone)
+            self._ended_registrations.update(ended)
             self._changed.notify_all()
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._ring is not None:
-            self._ring()
+        self._on_change()
 
 
 class AckTracker:
-    """Follows registrations and acknowledgements. One per replica; start() it, and stop() it, or use it as a context.
+    """Follows registrations and acknowledgements. One per replica. `start` and `stop` it, or use it as a context.
 
-    etcd  what barriers are taken back with
+    settings  for the two watches
+    etcd      reads nodes and removes barriers
     """
 
     def __init__(self, settings: EtcdSettings, etcd: EtcdClient, layout: Layout) -> None:
         self._etcd = etcd
         self._layout = layout
         self._lock = threading.Lock()
-        self._waiting: set[AckCollector] = set()
+        self._collectors: set[AckCollector] = set()
         self._acks = Mirror(
             settings, layout.acks, on_snapshot=self._on_acks_read, on_events=self._on_acks, name="acknowledgements"
         )
         self._nodes = Mirror(
             settings, layout.nodes, on_snapshot=self._on_nodes_read, on_events=self._on_nodes, name="nodes"
         )
-        self._registered: Mapping[str, RegisteredNode] = {}
-        self._over: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
+        self._registered_nodes: Mapping[str, RegisteredNode] = {}
+        self._finished_barriers: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep, name="credmesh-barriers", daemon=True)
+        self._remover = threading.Thread(target=self._remove_finished_barriers, name="credmesh-barriers", daemon=True)
 
     def start(self) -> None:
-        """Starts to follow. Does not wait for etcd."""
+        """Starts the watches. Does not wait for etcd."""
         self._acks.start()
         self._nodes.start()
-        self._sweeper.start()
+        self._remover.start()
 
     def stop(self) -> None:
-        """Stops following. Barriers that are still to be taken back are left to their leases."""
+        """Ends the watches. Barriers that are not removed yet are left to their leases."""
         self._stopping.set()
-        self._over.put(None)
+        self._finished_barriers.put(None)
         self._acks.stop()
         self._nodes.stop()
-        if self._sweeper.ident is not None:
-            self._sweeper.join(timeout=10)
+        if self._remover.ident is not None:
+            self._remover.join(timeout=10)
 
     def __enter__(self) -> Self:
         self.start()
@@ -187,127 +190,126 @@ class AckTracker:
         self.stop()
 
     @contextmanager
-    def waiting(self, barrier_id: str) -> Iterator[AckCollector]:
-        """Collects the answers to a barrier. To be entered before the barrier is raised, so that all are timed well.
+    def collect_for_own_barrier(self, barrier_id: str) -> Iterator[AckCollector]:
+        """Collects the acknowledgements of a barrier that the caller raises inside the context.
 
-        Takes the barrier back when left, in another thread: nobody's answer has to wait for that.
+        Removes the barrier after the context, in another thread, so that no caller waits for the removal.
         """
-        self._acks.wait_ready(_READY)
-        self._nodes.wait_ready(_READY)
-        waiting = AckCollector(barriers.acks_of(self._layout, barrier_id), self._layout)
-        with self._lock:
-            self._waiting.add(waiting)
+        # The watches must be up before the barrier is raised. Otherwise NodeAck.at would be the time of a later read.
+        self._acks.wait_ready(_READY_TIMEOUT_SECONDS)
+        self._nodes.wait_ready(_READY_TIMEOUT_SECONDS)
         try:
-            yield waiting
+            with self._collect(barrier_id) as collector:
+                yield collector
         finally:
-            with self._lock:
-                self._waiting.discard(waiting)
-            self._over.put((barrier_id, time.monotonic()))
+            self._finished_barriers.put((barrier_id, time.monotonic()))
+
+    def collect_for_existing_barrier(
+        self, barrier_id: str, on_change: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[AckCollector]:
+        """Collects the acknowledgements of a barrier that others raise and remove.
+
+        on_change: called after each batch of events
+        """
+        return self._collect(barrier_id, on_change)
 
     @contextmanager
-    def listening(self, barrier_id: str, ring: Callable[[], None]) -> Iterator[AckCollector]:
-        """Collects the answers to a barrier that is somebody else's. ring: called when there may be something new."""
-        waiting = AckCollector(barriers.acks_of(self._layout, barrier_id), self._layout, ring)
+    def _collect(self, barrier_id: str, on_change: Callable[[], None] = lambda: None) -> Iterator[AckCollector]:
+        collector = AckCollector(barriers.acks_directory(self._layout, barrier_id), self._layout, on_change)
         with self._lock:
-            self._waiting.add(waiting)
+            self._collectors.add(collector)
         try:
-            yield waiting
+            yield collector
         finally:
             with self._lock:
-                self._waiting.discard(waiting)
+                self._collectors.discard(collector)
 
     @property
-    def registered(self) -> Mapping[str, RegisteredNode]:
-        """The registered nodes by id, as the watch has them: a few milliseconds old."""
-        return self._registered
+    def registered_nodes(self) -> Mapping[str, RegisteredNode]:
+        """The registered nodes by id, as the watch has them: usually a few milliseconds old."""
+        return self._registered_nodes
 
-    def look(self, waiting: AckCollector, timeout: float) -> Mapping[str, RegisteredNode]:
-        """The nodes that are registered now, by id. Takes the answers that are there, if the watch has fallen behind.
+    def read_acks_and_nodes(self, collector: AckCollector, timeout: float) -> Mapping[str, RegisteredNode]:
+        """Reads the acknowledgements into the collector, then the registered nodes, which it returns by id.
 
-        Acknowledgements are read first: a node that acknowledges and leaves in between is then not waited for in vain.
-        Raises EtcdUnavailable after `timeout` seconds, about.
+        The reads do not depend on the watches, which may be behind. The acknowledgements come first: in the other
+        order, a node that acknowledges and leaves between the reads would be waited for: its acknowledgement ends with
+        its lease.
+        Raises EtcdUnavailable, about `timeout` seconds later.
         """
-        acks = self._etcd.read_prefix(waiting.directory, timeout=timeout / 2)
-        waiting.take({key: entry.value for key, entry in acks.values.items()})
+        acks = self._etcd.read_prefix(collector.directory, timeout=timeout / 2)
+        collector.record_acks({key: entry.value for key, entry in acks.values.items()})
         nodes = self._etcd.read_prefix(self._layout.nodes, timeout=timeout / 2)
-        return self._live(nodes.values)
+        return self._parse_registrations(nodes.values)
 
-    def _everybody(self) -> tuple[AckCollector, ...]:
+    def _active_collectors(self) -> tuple[AckCollector, ...]:
         with self._lock:
-            return tuple(self._waiting)
+            return tuple(self._collectors)
 
     def _on_acks_read(self, snapshot: Snapshot) -> None:
-        found = {key: entry.value for key, entry in snapshot.values.items()}
-        for waiting in self._everybody():
-            waiting.take(found)
+        acks = {key: entry.value for key, entry in snapshot.values.items()}
+        for collector in self._active_collectors():
+            collector.record_acks(acks)
 
     def _on_acks(self, events: Sequence[Event], _revision: int) -> None:
-        found = {event.key: event.value for event in events if event.value is not None}
-        if found:
-            for waiting in self._everybody():
-                waiting.take(found)
+        acks = {event.key: event.value for event in events if event.value is not None}
+        if acks:
+            for collector in self._active_collectors():
+                collector.record_acks(acks)
 
     def _on_nodes_read(self, snapshot: Snapshot) -> None:
-        registered = self._live(snapshot.values)
-        known, self._registered = self._registered, registered
-        for waiting in self._everybody():
-            waiting.lose(dict.fromkeys(known.keys() - registered.keys(), snapshot.revision))
+        registered = self._parse_registrations(snapshot.values)
+        known, self._registered_nodes = self._registered_nodes, registered
+        for collector in self._active_collectors():
+            collector.record_ended_registrations(dict.fromkeys(known.keys() - registered.keys(), snapshot.revision))
 
     def _on_nodes(self, events: Sequence[Event], _revision: int) -> None:
-        registered = dict(self._registered)
-        gone: dict[str, int] = {}
-        live = self._look_up([event.key for event in events if event.value is not None])
+        registered = dict(self._registered_nodes)
+        ended: dict[str, int] = {}
         for event in events:
             node_id = self._layout.name(event.key, self._layout.nodes)
-            if event.value is not None and node_id in live:
-                registered[node_id] = live[node_id]
+            if event.value is not None and barriers.is_registration(event.key, event.lease):
+                registered[node_id] = _parse_node(node_id, event.value, event.mod_revision)
             else:
-                # Deleted by now, or written over without a lease.
+                # The registration was deleted, or overwritten without a lease.
                 registered.pop(node_id, None)
-                gone[node_id] = event.mod_revision
-        self._registered = registered
-        if gone:
-            for waiting in self._everybody():
-                waiting.lose(gone)
+                ended[node_id] = event.mod_revision
+        self._registered_nodes = registered
+        if ended:
+            for collector in self._active_collectors():
+                collector.record_ended_registrations(ended)
 
-    def _look_up(self, keys: Sequence[str]) -> Mapping[str, RegisteredNode]:
-        """The live nodes among what lies now at keys below `nodes/`: the watch does not tell of leases."""
-        found: dict[str, KeyValue] = {}
-        try:
-            for start in range(0, len(keys), _AT_ONCE):
-                found.update(self._etcd.read(*keys[start : start + _AT_ONCE]).values)
-        except EtcdUnavailable as error:
-            raise ReadAnew from error
-        return self._live(found)
+    def _parse_registrations(self, entries: Mapping[str, KeyValue]) -> dict[str, RegisteredNode]:
+        registrations = barriers.select_registrations(self._layout, entries)
+        return {
+            node_id: _parse_node(node_id, entry.value, entry.mod_revision) for node_id, entry in registrations.items()
+        }
 
-    def _live(self, entries: Mapping[str, KeyValue]) -> dict[str, RegisteredNode]:
-        live = barriers.live_nodes(self._layout, entries)
-        return {node_id: _registered(node_id, entry.value, entry.mod_revision) for node_id, entry in live.items()}
-
-    def _sweep(self) -> None:
-        """Takes barriers back whose answers nobody collects any more."""
+    def _remove_finished_barriers(self) -> None:
+        """Removes barriers whose collector has ended. Runs in a thread until `stop`."""
         while True:
-            over = self._over.get()
-            if over is None or self._stopping.is_set():
+            finished = self._finished_barriers.get()
+            if finished is None or self._stopping.is_set():
                 return
-            barrier_id, since = over
+            barrier_id, finished_at = finished
+            operations = barriers.remove_operations(self._layout, barrier_id)
             try:
-                self._etcd.commit([], [*barriers.lowered(self._layout, barrier_id), moved_beacon(self._layout)])
+                self._etcd.commit([], [*operations, beacon_update(self._layout)])
             except EtcdUnavailable as error:
-                if time.monotonic() < since + _GIVE_UP:
-                    self._over.put(over)
-                    self._stopping.wait(_AGAIN)
+                if time.monotonic() < finished_at + _MAX_REMOVAL_SECONDS:
+                    self._finished_barriers.put(finished)
+                    self._stopping.wait(_RETRY_INTERVAL_SECONDS)
                 else:
-                    _log.info("barrier %r could not be taken back, it goes with its lease: %s", barrier_id, error)
-            except Exception:  # noqa: BLE001 - logged; the next barrier has to be taken back too
-                _log.exception("barrier %r could not be taken back, it goes with its lease", barrier_id)
+                    _log.info("barrier %r could not be removed, it ends with its lease: %s", barrier_id, error)
+            except Exception:  # noqa: BLE001 - logged; the next barrier must be removed too
+                _log.exception("barrier %r could not be removed, it ends with its lease", barrier_id)
 
 
-def _answer(node_id: str, value: bytes, now: float) -> NodeAck | None:
+def _parse_ack(node_id: str, value: bytes, now: float) -> NodeAck | None:
     try:
         ack = parse_record(mesh_pb2.Ack, value)
     except RecordError as error:
-        _log.error("the acknowledgement of node %r does not count: %s", node_id, error)
+        _log.error("the acknowledgement of node %r is ignored: %s", node_id, error)
         return None
     if not ack.revision:
         return None
@@ -315,10 +317,10 @@ def _answer(node_id: str, value: bytes, now: float) -> NodeAck | None:
     return NodeAck(ack.revision, now, ack.streams_ended, age)
 
 
-def _registered(node_id: str, value: bytes, revision: int) -> RegisteredNode:
+def _parse_node(node_id: str, value: bytes, revision: int) -> RegisteredNode:
     try:
         return RegisteredNode(parse_record(mesh_pb2.NodeRecord, value), revision)
     except RecordError as error:
-        # It is waited for all the same, and known by what its key tells.
+        # The node is known by its key, and receipts wait for it.
         _log.error("the record of node %r cannot be read: %s", node_id, error)
         return RegisteredNode(mesh_pb2.NodeRecord(), revision)

@@ -1,15 +1,14 @@
-"""Leading: one replica does what must be done once, and stops when it is not sure any more that it may.
+"""Leader election: one replica does what must be done once.
 
-A replica leads while `auth/leader` lies in etcd under its lease. Its writes compare the create revision of that key
-and what it holds, which is drawn anew for each term (the fence): a leader that was paused, cut off or deposed can
-therefore write nothing, whatever it believes, and whatever etcd was restored to meanwhile. The lease is for finding a
-successor quickly; only the fence is relied on.
+A replica leads while the key `auth/leader` lies in etcd under the replica's lease. It stops its jobs when it cannot be
+sure any more that the lease lives. Every commit of a job compares the fence: the key's create revision, and its value,
+which is random for each term. So a leader that was paused, cut off or deposed can write nothing, not even into an etcd
+that was restored meanwhile. Safety rests on the fence only. The lease lets a successor be found quickly.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import threading
 import time
@@ -19,30 +18,31 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from authsvc.store.records import FORMAT
 from credmesh.store.v1 import auth_pb2
+from interceptors.backoff import Backoff
 from interceptors.errors import CredmeshError
-from interceptors.etcd.client import CreatedAt, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Snapshot, Unchanged
-from interceptors.etcd.lease import KeptLease
-from interceptors.etcd.mirror import Event, Mirror
+from interceptors.etcd.client import CreatedAt, EtcdClient, EtcdUnavailable, LeaseNotFound, Put, Unchanged
+from interceptors.etcd.lease import RenewableLease
+from interceptors.etcd.mirror import change_notifier
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
+from interceptors.stored_records import FORMAT
 
 __all__ = ["LeaderElection", "LeaderJob", "StepDown"]
 
 _log: Final = logging.getLogger("credmesh.auth.leader")
 _leading: Final = Gauge("credmesh_auth_leading", "1 while this replica leads, else 0.")
 
-_FIRST_BACKOFF: Final = 0.1
-_LONGEST_BACKOFF: Final = 5.0
-_LONGEST_WAIT: Final = 3600.0
-_STOP_TIMEOUT: Final = 10.0
+_MIN_BACKOFF_SECONDS: Final = 0.1
+_MAX_BACKOFF_SECONDS: Final = 5.0
+_MAX_WAIT_SECONDS: Final = 3600.0
+_STOP_TIMEOUT_SECONDS: Final = 10.0
 
 
 class StepDown(CredmeshError):
-    """A job raises this where this replica cannot do what leading asks for, and another one may be able to.
+    """Raised by a job that this replica cannot do, if another replica may be able to.
 
-    It gives the lead up, and does not campaign for so many `seconds`: time enough for whoever else there is.
+    The replica gives up leadership and does not campaign for `seconds`, so that another replica can take over.
     """
 
     def __init__(self, why: str, *, seconds: float) -> None:
@@ -52,9 +52,11 @@ class StepDown(CredmeshError):
 
 @dataclass(frozen=True, slots=True)
 class LeaderJob:
-    """What the leader does: called with the fence, returns in how many seconds it wants to be called again.
+    """A job of the leader.
 
-    wakes_on  etcd prefixes; whatever changes below them has it called at once
+    run       called with the fence; returns after how many seconds it wants to be called again
+    wakes_on  etcd prefixes: a change below one of them has the job called at once
+    name      for the log
     """
 
     run: Callable[[CreatedAt], float]
@@ -62,27 +64,29 @@ class LeaderJob:
     name: str = "job"
 
     def __call__(self, fence: CreatedAt) -> float:
-        """Does what is due."""
+        """Runs the job once."""
         return self.run(fence)
 
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """A time of leading: from winning the key until the lease is not certain any more."""
+    """A term of leadership: from winning the key until the lease is not certain to live any more."""
 
     fence: CreatedAt
-    lease: KeptLease
+    lease: RenewableLease
 
     def alive(self) -> bool:
         return self.lease.alive(time.monotonic())
 
 
 class LeaderElection:
-    """Campaigns, and runs jobs while it leads. Each job has its own thread, so that a slow one delays no other.
+    """Campaigns for leadership, and runs the jobs while this replica leads.
 
-    ttl   seconds until another replica may lead when this one falls silent
-    jobs  callables that take the fence and return in how many seconds they want to be called again. They must put the
-          fence among the conditions of every commit. Those that are a `LeaderJob` can be woken by events
+    Each job has a thread, so that a slow job delays no other.
+
+    ttl   seconds after which another replica may lead if this one falls silent
+    jobs  each is called with the fence, which every commit of the job must have among its conditions. A plain callable
+          is a `LeaderJob` that no event wakes
     """
 
     def __init__(
@@ -93,36 +97,37 @@ class LeaderElection:
         ttl: int,
         jobs: Sequence[LeaderJob | Callable[[CreatedAt], float]],
     ) -> None:
-        # A request that takes as long as the lease is no use for keeping it.
+        # A request that takes as long as the lease lives cannot keep the lease alive.
         self._etcd = EtcdClient(replace(etcd_settings, timeout=min(etcd_settings.timeout, ttl / 3)))
         self._key = layout.leader
         self._node_id = node_id
         self._ttl = ttl
-        self._changed = threading.Event()  # the leader's key changed, or the leader is to stop
+        self._woken = threading.Event()
         self._stopping = False
-        self._lease: KeptLease | None = None
+        self._lease: RenewableLease | None = None
         self._term: _Term | None = None
-        self._unsure = True  # whether the leader's key has to be read before anything is believed
-        self._away = False
-        self._stands_back_until = float("-inf")  # seconds of time.monotonic()
+        self._must_read_key = True  # the leader's key may have changed since it was read
+        self._etcd_unavailable = False
+        self._no_campaign_until = float("-inf")  # seconds of time.monotonic()
         self._thread = threading.Thread(target=self._run, name="credmesh-leader", daemon=True)
         self._runners = [
-            _Runner(job if isinstance(job, LeaderJob) else LeaderJob(job), self._leads, self._stand_back)
+            _JobRunner(job if isinstance(job, LeaderJob) else LeaderJob(job), self._current_fence, self._pause_campaign)
             for job in jobs
         ]
-        self._mirrors = [_doorbell(etcd_settings, self._key, self._look, "leader")]
+        self._mirrors = [change_notifier(etcd_settings, self._key, self._on_key_change, name="leader")]
         for runner in self._runners:
             self._mirrors += [
-                _doorbell(etcd_settings, prefix, runner.wake, runner.job.name) for prefix in runner.job.wakes_on
+                change_notifier(etcd_settings, prefix, runner.wake, name=f"{runner.job.name}-wakes")
+                for prefix in runner.job.wakes_on
             ]
 
     @property
     def leading(self) -> bool:
-        """Whether this replica leads, as far as it can know. Only a commit with the fence is proof."""
-        return self._leads() is not None
+        """Whether this replica leads, as far as it can know. Only a commit with the fence proves it."""
+        return self._current_fence() is not None
 
     def start(self) -> None:
-        """Starts to campaign. Does not wait for etcd."""
+        """Starts the campaign. Does not wait for etcd."""
         for runner in self._runners:
             runner.start()
         self._thread.start()
@@ -130,70 +135,70 @@ class LeaderElection:
             mirror.start()
 
     def stop(self) -> None:
-        """Lets running jobs finish, and gives the lead up at once, so that another replica can take it."""
+        """Lets running jobs finish, then gives up leadership, so that another replica can lead at once."""
         self._stopping = True
         for runner in self._runners:
             runner.stop()
-        self._changed.set()
+        self._woken.set()
         if self._thread.ident is not None:
-            self._thread.join(_STOP_TIMEOUT)
+            self._thread.join(_STOP_TIMEOUT_SECONDS)
         for mirror in self._mirrors:
             mirror.stop()
         self._etcd.close()
 
     def wake(self) -> None:
-        """Has every job called soon."""
+        """Has every job called soon, if this replica leads."""
         for runner in self._runners:
             runner.wake()
 
-    def _leads(self) -> CreatedAt | None:
-        """The fence, while this replica leads."""
+    def _current_fence(self) -> CreatedAt | None:
+        """The fence while this replica leads, else None."""
         term = self._term
         return term.fence if term is not None and term.alive() else None
 
-    def _look(self) -> None:
-        self._unsure = True
-        self._changed.set()
+    def _on_key_change(self) -> None:
+        self._must_read_key = True
+        self._woken.set()
 
-    def _stand_back(self, seconds: float) -> None:
-        self._stands_back_until = time.monotonic() + seconds
-        self._changed.set()
+    def _pause_campaign(self, seconds: float) -> None:
+        self._no_campaign_until = time.monotonic() + seconds
+        self._woken.set()
 
     def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = Backoff(_MIN_BACKOFF_SECONDS, self._ttl / 3)
         while not self._stopping:
-            self._changed.clear()
+            self._woken.clear()
             try:
-                pause = self._next()
-                backoff = _FIRST_BACKOFF
-                self._tell_back()
+                pause = self._campaign_or_renew()
+                backoff.reset()
+                self._log_etcd_answers()
             except EtcdUnavailable as error:
-                self._tell_away(error)
-                pause, backoff = backoff * random.uniform(0.5, 1.0), min(backoff * 2, self._ttl / 3)  # noqa: S311
+                self._log_etcd_unavailable(error)
+                pause = backoff.next_delay()
             except Exception:  # noqa: BLE001 -- it is logged, and the mesh needs a leader
-                _log.exception("leading failed unexpectedly; trying again")
-                pause = _LONGEST_BACKOFF
+                _log.exception("leader election failed unexpectedly; trying again")
+                pause = _MAX_BACKOFF_SECONDS
             if self._term is not None and not self._term.alive():
                 self._end_term("its lease could not be kept")
-            self._changed.wait(pause)
-        self._give_up()
+            self._woken.wait(pause)
+        self._give_up_on_stop()
 
-    def _next(self) -> float:
-        """Does what keeps or gets the lead, or stands back. Returns the seconds to wait."""
-        left = self._stands_back_until - time.monotonic()
-        if left > 0:
+    def _campaign_or_renew(self) -> float:
+        """Campaigns, or renews the lease. After a StepDown it gives up leadership. Returns the seconds to wait."""
+        remaining = self._no_campaign_until - time.monotonic()
+        if remaining > 0:
             if self._lease is not None:
-                self._end_term("it stands back for others")
-                self._step_down(self._lease)
-            return left
-        return self._campaign() if self._lease is None else self._keep(self._lease)
+                self._end_term("one of its jobs cannot be done by this replica, and another may be able to")
+                self._revoke_lease(self._lease)
+            return remaining
+        return self._campaign() if self._lease is None else self._renew(self._lease)
 
     def _campaign(self) -> float:
-        """Takes the lead if nobody has it. Returns the seconds to wait."""
+        """Takes the leader's key if it is free. Returns the seconds to wait."""
         if self._key in self._etcd.read(self._key).values:
-            return float(self._ttl)  # its end is an event; this is in case that one is missed
-        lease = self._lease = KeptLease(self._etcd, self._ttl)
-        self._unsure = True
+            return float(self._ttl)  # the key's end wakes this thread; this is for an event that was missed
+        lease = self._lease = RenewableLease(self._etcd, self._ttl)
+        self._must_read_key = True
         record = auth_pb2.LeaderRecord(format=FORMAT, node_id=self._node_id, term=secrets.token_hex(16))
         value = record.SerializeToString()
         try:
@@ -201,41 +206,42 @@ class LeaderElection:
         except LeaseNotFound:
             self._lease = None
             return 0.0
-        # When the answer is lost, the lease is kept, and the next round reads whose the key is.
+        # If the answer is lost, the lease is kept, and the next round reads under which lease the key lies.
         if revision is None:
-            return self._step_down(lease)
+            return self._revoke_lease(lease)
         self._begin_term(CreatedAt(self._key, revision, value), lease)
         return self._ttl / 3
 
-    def _keep(self, lease: KeptLease) -> float:
-        """Keeps the lease, and the lead if it has it. Returns the seconds to wait."""
+    def _renew(self, lease: RenewableLease) -> float:
+        """Renews the lease, and begins or ends the term by what the key says. Returns the seconds to wait."""
         certain_until = lease.certain_until
         if not lease.renew():
             self._lease = None
             self._end_term("its lease ran out")
             return 0.0
         if time.monotonic() >= certain_until:
-            # Late, but the lease had lived on. A job that asked meanwhile waits for a next term, and there is none.
+            # The renewal came late, but the lease lived on, and so does the term. A job that asked for the fence
+            # meanwhile got none, and waits for the wake-up of a next term.
             self.wake()
-        if self._unsure or self._term is None:
-            self._unsure = False
+        if self._must_read_key or self._term is None:
+            self._must_read_key = False
             try:
                 entry = self._etcd.read(self._key).values.get(self._key)
             except EtcdUnavailable:
-                self._unsure = True
+                self._must_read_key = True
                 raise
             if entry is None or entry.lease != lease.id:
-                self._end_term("its key is gone or another's")
-                return self._step_down(lease)
+                self._end_term("the leader's key is gone or under another lease")
+                return self._revoke_lease(lease)
             self._begin_term(CreatedAt(self._key, entry.create_revision, entry.value), lease)
         return self._ttl / 3
 
-    def _step_down(self, lease: KeptLease) -> float:
+    def _revoke_lease(self, lease: RenewableLease) -> float:
         self._lease = None
         lease.revoke()
         return 0.0
 
-    def _begin_term(self, fence: CreatedAt, lease: KeptLease) -> None:
+    def _begin_term(self, fence: CreatedAt, lease: RenewableLease) -> None:
         if self._term is not None and self._term.fence == fence:
             return
         self._term = _Term(fence, lease)
@@ -249,7 +255,7 @@ class LeaderElection:
             _leading.set(0)
             _log.warning("this replica does not lead any more: %s", why)
 
-    def _give_up(self) -> None:
+    def _give_up_on_stop(self) -> None:
         self._term = None
         _leading.set(0)
         if self._lease is not None:
@@ -258,29 +264,33 @@ class LeaderElection:
             except EtcdUnavailable:
                 _log.info("etcd does not answer; another replica can lead in %d s", self._ttl)
 
-    def _tell_away(self, error: EtcdUnavailable) -> None:
-        if not self._away:
-            self._away = True
-            _log.warning("cannot keep up who leads, trying on: %s", error)
+    def _log_etcd_unavailable(self, error: EtcdUnavailable) -> None:
+        if not self._etcd_unavailable:
+            self._etcd_unavailable = True
+            _log.warning("leader election waits for etcd, trying again: %s", error)
 
-    def _tell_back(self) -> None:
-        if self._away:
-            self._away = False
+    def _log_etcd_answers(self) -> None:
+        if self._etcd_unavailable:
+            self._etcd_unavailable = False
             _log.info("etcd answers again")
 
 
-class _Runner:
-    """The thread of one job: calls it when it is due, or woken, as long as this replica leads."""
+class _JobRunner:
+    """The thread of one job: calls the job when it is due or woken, while this replica leads.
+
+    current_fence  returns the fence while this replica leads, else None
+    step_down      gives up leadership for so many seconds
+    """
 
     def __init__(
-        self, job: LeaderJob, fence: Callable[[], CreatedAt | None], stand_back: Callable[[float], None]
+        self, job: LeaderJob, current_fence: Callable[[], CreatedAt | None], step_down: Callable[[float], None]
     ) -> None:
         self.job: Final = job
-        self._fence = fence
-        self._stand_back = stand_back
+        self._current_fence = current_fence
+        self._step_down = step_down
         self._woken = threading.Event()
         self._stopping = False
-        self._away = False
+        self._etcd_unavailable = False
         self._thread = threading.Thread(target=self._run, name=f"credmesh-leader-{job.name}", daemon=True)
 
     def start(self) -> None:
@@ -290,48 +300,36 @@ class _Runner:
         self._stopping = True
         self._woken.set()
         if self._thread.ident is not None:
-            self._thread.join(_STOP_TIMEOUT)
+            self._thread.join(_STOP_TIMEOUT_SECONDS)
 
     def wake(self) -> None:
         self._woken.set()
 
     def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
-        pause = _LONGEST_WAIT
+        backoff = Backoff(_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
+        pause = _MAX_WAIT_SECONDS
         while True:
-            self._woken.wait(min(max(pause, 0.0), _LONGEST_WAIT))
-            # Cleared before the job looks at etcd: what happens while it runs wakes it again.
+            self._woken.wait(min(max(pause, 0.0), _MAX_WAIT_SECONDS))
+            # Cleared before the job reads etcd: a change during the run wakes it again.
             self._woken.clear()
             if self._stopping:
                 return
-            fence = self._fence()
+            fence = self._current_fence()
             if fence is None:
-                pause = _LONGEST_WAIT  # the next term begins with a wake
+                pause = _MAX_WAIT_SECONDS  # the next term begins with a wake-up
                 continue
             try:
                 pause = self.job(fence)
-                backoff = _FIRST_BACKOFF
-                self._away = False
-            except StepDown as asked:
-                self._stand_back(asked.seconds)
-                pause = _LONGEST_WAIT  # the next term begins with a wake
+                backoff.reset()
+                self._etcd_unavailable = False
+            except StepDown as request:
+                self._step_down(request.seconds)
+                pause = _MAX_WAIT_SECONDS  # the next term begins with a wake-up
             except EtcdUnavailable as error:
-                if not self._away:
-                    self._away = True
+                if not self._etcd_unavailable:
+                    self._etcd_unavailable = True
                     _log.warning("%s waits for etcd: %s", self.job.name, error)
-                pause, backoff = backoff * random.uniform(0.5, 1.0), min(backoff * 2, _LONGEST_BACKOFF)  # noqa: S311
+                pause = backoff.next_delay()
             except Exception:  # noqa: BLE001 -- it is logged, and the job must go on
-                _log.exception("%s failed unexpectedly; trying again in %.0f s", self.job.name, _LONGEST_BACKOFF)
-                pause = _LONGEST_BACKOFF
-
-
-def _doorbell(settings: EtcdSettings, prefix: str, ring: Callable[[], None], name: str) -> Mirror:
-    """Calls `ring` whenever something below the prefix may have changed."""
-
-    def on_snapshot(_snapshot: Snapshot) -> None:
-        ring()
-
-    def on_events(_events: Sequence[Event], _revision: int) -> None:
-        ring()
-
-    return Mirror(settings, prefix, on_snapshot=on_snapshot, on_events=on_events, name=f"{name}-doorbell")
+                _log.exception("%s failed unexpectedly; trying again in %.0f s", self.job.name, _MAX_BACKOFF_SECONDS)
+                pause = _MAX_BACKOFF_SECONDS

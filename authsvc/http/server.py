@@ -1,12 +1,12 @@
-"""The HTTP face of the auth service: what verifiers, Prometheus and Kubernetes ask for. Nothing here is secret.
+"""The HTTP endpoints of the auth service, for other verifiers, Prometheus and Kubernetes. All of them are public.
 
     /.well-known/jwks.json              the verification keys (RFC 7517), for any JWT library
-    /.well-known/openid-configuration   where they are and what they sign (OpenID Connect Discovery 1.0)
+    /.well-known/openid-configuration   issuer, location of the keys, algorithms (OpenID Connect Discovery 1.0)
     /metrics                            Prometheus
     /healthz                            200 while the process lives
-    /readyz                             200 once it has read the mesh's state and holds a key; 503 before
+    /readyz                             200 once the node has read the mesh and has a verification key; 503 before
 
-Public it may be, but whoever can change a key set on its way can sign tokens: let TLS end in front of this port.
+Terminate TLS in front of this port: an attacker who can change a key set in transit can forge tokens.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from interceptors.errors import CredmeshError
 from interceptors.node.mesh_node import MeshNode
 from interceptors.node.metrics import NodeCollector
 from interceptors.serving.listening import split_address
-from interceptors.tokens.verification_key import ALGORITHMS
+from interceptors.tokens.token_rules import ALGORITHMS
 
-__all__ = ["HttpFace", "application"]
+__all__ = ["HttpServer", "http_application"]
 
 _log: Final = logging.getLogger("credmesh.http")
 
 KEY_SET_PATH: Final = "/.well-known/jwks.json"
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 
-# A key verifies before it signs, but nobody outside the mesh acknowledges that it holds it: a short life lets most of
-# them hear of it in time (they ask again about a kid that they do not know), and of a revoked key within a minute.
-_KEY_SET_AGE: Final = 60
-_DISCOVERY_AGE: Final = 3600
-_RETRY_AFTER: Final = "2"
+# Verifiers outside the mesh do not acknowledge a PREPARED key. With a short cache lifetime most of them have a new key
+# before it signs (the others fetch the key set when they see an unknown kid), and drop a revoked key within a minute.
+_KEY_SET_MAX_AGE_SECONDS: Final = 60
+_DISCOVERY_MAX_AGE_SECONDS: Final = 3600
+_RETRY_AFTER_SECONDS: Final = "2"
 
 
-class HttpFace:
-    """Serves `application` in a thread of its own, beside gRPC.
+class HttpServer:
+    """Serves `http_application` in its own thread, beside gRPC.
 
-    It listens as soon as it is made, so that a port that is taken is known at once; `start` begins to answer.
+    The constructor binds the port, so an occupied port is reported at once. `start` begins to answer requests.
     """
 
     def __init__(self, node: MeshNode, listen: str) -> None:
         self._socket = _listen(listen)
-        # Uvicorn's own logging would write past our format, and its signal handlers belong to the gRPC server.
+        # Uvicorn's own logging would bypass the process's log format. Signals are handled by the gRPC server.
         config = uvicorn.Config(
-            application(node),
+            http_application(node),
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -71,17 +71,17 @@ class HttpFace:
 
     @property
     def port(self) -> int:
-        """Where it listens; the one that was found free, if port 0 was asked for."""
+        """The port that it listens on; for port 0 the port that the system chose."""
         port: int = self._socket.getsockname()[1]
         return port
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Begins to answer requests."""
         self._thread.start()
-        _log.info("http listens", extra={"port": self.port})
+        _log.info("the HTTP server listens", extra={"port": self.port})
 
     def stop(self) -> None:
-        """Answers what was asked, and ends."""
+        """Answers the pending requests, and ends."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -91,20 +91,20 @@ class HttpFace:
         self._server.run(sockets=[self._socket])
 
 
-def application(node: MeshNode) -> Starlette:
-    """The ASGI application. It only reads what the node already holds, so no request waits for anything."""
+def http_application(node: MeshNode) -> Starlette:
+    """The ASGI application. It reads only the node's memory, so no request waits for etcd."""
     issuer = node.settings.issuer
     discovery = _discovery(issuer)
     registry = CollectorRegistry()
-    registry.register(_Everything(node))
+    registry.register(_ProcessAndNodeCollector(node))
 
     async def keys(request: Request) -> Response:
         if not node.bundle.keys:
             return _not_ready("no signing key has been read yet")
-        return _cached(request, {"keys": key_set(node.bundle.keys.values())}, _KEY_SET_AGE)
+        return _cached(request, {"keys": key_set(node.bundle.keys.values())}, _KEY_SET_MAX_AGE_SECONDS)
 
     async def openid_configuration(request: Request) -> Response:
-        return _cached(request, discovery, _DISCOVERY_AGE)
+        return _cached(request, discovery, _DISCOVERY_MAX_AGE_SECONDS)
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -132,8 +132,8 @@ def application(node: MeshNode) -> Starlette:
 
 
 def _discovery(issuer: str) -> dict[str, Any]:
-    # Credentials are had over gRPC, so there is no authorization, token or userinfo endpoint to name, and no ID token
-    # is issued. The algorithms are those of the access tokens: what verifiers look here for.
+    # Credentials are issued over gRPC, so there is no authorization, token or userinfo endpoint to name, and no ID
+    # token is issued. The algorithms are those of the access tokens, for which verifiers look here.
     return {
         "issuer": issuer,
         "jwks_uri": issuer.rstrip("/") + KEY_SET_PATH,
@@ -146,10 +146,10 @@ def _discovery(issuer: str) -> dict[str, Any]:
 
 def _cached(request: Request, content: Any, seconds: int) -> Response:
     response = JSONResponse(content)
-    tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
-    headers = {"cache-control": f"public, max-age={seconds}", "etag": tag, "access-control-allow-origin": "*"}
-    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
-    if tag in known or "*" in known:
+    etag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    headers = {"cache-control": f"public, max-age={seconds}", "etag": etag, "access-control-allow-origin": "*"}
+    known_tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if etag in known_tags or "*" in known_tags:
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
@@ -157,22 +157,24 @@ def _cached(request: Request, content: Any, seconds: int) -> Response:
 
 def _not_ready(why: str) -> Response:
     return PlainTextResponse(
-        f"not ready: {why}\n", status_code=503, headers={"retry-after": _RETRY_AFTER, "cache-control": "no-store"}
+        f"not ready: {why}\n",
+        status_code=503,
+        headers={"retry-after": _RETRY_AFTER_SECONDS, "cache-control": "no-store"},
     )
 
 
-class _Everything(Collector):
-    """The process's own figures, and the node's."""
+class _ProcessAndNodeCollector(Collector):
+    """Collects the metrics of the process and those of its node."""
 
     def __init__(self, node: MeshNode) -> None:
-        self._node = NodeCollector(node)
+        self._node_collector = NodeCollector(node)
 
     def collect(self) -> Iterator[Metric]:
         yield from REGISTRY.collect()
-        yield from self._node.collect()
+        yield from self._node_collector.collect()
 
     def describe(self) -> list[Metric]:
-        return []  # or the registry would collect everything just to learn the names
+        return []  # otherwise the registry would collect all metrics to learn their names
 
 
 def _listen(address: str) -> socket.socket:
@@ -189,7 +191,7 @@ def _listen(address: str) -> socket.socket:
             raise
     except OSError as error:
         raise CredmeshError(
-            f"cannot listen for HTTP on {address}: {error.strerror or error}; stop what uses it, or set "
+            f"cannot listen for HTTP on {address}: {error.strerror or error}; stop the process that uses it, or set "
             "CREDMESH_HTTP_LISTEN to another host:port"
         ) from None
     return listener

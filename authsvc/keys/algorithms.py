@@ -1,4 +1,4 @@
-"""The algorithms that we sign with: making, storing and using a private key of each."""
+"""The signing algorithms: generating, serializing and using a private key of each."""
 
 from __future__ import annotations
 
@@ -21,20 +21,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import get_default_algorithms
 
-from credmesh.admin.v1 import keys_pb2
-
 __all__ = [
-    "DEFAULT",
+    "DEFAULT_ALGORITHM",
     "PrivateKey",
     "UnknownAlgorithm",
-    "algorithm_of",
-    "check",
-    "generate",
+    "generate_private_key",
     "load_private_key",
     "message_signer",
     "private_der",
     "public_der",
-    "to_message",
+    "require_known",
 ]
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
@@ -45,49 +41,46 @@ RSA_BITS: Final = 3072
 
 @dataclass(frozen=True, slots=True)
 class _Algorithm:
-    number: keys_pb2.KeyAlgorithm.ValueType
     generate: Callable[[], PrivateKey]
-    fits: Callable[[object], bool]
+    accepts: Callable[[object], bool]
 
 
 _ALGORITHMS: Final = {
     "EdDSA": _Algorithm(
-        number=keys_pb2.KEY_ALGORITHM_EDDSA,
         generate=Ed25519PrivateKey.generate,
-        fits=lambda key: isinstance(key, Ed25519PrivateKey),
+        accepts=lambda key: isinstance(key, Ed25519PrivateKey),
     ),
     "ES256": _Algorithm(
-        number=keys_pb2.KEY_ALGORITHM_ES256,
         generate=lambda: generate_ec(SECP256R1()),
-        fits=lambda key: isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1),
+        accepts=lambda key: isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1),
     ),
     "RS256": _Algorithm(
-        number=keys_pb2.KEY_ALGORITHM_RS256,
         generate=lambda: generate_rsa(public_exponent=65_537, key_size=RSA_BITS),
-        fits=lambda key: isinstance(key, RSAPrivateKey) and key.key_size >= 2048,
+        accepts=lambda key: isinstance(key, RSAPrivateKey) and key.key_size >= 2048,
     ),
 }
 
-DEFAULT: Final = "EdDSA"
+DEFAULT_ALGORITHM: Final = "ES256"
+"""Verified faster than EdDSA, and by every gateway. See docs/decisions.md."""
 
 
 class UnknownAlgorithm(ValueError):
-    """Nobody signs with this here. The text lists what there is."""
+    """The auth service does not sign with this algorithm. The text lists those that it signs with."""
 
     def __init__(self, algorithm: object) -> None:
         super().__init__(f"algorithm {algorithm!r} is not one of {', '.join(_ALGORITHMS)}")
 
 
-def check(algorithm: str) -> str:
-    """Returns the algorithm's name if it is one of ours (RFC 7518 section 3.1, RFC 8037), else UnknownAlgorithm."""
+def require_known(algorithm: str) -> str:
+    """Returns the algorithm's name (RFC 7518 section 3.1, RFC 8037). UnknownAlgorithm if it is not supported."""
     if algorithm not in _ALGORITHMS:
         raise UnknownAlgorithm(algorithm)
     return algorithm
 
 
-def generate(algorithm: str) -> PrivateKey:
-    """Makes a private key. RSA takes some tenths of a second. UnknownAlgorithm if nobody signs with it here."""
-    return _ALGORITHMS[check(algorithm)].generate()
+def generate_private_key(algorithm: str) -> PrivateKey:
+    """Generates a private key; for RSA this takes some tenths of a second. Raises UnknownAlgorithm."""
+    return _ALGORITHMS[require_known(algorithm)].generate()
 
 
 def public_der(key: PrivateKey) -> bytes:
@@ -96,42 +89,29 @@ def public_der(key: PrivateKey) -> bytes:
 
 
 def private_der(key: PrivateKey) -> bytes:
-    """The private key as PKCS #8 DER (RFC 5208), in the clear: only ever on its way into the vault."""
+    """The private key as unencrypted PKCS #8 DER (RFC 5208). Only the vault calls this, to seal the result."""
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def load_private_key(der: bytes, algorithm: str) -> PrivateKey:
-    """Reads what `private_der` wrote. ValueError if it is something else, or not a key of the algorithm."""
-    check(algorithm)
+    """Reads what `private_der` returned. ValueError if it is something else, or not a key of the algorithm."""
+    require_known(algorithm)
     try:
         key: Any = load_der_private_key(der, password=None)
     except (TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"the private key cannot be read: {type(error).__name__}") from None
-    if not _ALGORITHMS[algorithm].fits(key):
-        raise ValueError(f"a {type(key).__name__} does not sign {algorithm}")
-    found: PrivateKey = key
-    return found
+    _require_match(key, algorithm)
+    private_key: PrivateKey = key
+    return private_key
 
 
 def message_signer(key: PrivateKey, algorithm: str) -> Callable[[bytes], bytes]:
-    """The function that signs a message; its signatures have the form of JWS (RFC 7518 section 3)."""
-    if not _ALGORITHMS[check(algorithm)].fits(key):
-        raise ValueError(f"a {type(key).__name__} does not sign {algorithm}")
+    """Returns the function that signs a message. Its signatures have the form of JWS (RFC 7518 section 3)."""
+    _require_match(key, require_known(algorithm))
     implementation: Any = get_default_algorithms()[algorithm]
     return lambda message: bytes(implementation.sign(message, key))
 
 
-def to_message(algorithm: str) -> keys_pb2.KeyAlgorithm.ValueType:
-    """The algorithm as the admin API names it; unspecified for one that is not ours."""
-    found = _ALGORITHMS.get(algorithm)
-    return keys_pb2.KEY_ALGORITHM_UNSPECIFIED if found is None else found.number
-
-
-def algorithm_of(number: int) -> str:
-    """The reverse: the algorithm's name, "" for unspecified. UnknownAlgorithm for a number that has no name yet."""
-    if number == keys_pb2.KEY_ALGORITHM_UNSPECIFIED:
-        return ""
-    for name, algorithm in _ALGORITHMS.items():
-        if algorithm.number == number:
-            return name
-    raise UnknownAlgorithm(number)
+def _require_match(key: object, algorithm: str) -> None:
+    if not _ALGORITHMS[algorithm].accepts(key):
+        raise ValueError(f"a {type(key).__name__} does not sign {algorithm}")

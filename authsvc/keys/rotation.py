@@ -1,11 +1,13 @@
-"""Rotation: what to do next, given what etcd holds and the time. Pure; the rotator carries it out.
+"""Rotation of the signing key: decides the next step, given what etcd holds and the time. Pure.
 
-    nothing ──Prepare──▶ PREPARED ──Activate──▶ ACTIVE ──(a successor's Activate)──▶ RETIRING ──Remove──▶ nothing
-                             └──Discard──▶ nothing
+    (no key) ──Prepare──▶ PREPARED ──Activate──▶ ACTIVE ──(a successor's Activate)──▶ RETIRING ──Remove──▶ (no key)
+                              └──Discard──▶ (no key)
 
-A key is PREPARED together with a barrier, in one commit, and is activated when every live node has acknowledged the
-barrier: then no node meets its first signature unprepared. Each step is one commit, and what is next follows from what
-etcd holds alone. So a leader may die at any point, and its successor carries on where it stopped.
+A key is PREPARED together with a barrier, in one commit. It is activated when every registered node has acknowledged
+the barrier, so every node holds the key before it sees the key's first signature. Each step is one commit, and the next
+step follows from what etcd holds alone. So a leader may die at any point, and its successor continues.
+
+authsvc.keys.rotator carries the steps out.
 """
 
 from __future__ import annotations
@@ -20,23 +22,23 @@ __all__ = [
     "Discard",
     "JoinRequest",
     "Key",
-    "LowerBarrier",
+    "KeyState",
     "Prepare",
     "RaiseBarrier",
     "Remove",
+    "RemoveBarrier",
     "Request",
     "Retire",
     "RotationState",
     "Rules",
-    "State",
     "Step",
     "Wait",
     "decide",
 ]
 
 
-class State(enum.Enum):
-    """The life of a signing key. A removed key has no record."""
+class KeyState(enum.Enum):
+    """The state of a signing key. A removed key has no record."""
 
     PREPARED = 1
     ACTIVE = 2
@@ -45,27 +47,27 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A signing key. Times are seconds since 1970; 0.0 where they are not reached.
+    """A signing key. Times are seconds since 1970; 0.0 for a state that the key has not reached.
 
-    revision  the etcd revision of its record
-    usable    whether its private key is in the vault and opens; asked of keys that sign or are to sign
-    retired   seconds for which whoever decides has itself seen it RETIRING, by a clock that nobody sets
+    revision      the etcd revision of its record
+    usable        whether its private key is in the vault and opens. Checked only for PREPARED and ACTIVE keys
+    retiring_for  seconds for which this leader has seen the key RETIRING, by a clock that is never set
     """
 
     kid: str
     algorithm: str
-    state: State
+    state: KeyState
     prepared_at: float
     activated_at: float = 0.0
     remove_at: float = 0.0
     revision: int = 0
     usable: bool = True
-    retired: float = math.inf
+    retiring_for: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Somebody asked for a new signing key; an empty algorithm leaves it to the rules."""
+    """A request for a new signing key. An empty algorithm stands for that of the rules."""
 
     algorithm: str
     actor: str = ""
@@ -73,32 +75,33 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationState:
-    """What etcd holds of a rotation.
+    """The signing keys and the rotation that is under way, as etcd holds them.
 
-    signing      the kid that the signing record names, or None where there is no such record
-    barrier      the revision of the rotation's barrier; 0 where none is raised
-    waiting_for  the live nodes that have not acknowledged the barrier; read after it was raised
+    signing           the kid that the signing record names; None if there is no such record
+    barrier_revision  the revision of the rotation's barrier; 0 if none is raised
+    waiting_for       the registered nodes that have not acknowledged the barrier, read after it was raised
     """
 
     keys: tuple[Key, ...] = ()
     signing: str | None = None
     request: Request | None = None
-    barrier: int = 0
+    barrier_revision: int = 0
     waiting_for: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How rotation is to go. Durations are seconds.
+    """The settings of rotation. Durations are seconds.
 
-    algorithm        of new keys, unless a request says otherwise
+    algorithm        of new keys, unless a request names another
     interval         from a key's activation to the next scheduled rotation
-    retirement       from the end of a key's signing to its removal: the longest token, leeway, and a margin for clocks
-    proceed_after    how long a live node that does not acknowledge can hold a rotation up. Infinity: as long as it
-                     lives. Going on without it makes it refuse good tokens, unless it fetches the key that it lacks
+    retirement       from a key's last signature to its removal: the longest token lifetime, the leeway, and a margin
+                     for clocks that differ
+    proceed_after    how long a registered node that does not acknowledge can delay a rotation; infinity for as long as
+                     it is registered. After that the node refuses good tokens until it has fetched the key
     proceed_unsigned_after
-                     the same while no key signs, after a forced revocation or at the first start: then nobody can sign
-                     in anywhere, and one silent node must not hold that up
+                     the same while no key signs, at the first start and after a key was revoked. No user can sign in
+                     then, and one silent node must not prolong that
     """
 
     algorithm: str
@@ -110,7 +113,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Make a key, distribute it, raise the barrier, and drop the request that it answers. `cause` is for the audit."""
+    """Make a key, distribute it, raise the barrier, and delete the request that this answers.
+
+    cause: for the audit trail.
+    """
 
     algorithm: str
     cause: str
@@ -118,14 +124,18 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class RaiseBarrier:
-    """Raise the barrier (anew) for a PREPARED key."""
+    """Raise the barrier of a PREPARED key, or raise it again."""
 
     kid: str
 
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Let a key sign, and retire those that did, until `remove_at`. `without` are nodes that did not acknowledge it."""
+    """Let a key sign, and retire the keys that signed before.
+
+    retire     the keys to retire, which are removed at `remove_at`
+    without    registered nodes that did not acknowledge the key
+    """
 
     kid: str
     retire: tuple[str, ...]
@@ -135,14 +145,17 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Drop a request: the rotation that is under way answers it."""
+    """Delete a request: the rotation that is under way answers it."""
 
     kid: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Retire an ACTIVE key that does not sign, or a RETIRING one that has no end. Nothing of ours leaves one behind."""
+    """Retire an ACTIVE key that does not sign, or give a RETIRING key the time of removal that it lacks.
+
+    The auth service leaves no such key behind, but an edit in etcd may.
+    """
 
     kid: str
     remove_at: float
@@ -150,26 +163,26 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove a key: whatever it signed has expired."""
+    """Remove a RETIRING key: everything that it signed has expired."""
 
     kid: str
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Remove a PREPARED key that cannot be used, and ask for another."""
+    """Remove a PREPARED key that is not usable, and request another."""
 
     kid: str
 
 
 @dataclass(frozen=True, slots=True)
-class LowerBarrier:
-    """Remove a barrier that no PREPARED key is behind."""
+class RemoveBarrier:
+    """Remove a barrier that belongs to no PREPARED key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until` (seconds since 1970, or infinity), unless something happens.
+    """Do nothing before `until` (seconds since 1970, or infinity), unless etcd changes.
 
     kid, waiting_for  the PREPARED key, and the nodes that it waits for
     """
@@ -179,70 +192,69 @@ class Wait:
     waiting_for: frozenset[str] = frozenset()
 
 
-Step = Prepare | RaiseBarrier | Activate | JoinRequest | Retire | Remove | Discard | LowerBarrier | Wait
+Step = Prepare | RaiseBarrier | Activate | JoinRequest | Retire | Remove | Discard | RemoveBarrier | Wait
 
 
 def decide(state: RotationState, rules: Rules, now: float) -> Step:
     """The next step. `now` is in seconds since 1970."""
-    signing = _signing(state)
-    prepared = max(_in(state, State.PREPARED), key=lambda key: key.revision, default=None)
+    signing = _signing_key(state)
+    prepared = max(_keys_in(state, KeyState.PREPARED), key=lambda key: key.revision, default=None)
     step: Step | None = _repair(state, prepared, rules, now)
     if step is None:
         if prepared is not None:
-            step = _advance(state, prepared, signing, rules, now)
+            step = _continue_rotation(state, prepared, signing, rules, now)
         else:
-            step = _begin(state, signing, rules, now)
+            step = _start_rotation_if_due(state, signing, rules, now)
     if not isinstance(step, Wait):
         return step
-    retiring = [key for key in _in(state, State.RETIRING) if key.kid != state.signing]
+    retiring = [key for key in _keys_in(state, KeyState.RETIRING) if key.kid != state.signing]
     for key in retiring:
-        if now >= _removal(key, rules, now):
+        if now >= _removal_time(key, rules, now):
             return Remove(key.kid)
-    return Wait(min(step.until, *(_removal(key, rules, now) for key in retiring), math.inf), step.kid, step.waiting_for)
+    removals = (_removal_time(key, rules, now) for key in retiring)
+    return Wait(min(step.until, *removals, math.inf), step.kid, step.waiting_for)
 
 
-def _removal(key: Key, rules: Rules, now: float) -> float:
-    """When a RETIRING key may go, as of `now`.
+def _removal_time(key: Key, rules: Rules, now: float) -> float:
+    """When a RETIRING key may be removed, as seen at `now`.
 
-    Its `remove_at` alone is not to be relied on: a clock that is put forward by minutes, here or where it was retired,
-    would take the key away while tokens that it signed are good. Nobody sets the clock by which it was seen RETIRING.
+    `remove_at` alone is not enough: a wall clock that is set forward, here or where the key was retired, would remove
+    the key while tokens that it signed are good. `retiring_for` is measured by a clock that is never set.
     """
-    return max(key.remove_at, now + max(rules.retirement - key.retired, 0.0))
+    return max(key.remove_at, now + max(rules.retirement - key.retiring_for, 0.0))
 
 
 def _repair(state: RotationState, prepared: Key | None, rules: Rules, now: float) -> Step | None:
-    """What no commit of ours leaves behind, but a hand in etcd may."""
-    for key in _in(state, State.PREPARED):
+    """Repairs what no commit of the auth service leaves behind, but an edit in etcd may."""
+    for key in _keys_in(state, KeyState.PREPARED):
         if key is not prepared and key.kid != state.signing:
             return Discard(key.kid)
     for key in state.keys:
-        without_end = key.state is State.RETIRING and not key.remove_at
-        if key.kid != state.signing and (key.state is State.ACTIVE or without_end):
+        never_removed = key.state is KeyState.RETIRING and not key.remove_at
+        if key.kid != state.signing and (key.state is KeyState.ACTIVE or never_removed):
             return Retire(key.kid, now + rules.retirement)
-    if prepared is None and state.barrier:
-        return LowerBarrier()
+    if prepared is None and state.barrier_revision:
+        return RemoveBarrier()
     return None
 
 
-def _advance(state: RotationState, prepared: Key, signing: Key | None, rules: Rules, now: float) -> Step:
-    """A rotation is under way."""
+def _continue_rotation(state: RotationState, prepared: Key, signing: Key | None, rules: Rules, now: float) -> Step:
     if not prepared.usable:
         return Discard(prepared.kid)
     if state.request is not None and state.request.algorithm in ("", prepared.algorithm):
         return JoinRequest(prepared.kid)
-    if state.barrier < prepared.revision:
-        # It is missing, or older than the key: acknowledging it says nothing about the key.
+    if state.barrier_revision < prepared.revision:
+        # There is no barrier, or it is older than the key: its acknowledgements do not cover the key.
         return RaiseBarrier(prepared.kid)
     patience = rules.proceed_unsigned_after if signing is None else rules.proceed_after
     if state.waiting_for and now < prepared.prepared_at + patience:
         return Wait(prepared.prepared_at + patience, prepared.kid, state.waiting_for)
-    # Whatever the signing record names has signed up to this commit, in whichever state its own record is.
+    # The key that the signing record names signs until this commit, whatever state its own record says.
     retire = tuple(key.kid for key in state.keys if key.kid == state.signing and key is not prepared)
     return Activate(prepared.kid, retire, now + rules.retirement, state.waiting_for)
 
 
-def _begin(state: RotationState, signing: Key | None, rules: Rules, now: float) -> Step:
-    """No rotation is under way. Is one due?"""
+def _start_rotation_if_due(state: RotationState, signing: Key | None, rules: Rules, now: float) -> Step:
     if state.request is not None:
         return Prepare(state.request.algorithm or rules.algorithm, "requested")
     if signing is None:
@@ -252,13 +264,13 @@ def _begin(state: RotationState, signing: Key | None, rules: Rules, now: float) 
     return Wait(signing.activated_at + rules.interval)
 
 
-def _signing(state: RotationState) -> Key | None:
-    """The key that signs: named by the signing record, ACTIVE, and usable by whoever holds the KEK."""
-    for key in _in(state, State.ACTIVE):
+def _signing_key(state: RotationState) -> Key | None:
+    """The key that signs: ACTIVE, usable, and named by the signing record."""
+    for key in _keys_in(state, KeyState.ACTIVE):
         if key.kid == state.signing and key.usable:
             return key
     return None
 
 
-def _in(state: RotationState, life: State) -> Iterable[Key]:
-    return (key for key in state.keys if key.state is life)
+def _keys_in(state: RotationState, key_state: KeyState) -> Iterable[Key]:
+    return (key for key in state.keys if key.state is key_state)

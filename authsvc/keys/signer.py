@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, Final
 
 from authsvc.keys.algorithms import PrivateKey, message_signer
+from interceptors.tokens import base64url
 
 __all__ = ["TOKEN_TYPE", "Signer"]
 
@@ -15,7 +15,7 @@ TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a media type, RFC 9068 section 2.1
 
 
 class Signer:
-    """Signs claims with one private key. The header is exactly alg, kid and typ, and is encoded once.
+    """Signs claims with one private key. The header consists of alg, kid and typ, and is encoded once.
 
     kid        the key's id
     algorithm  "EdDSA", "ES256" or "RS256"
@@ -33,9 +33,9 @@ class Signer:
         return f"Signer(kid={self.kid!r}, algorithm={self.algorithm!r})"
 
     def sign(self, claims: Mapping[str, Any]) -> str:
-        """A token with these claims, as a JWS compact serialization (RFC 7515 section 7.1).
+        """Returns a token with these claims, as a JWS compact serialization (RFC 7515 section 7.1).
 
-        Raises TypeError or ValueError for what JSON cannot hold, NaN and infinity included.
+        Raises TypeError or ValueError for values that JSON does not have, such as NaN and infinity.
         """
         message = self._header + _encode(_json(claims))
         return (message + b"." + _encode(self._sign(message))).decode("ascii")
@@ -46,4 +46,4 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _encode(raw: bytes) -> bytes:
-    return urlsafe_b64encode(raw).rstrip(b"=")
+    return base64url.encode(raw).encode("ascii")

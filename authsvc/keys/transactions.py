@@ -1,9 +1,10 @@
-"""What each step of a rotation changes in etcd.
+"""The etcd transaction of each step of a rotation.
 
-A step is one transaction. Besides the leader's fence it compares everything that the decision rested on, so that a
-commit which was made too late, or twice, changes nothing. In particular:
+A step is one transaction. Besides the leader's fence it compares everything that the decision rested on, so a commit
+that comes too late or twice changes nothing. In particular:
 
-- PREPARED and the barrier come and go together. Preparing compares that there is no barrier: never two at once.
+- A PREPARED key and the barrier are put and removed together. Preparing compares that there is no barrier, so there are
+  never two PREPARED keys.
 - Activating compares the barrier, which it removes, and the signing record, which it replaces.
 """
 
@@ -19,28 +20,28 @@ from authsvc.keys.rotation import (
     Activate,
     Discard,
     JoinRequest,
-    LowerBarrier,
     Prepare,
     RaiseBarrier,
     Remove,
+    RemoveBarrier,
     Retire,
     Step,
     Wait,
 )
 from authsvc.keys.snapshot import BARRIER, KeySnapshot
 from authsvc.keys.vault import Vault
-from authsvc.store.records import FORMAT
 from authsvc.store.timestamps import stamp
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import CreatedAt, Delete, Put, Unchanged
-from interceptors.keyspace import Layout, moved_beacon
+from interceptors.keyspace import Layout, beacon_update
+from interceptors.stored_records import FORMAT
 
-__all__ = ["KeyTransaction", "NewKey", "change"]
+__all__ = ["KeyTransaction", "NewKey", "transaction_for"]
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A private key that was just made, and is not in etcd yet."""
+    """A private key that was just generated and is not in etcd yet."""
 
     kid: str
     algorithm: str
@@ -55,7 +56,7 @@ class KeyTransaction:
     operations: Sequence[Put | Delete]
 
 
-def change(
+def transaction_for(
     step: Step,
     snapshot: KeySnapshot,
     layout: Layout,
@@ -64,32 +65,35 @@ def change(
     new_key: NewKey | None = None,
     vault: Vault | None = None,
 ) -> KeyTransaction:
-    """The transaction that carries out a step, without the leader's fence. Pure, but for the vault's nonce.
+    """The transaction that carries out a step, without the leader's fence. Pure, except for the vault's nonce.
 
-    now is in seconds since 1970. Prepare needs a new key and the vault; Wait changes nothing.
+    now is in seconds since 1970. Prepare needs a new key and the vault. The transaction of Wait is empty.
     """
     match step:
         case Prepare():
             if new_key is None or vault is None:
-                raise ValueError("preparing needs a new key and the vault")
+                raise ValueError("Prepare needs a new key and the vault")
             return _prepare(new_key, vault, snapshot, layout, now)
         case RaiseBarrier(kid):
-            touched = [layout.key(kid), layout.barrier(BARRIER)]
-            return _commit(snapshot, layout, touched, [barriers.raised(layout, BARRIER, _purpose(kid))])
+            compared = [layout.key(kid), layout.barrier(BARRIER)]
+            return _transaction(snapshot, layout, compared, [_raise_barrier(layout, kid)])
         case Activate():
             return _activate(step, snapshot, layout, now)
         case JoinRequest(kid):
-            return _commit(snapshot, layout, [layout.key(kid), layout.rotation], [Delete(layout.rotation)])
+            return _transaction(snapshot, layout, [layout.key(kid), layout.rotation], [Delete(layout.rotation)])
         case Retire(kid, remove_at):
-            touched = [layout.key(kid), layout.signing]
-            return _commit(snapshot, layout, touched, [_retired(snapshot.records[kid], layout, now, remove_at)])
+            compared = [layout.key(kid), layout.signing]
+            return _transaction(
+                snapshot, layout, compared, [_put_retired(snapshot.records[kid], layout, now, remove_at)]
+            )
         case Remove(kid):
-            touched = [layout.key(kid), layout.signing]
-            return _commit(snapshot, layout, touched, [Delete(layout.key(kid)), Delete(layout.sealed_key(kid))])
+            compared = [layout.key(kid), layout.signing]
+            return _transaction(snapshot, layout, compared, [Delete(layout.key(kid)), Delete(layout.sealed_key(kid))])
         case Discard(kid):
             return _discard(kid, snapshot, layout, now)
-        case LowerBarrier():
-            return _commit(snapshot, layout, [layout.barrier(BARRIER)], barriers.lowered(layout, BARRIER))
+        case RemoveBarrier():
+            operations = barriers.remove_operations(layout, BARRIER)
+            return _transaction(snapshot, layout, [layout.barrier(BARRIER)], operations)
         case Wait():
             return KeyTransaction((), ())
     assert_never(step)
@@ -108,7 +112,7 @@ def _prepare(new: NewKey, vault: Vault, snapshot: KeySnapshot, layout: Layout, n
     operations: list[Put | Delete] = [
         Put(layout.key(new.kid), record.SerializeToString()),
         Put(layout.sealed_key(new.kid), sealed.SerializeToString()),
-        barriers.raised(layout, BARRIER, _purpose(new.kid)),
+        _raise_barrier(layout, new.kid),
     ]
     if snapshot.state.request is not None:
         operations.append(Delete(layout.rotation))
@@ -119,7 +123,7 @@ def _prepare(new: NewKey, vault: Vault, snapshot: KeySnapshot, layout: Layout, n
         layout.signing,
         layout.rotation,
     ]
-    return _commit(snapshot, layout, compared, operations)
+    return _transaction(snapshot, layout, compared, operations)
 
 
 def _activate(step: Activate, snapshot: KeySnapshot, layout: Layout, now: float) -> KeyTransaction:
@@ -127,33 +131,32 @@ def _activate(step: Activate, snapshot: KeySnapshot, layout: Layout, now: float)
     active.CopyFrom(snapshot.records[step.kid])
     active.state = mesh_pb2.VerificationKey.STATE_ACTIVE
     active.activated_at.CopyFrom(stamp(now))
-    signing = mesh_pb2.Signing(format=FORMAT, kid=step.kid)
     operations: list[Put | Delete] = [
         Put(layout.key(step.kid), active.SerializeToString()),
-        *(_retired(snapshot.records[kid], layout, now, step.remove_at) for kid in step.retire),
-        Put(layout.signing, signing.SerializeToString()),
-        *barriers.lowered(layout, BARRIER),
+        *(_put_retired(snapshot.records[kid], layout, now, step.remove_at) for kid in step.retire),
+        Put(layout.signing, mesh_pb2.Signing(format=FORMAT, kid=step.kid).SerializeToString()),
+        *barriers.remove_operations(layout, BARRIER),
     ]
     compared = [layout.signing, layout.barrier(BARRIER), layout.sealed_key(step.kid)]
     compared += [layout.key(kid) for kid in (step.kid, *step.retire)]
-    return _commit(snapshot, layout, compared, operations)
+    return _transaction(snapshot, layout, compared, operations)
 
 
 def _discard(kid: str, snapshot: KeySnapshot, layout: Layout, now: float) -> KeyTransaction:
     operations: list[Put | Delete] = [
         Delete(layout.key(kid)),
         Delete(layout.sealed_key(kid)),
-        *barriers.lowered(layout, BARRIER),
+        *barriers.remove_operations(layout, BARRIER),
     ]
     if snapshot.state.request is None and not snapshot.revisions[layout.rotation]:
         request = auth_pb2.RotationRequest(
             format=FORMAT, algorithm=snapshot.records[kid].algorithm, actor="rotation", requested_at=stamp(now)
         )
         operations.append(Put(layout.rotation, request.SerializeToString()))
-    return _commit(snapshot, layout, [layout.key(kid), layout.rotation], operations)
+    return _transaction(snapshot, layout, [layout.key(kid), layout.rotation], operations)
 
 
-def _retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remove_at: float) -> Put:
+def _put_retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remove_at: float) -> Put:
     retiring = mesh_pb2.VerificationKey()
     retiring.CopyFrom(record)
     retiring.state = mesh_pb2.VerificationKey.STATE_RETIRING
@@ -162,15 +165,15 @@ def _retired(record: mesh_pb2.VerificationKey, layout: Layout, now: float, remov
     return Put(layout.key(record.kid), retiring.SerializeToString())
 
 
-def _commit(
+def _raise_barrier(layout: Layout, kid: str) -> Put:
+    return barriers.raise_operation(layout, BARRIER, f"key {kid}")
+
+
+def _transaction(
     snapshot: KeySnapshot, layout: Layout, compared: Sequence[str], operations: Sequence[Put | Delete]
 ) -> KeyTransaction:
     conditions = [Unchanged(name, snapshot.revisions.get(name, 0)) for name in compared]
-    # What changes below mesh/ moves the beacon too, by which nodes prove how fresh they are.
+    # A commit that changes a key below mesh/ puts the beacon too, by which nodes prove their freshness.
     if any(operation.key.startswith(layout.mesh) for operation in operations):
-        operations = [*operations, moved_beacon(layout)]
+        operations = [*operations, beacon_update(layout)]
     return KeyTransaction(conditions, operations)
-
-
-def _purpose(kid: str) -> str:
-    return f"key {kid}"

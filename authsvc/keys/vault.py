@@ -1,12 +1,13 @@
-"""The vault: private keys lie in etcd only sealed, under a key-encryption key (KEK) that only the auth service has.
+"""The vault: seals private keys under a key-encryption key (KEK). etcd holds private keys only sealed.
 
-AES-256-GCM (NIST SP 800-38D) with a random nonce. The purpose and the kid are associated data, so a sealed key that is
-moved to another kid, or to another use, does not open. One KEK seals a few keys a day, far from the 2^32 that random
-nonces allow.
+Sealing is AES-256-GCM (NIST SP 800-38D) with a random nonce. Purpose and kid are the associated data, so a sealed key
+that is moved to another kid or another use does not open. A KEK seals a few keys a day, far from the 2^32 messages that
+random nonces allow.
 
-Replacing the KEK: give every replica the new one in second place, then in first place, rotate the signing key, and drop
-the old one when no key is left that it sealed. The first seals; all of them open. A replica that lacks one of them does
-not sign what that one sealed, and leaves the rotation to those that can.
+A replica may have several KEKs: the first one seals, and all of them open. To replace the KEK, add the new one in
+second place on every replica, then move it to the first place, rotate the signing key, and drop the old KEK when no key
+is sealed under it any more. A replica that lacks a KEK does not sign with the keys sealed under it, and leaves the
+rotation to other replicas.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from authsvc.keys.algorithms import PrivateKey, load_private_key, private_der
-from authsvc.store.records import FORMAT, RecordError, parse_record
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import CredmeshError, SettingsError
+from interceptors.stored_records import FORMAT, RecordError, parse_record
 
 __all__ = ["KEK_BYTES", "KekMissing", "Vault", "VaultError", "read_keks"]
 
@@ -34,25 +35,25 @@ _PURPOSE: Final = b"credmesh signing key"
 
 
 class VaultError(CredmeshError):
-    """A sealed key does not open. The text says why and what to do; it holds nothing secret."""
+    """A sealed key does not open. The text says why and what to do, and contains no secret."""
 
 
 class KekMissing(VaultError):
-    """It does not open here; another replica may have the key-encryption key, and then nothing is wrong with it."""
+    """This replica does not have the key-encryption key of a sealed key. Another replica may have it."""
 
 
 class Vault:
-    """Seals private keys, and opens them again.
+    """Seals private keys, and opens sealed ones.
 
-    kek    the key-encryption key, 32 bytes: seals and opens
-    older  key-encryption keys that are on their way out: they only open
+    kek    the key-encryption key that seals and opens, 32 bytes
+    older  key-encryption keys that only open
     """
 
     def __init__(self, kek: bytes, *older: bytes) -> None:
-        for one in (kek, *older):
-            if len(one) != KEK_BYTES:
-                raise ValueError(f"a key-encryption key has {KEK_BYTES} bytes, not {len(one)}")
-        self._ciphers = {kek_id(one): AESGCM(one) for one in (kek, *older)}
+        for key in (kek, *older):
+            if len(key) != KEK_BYTES:
+                raise ValueError(f"a key-encryption key has {KEK_BYTES} bytes, not {len(key)}")
+        self._ciphers = {kek_id(key): AESGCM(key) for key in (kek, *older)}
         self.kek_id = kek_id(kek)
 
     def __repr__(self) -> str:
@@ -65,7 +66,10 @@ class Vault:
         return auth_pb2.SealedKey(format=FORMAT, kek_id=self.kek_id, nonce=nonce, ciphertext=ciphertext)
 
     def open(self, kid: str, sealed: bytes, algorithm: str) -> PrivateKey:
-        """Opens a `vault/<kid>` record. VaultError if it is foreign, altered or of another kid; KekMissing."""
+        """Opens a `vault/<kid>` record.
+
+        VaultError if it cannot be read, was altered or is of another kid; KekMissing.
+        """
         try:
             record = parse_record(auth_pb2.SealedKey, sealed)
         except RecordError as error:
@@ -74,27 +78,27 @@ class Vault:
         if cipher is None:
             raise KekMissing(
                 f"key {kid!r} is sealed under the key-encryption key {record.kek_id!r}, and this replica has only "
-                f"{', '.join(self._ciphers)}; give it that one too and restart it, or, if nobody has that one any "
-                f"more: credmesh revoke-key {kid}"
+                f"{', '.join(self._ciphers)}; give it that key-encryption key too and restart it, or, if it is lost: "
+                f"credmesh revoke-key {kid}"
             )
         try:
             der = cipher.decrypt(record.nonce, record.ciphertext, _associated_data(kid))
             return load_private_key(der, algorithm)
         except InvalidTag:
-            raise VaultError(f"the sealed key {kid!r} was altered, or belongs to another kid; revoke the key") from None
+            raise VaultError(f"the sealed key {kid!r} was altered or belongs to another kid; revoke the key") from None
         except ValueError as error:
             raise VaultError(f"the sealed key {kid!r} cannot be used: {error}; revoke the key") from None
 
 
 def kek_id(kek: bytes) -> str:
-    """Names a key-encryption key without telling anything of it: the first 16 hex digits of its SHA-256."""
+    """The id of a key-encryption key, which reveals nothing of it: the first 16 hex digits of its SHA-256."""
     return hashlib.sha256(kek).hexdigest()[:16]
 
 
 def read_keks(*, file: Path | None, text: str = "") -> tuple[bytes, ...]:
-    """The key-encryption keys from a file or, where there is none, from text: base64, the one that seals first.
+    """Reads the key-encryption keys, in base64, from a file or, without a file, from text. The first one seals.
 
-    Several are separated by line ends, blanks or commas. SettingsError names the variable, never what it holds.
+    Several are separated by line ends, blanks or commas. SettingsError names the variable, never its value.
     """
     variable = "CREDMESH_KEK"
     if file is not None:
@@ -104,9 +108,9 @@ def read_keks(*, file: Path | None, text: str = "") -> tuple[bytes, ...]:
         except (OSError, UnicodeDecodeError) as error:
             problem = error.strerror if isinstance(error, OSError) else "is not text"
             raise SettingsError(f"{variable}={file} cannot be read: {problem}") from None
-    keks = tuple(_decode(one, variable) for one in text.replace(",", " ").split())
+    keks = tuple(_decode(part, variable) for part in text.replace(",", " ").split())
     if not keks:
-        raise SettingsError(f"{variable} holds no key; for example: the output of `openssl rand -base64 {KEK_BYTES}`")
+        raise SettingsError(f"{variable} is empty; set it to the output of `openssl rand -base64 {KEK_BYTES}`")
     return keks
 
 
@@ -117,8 +121,7 @@ def _decode(text: str, variable: str) -> bytes:
         kek = b""
     if len(kek) != KEK_BYTES:
         raise SettingsError(
-            f"{variable} is not {KEK_BYTES} bytes in base64; for example: the output of "
-            f"`openssl rand -base64 {KEK_BYTES}`"
+            f"{variable} is not {KEK_BYTES} bytes in base64; set it to the output of `openssl rand -base64 {KEK_BYTES}`"
         )
     return kek
 

@@ -1,4 +1,4 @@
-"""Following the signing keys: what KeyService.WatchKeys sends."""
+"""Watching the signing keys: the responses of KeyService.WatchKeys."""
 
 from __future__ import annotations
 
@@ -17,87 +17,89 @@ from interceptors.etcd.client import EtcdClient, Snapshot
 from interceptors.etcd.mirror import Event, Mirror
 from interceptors.keyspace import Layout
 
-__all__ = ["follow_keys"]
+__all__ = ["watch_keys"]
 
-_LOOK_AGAIN: Final = 5.0
-_BREATH: Final = 0.02
-"""Seconds between two looks: thousands of nodes that acknowledge one by one are told of in one go."""
+_MAX_READ_INTERVAL_SECONDS: Final = 5.0
+"""The keys are read this often without an event, in case that an event gets lost."""
+
+_MIN_READ_INTERVAL_SECONDS: Final = 0.02
+"""So one response covers the acknowledgements of many nodes, although they come in one by one."""
 
 
-def follow_keys(
+def watch_keys(
     etcd: EtcdClient,
     layout: Layout,
     ack_tracker: AckTracker,
     context: grpc.ServicerContext,
     messages: Callable[[KeySnapshot], list[keys_pb2.Key]],
 ) -> Iterator[keys_pb2.WatchKeysResponse]:
-    """The keys now, and again whenever they or the acknowledgements of a PREPARED one change, until the call ends.
+    """Yields the keys now, and again whenever a key or an acknowledgement of a PREPARED key changes.
 
-    messages: the keys as an operator sees them. Raises EtcdUnavailable.
+    It ends with the call. messages: the keys in the form of the API. Raises EtcdUnavailable.
     """
-    bell = threading.Event()
-    context.add_callback(bell.set)
-    seen = _Seen(layout, bell.set)
+    changed = threading.Event()
+    context.add_callback(changed.set)
+    arrivals = _KeyArrivals(layout, changed.set)
     mirror = Mirror(
-        etcd.settings, layout.keys, on_snapshot=seen.on_snapshot, on_events=seen.on_events, name="keys-watch"
+        etcd.settings, layout.keys, on_snapshot=arrivals.on_snapshot, on_events=arrivals.on_events, name="keys-watch"
     )
     mirror.start()
     try:
-        # Before the first answer: a caller that has it may ask for a rotation, and then see all of it.
-        mirror.wait_ready(_LOOK_AGAIN)
-        with ack_tracker.listening(BARRIER, bell.set) as answers:
+        # The mirror must be up before the first response: the caller may rotate as soon as it has that, and must see
+        # the whole rotation.
+        mirror.wait_ready(_MAX_READ_INTERVAL_SECONDS)
+        with ack_tracker.collect_for_existing_barrier(BARRIER, changed.set) as collector:
             last: keys_pb2.WatchKeysResponse | None = None
             while context.is_active():
-                bell.clear()
+                changed.clear()
                 response = keys_pb2.WatchKeysResponse(keys=messages(read_key_snapshot(etcd, layout)))
-                seen.acknowledge(response, answers)
+                arrivals.add_acknowledgements(response, collector)
                 if response != last:
                     yield response
                     last = response
-                bell.wait(_LOOK_AGAIN)
-                threading.Event().wait(_BREATH)
+                changed.wait(_MAX_READ_INTERVAL_SECONDS)
+                time.sleep(_MIN_READ_INTERVAL_SECONDS)
     finally:
         mirror.stop()
 
 
-class _Seen:
-    """When the keys that were prepared since the watch began were first seen."""
+class _KeyArrivals:
+    """When this replica learned of each key that was prepared since the watch began."""
 
-    def __init__(self, layout: Layout, ring: Callable[[], None]) -> None:
+    def __init__(self, layout: Layout, on_change: Callable[[], None]) -> None:
         self._layout = layout
-        self._ring = ring
-        self._first: dict[str, tuple[int, float]] = {}
-        self._old: frozenset[str] = frozenset()
+        self._on_change = on_change
+        self._arrivals: dict[str, tuple[int, float]] = {}  # by etcd key: revision, time.monotonic()
+        self._older_keys: frozenset[str] = frozenset()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
-        if not self._first and not self._old:
-            self._old = frozenset(snapshot.values)
+        if not self._arrivals and not self._older_keys:
+            self._older_keys = frozenset(snapshot.values)
         for key, entry in snapshot.values.items():
-            if key not in self._old:
-                self._first.setdefault(key, (entry.create_revision, now))
-        self._ring()
+            if key not in self._older_keys:
+                self._arrivals.setdefault(key, (entry.create_revision, now))
+        self._on_change()
 
     def on_events(self, events: Sequence[Event], _revision: int) -> None:
         now = time.monotonic()
         for event in events:
-            if event.value is not None and event.key not in self._old:
-                self._first.setdefault(event.key, (event.mod_revision, now))
-        self._ring()
+            if event.value is not None and event.key not in self._older_keys:
+                self._arrivals.setdefault(event.key, (event.mod_revision, now))
+        self._on_change()
 
-    def acknowledge(self, response: keys_pb2.WatchKeysResponse, answers: AckCollector) -> None:
-        """Writes into the keys who has acknowledged them."""
-        prepared = [key for key in response.keys if key.state == keys_pb2.KEY_STATE_PREPARED]
-        newest = max(self._first, key=lambda name: self._first[name][0], default=None)
+    def add_acknowledgements(self, response: keys_pb2.WatchKeysResponse, collector: AckCollector) -> None:
+        """Adds to each PREPARED key, and to the newest key, the nodes that have acknowledged it."""
+        newest = max(self._arrivals, key=lambda name: self._arrivals[name][0], default=None)
         for key in response.keys:
             name = self._layout.key(key.kid)
-            since = self._first.get(name)
-            # The rotation's barrier has one name for all rotations: what came in last is about the newest key.
-            if key not in prepared and name != newest:
+            # All rotations use the same barrier id, so the acknowledgements that came in last are for the newest key.
+            if key.state != keys_pb2.KEY_STATE_PREPARED and name != newest:
                 continue
-            for node_id, answer in sorted(answers.answers.items()):
-                if node_id in key.waiting_for or (since is not None and answer.revision < since[0]):
+            arrival = self._arrivals.get(name)
+            for node_id, ack in sorted(collector.acks.items()):
+                if node_id in key.waiting_for or (arrival is not None and ack.revision < arrival[0]):
                     continue
                 line = key.acknowledged.add(node_id=node_id)
-                if since is not None:
-                    line.after.CopyFrom(duration(answer.at - since[1]))
+                if arrival is not None:
+                    line.after.CopyFrom(duration(ack.at - arrival[1]))

@@ -1,10 +1,12 @@
-"""Receipts: a revocation that is confirmed by the nodes, or bounded by their freshness.
+"""Receipts: which nodes have applied a revocation, and from when on all others refuse it on strict methods.
 
-The revocation and a barrier are one commit, and a node that acknowledges the barrier has applied the revocation. One
-that does not, registered or not, frozen or cut off, serves a method with a freshness rule only while its last proof of
-freshness is younger than the rule allows; and a proof that was sent after the commit was known cannot succeed without
-the revocation being applied. So from the longest freshness after that moment on, no node accepts on such a method what
-was revoked. The clocks on both sides are monotonic, and need only run about equally fast.
+The revocation and a barrier are one commit. A node that acknowledges the barrier has applied the revocation.
+
+A node that does not acknowledge, registered or not, frozen or cut off, is bounded by its own freshness. It serves a
+strict method only while its last proof of freshness is younger than the method's rule allows. A proof whose read was
+sent after this replica knew of the commit counts only if the node has applied the revocation. So when the longest
+freshness has passed since that moment, no node accepts the revoked credential on a strict method. This is the strict
+bound. The clocks on both sides are monotonic, and only need to run at nearly the same rate.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import grpc
 from prometheus_client import Histogram
 
 from authsvc.audit import audit
@@ -27,14 +28,14 @@ from authsvc.store.timestamps import duration, stamp
 from credmesh.admin.v1 import receipt_pb2
 from interceptors.clock import ticks
 from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, LeaseNotFound, Put
-from interceptors.keyspace import Layout, moved_beacon
-from interceptors.settings import LONGEST_FRESHNESS
+from interceptors.keyspace import Layout, beacon_update
+from interceptors.settings import MAX_FRESHNESS_SECONDS
 from interceptors.trust.continuity import Beacon
 
-__all__ = ["CommitRevocation", "Receipts", "strict_after"]
+__all__ = ["CommitRevocation", "OnCallEnd", "Receipts", "strict_bound"]
 
 _log: Final = logging.getLogger("credmesh.auth.receipts")
-_seconds: Final = Histogram(
+_receipt_seconds: Final = Histogram(
     "credmesh_auth_receipt_seconds",
     "From a revocation's commit to its receipt.",
     ("complete",),
@@ -42,31 +43,39 @@ _seconds: Final = Histogram(
 )
 
 CommitRevocation = Callable[[Sequence[Put | Delete]], int]
-"""Commits a revocation together with these operations, the beacon among them; its revision. Raises if there is nothing
-to revoke."""
+"""Commits a revocation together with these operations, the beacon's put among them. Returns the commit's revision.
+Raises if there is nothing to revoke."""
 
-_DRIFT: Final = 0.002
-"""By how much two machines' clocks may run at different rates. The bound is reckoned here and at the nodes by a clock
-that nobody steers (interceptors.clock), and oscillators differ by less than a tenth of this."""
-_MARGIN: Final = 0.01
-_AFTERWARDS: Final = 60.0
-"""Seconds that a barrier outlives the longest wait for it, if nobody takes it back."""
-_LOOK_AGAIN: Final = 1.0
+OnCallEnd = Callable[[Callable[[], None]], bool]
+"""Registers a callback for the end of a call. Returns False if the call has ended already."""
+
+_MAX_CLOCK_DRIFT: Final = 0.002
+"""By how much the clocks of two machines may differ in rate. Both sides use interceptors.clock, which is never
+adjusted, and the rates of oscillators differ by less than a tenth of this."""
+_MARGIN_SECONDS: Final = 0.01
+_BARRIER_SECONDS_AFTER_WAIT: Final = 60.0
+"""How long a barrier that is not removed outlives the longest wait for it."""
+_POLL_INTERVAL_SECONDS: Final = 1.0
+_DEFAULT_MAX_WAITING: Final = 48
 
 
-def strict_after(longest_freshness: float) -> float:
-    """Seconds from when a commit was known until no node serves a strict method without having applied it."""
-    return longest_freshness * (1 + _DRIFT) + _MARGIN
+def strict_bound(longest_freshness: float) -> float:
+    """Returns the strict bound, in seconds since this replica knew of a commit.
+
+    When it has passed, every node has applied the commit or is too stale for strict methods.
+    """
+    return longest_freshness * (1 + _MAX_CLOCK_DRIFT) + _MARGIN_SECONDS
 
 
 class Receipts:
-    """Waits for nodes, and writes down what they say. Thread-safe; every replica may do it.
+    """Commits revocations, waits for the nodes, and makes receipts. Thread-safe; any replica may do it.
 
-    longest_freshness  seconds: the mesh's CREDMESH_LONGEST_FRESHNESS. A registered node that says more counts for more
-    at_once            so many may be waited for: each holds a thread, and one silent node makes all of them wait
-    remember           is told of each revocation before its receipt is given out, and when its commit was sent: what
-                       the receipt promises has to hold in an etcd that is restored from a backup too, so somebody must
-                       know that it is missing there. Raises EtcdUnavailable if it may have come too late for that
+    longest_freshness  the mesh's CREDMESH_LONGEST_FRESHNESS in seconds. If the registration of a node names a longer
+                       freshness, the bound follows from that
+    max_waiting        how many calls may wait at a time: each holds a thread, and one silent node delays all of them
+    remember_commit    called with each commit, and the time at which it was sent, before its receipt is given out. The
+                       receipt's promise must also hold if etcd is restored from a backup, so the commit's loss must be
+                       found then. Raises EtcdUnavailable if the commit may be lost already
     clock              seconds since 1970, for people to read
     """
 
@@ -77,60 +86,59 @@ class Receipts:
         ack_tracker: AckTracker,
         *,
         longest_freshness: float,
-        at_once: int = 48,
-        remember: Callable[[Beacon, float], None] = lambda _beacon, _sent_at: None,
+        max_waiting: int = _DEFAULT_MAX_WAITING,
+        remember_commit: Callable[[Beacon, float], None] = lambda _beacon, _sent_at: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
         self._ack_tracker = ack_tracker
         self._longest_freshness = longest_freshness
-        self._remember = remember
+        self._remember_commit = remember_commit
         self._clock = clock
-        self._slots = threading.BoundedSemaphore(at_once)
-        # Should this replica die, its barriers go by themselves.
-        self._leases = SharedLeases(etcd, layout, strict_after(longest_freshness) + _AFTERWARDS, clock=clock)
+        self._wait_slots = threading.BoundedSemaphore(max_waiting)
+        # If this replica dies, its barriers expire with their lease.
+        barrier_seconds = strict_bound(longest_freshness) + _BARRIER_SECONDS_AFTER_WAIT
+        self._leases = SharedLeases(etcd, layout, barrier_seconds, clock=clock)
 
     def confirm(
-        self, commit: CommitRevocation, *, patience: float, context: grpc.ServicerContext | None = None
+        self, commit: CommitRevocation, *, timeout: float, on_call_end: OnCallEnd | None = None
     ) -> receipt_pb2.Receipt:
-        """Commits a revocation and waits for the nodes to apply it.
+        """Commits a revocation, waits until every registered node has applied it, and returns the receipt.
 
-        Returns when every registered node has acknowledged, at the strict bound, or after `patience` seconds, whichever
-        comes first, and whatever becomes of etcd meanwhile. What `commit` raises is passed on, and EtcdUnavailable.
-        Where too many are waited for already it does not wait at all: what was asked for is done, and
-        the strict bound holds as ever.
+        The wait also ends at the strict bound, after `timeout` seconds, and when the call ends, even if etcd is
+        unavailable meanwhile. If too many calls wait already, there is no wait: the receipt says what is known, and the
+        strict bound holds as in every receipt.
 
-        context: nobody waits any more when this call is over.
+        Raises what `commit` raises, and EtcdUnavailable.
         """
-        may_wait = self._slots.acquire(blocking=False)
+        may_wait = self._wait_slots.acquire(blocking=False)
         try:
-            return self._confirm(commit, patience if may_wait else 0.0, context)
+            return self._confirm(commit, timeout if may_wait else 0.0, on_call_end)
         finally:
             if may_wait:
-                self._slots.release()
+                self._wait_slots.release()
 
-    def _confirm(
-        self, commit: CommitRevocation, patience: float, context: grpc.ServicerContext | None
-    ) -> receipt_pb2.Receipt:
+    def _confirm(self, commit: CommitRevocation, timeout: float, on_call_end: OnCallEnd | None) -> receipt_pb2.Receipt:
         barrier_id = f"receipt-{secrets.token_hex(8)}"
-        with self._ack_tracker.waiting(barrier_id) as waiting:
-            if context is not None and not context.add_callback(waiting.cancel):
-                waiting.cancel()  # the call is over; what was asked for is done all the same
+        with self._ack_tracker.collect_for_own_barrier(barrier_id) as collector:
+            if on_call_end is not None and not on_call_end(collector.cancel):
+                collector.cancel()  # the call has ended; the revocation is committed regardless
             sent_at = ticks()
-            committed = self._commit(commit, barrier_id)
-            revision = committed.revision
-            strict_since = ticks()
+            beacon = self._commit(commit, barrier_id)
+            revision = beacon.revision
+            known_at_ticks = ticks()
             known_at, committed_at = time.monotonic(), self._clock()
-            self._remember(committed, sent_at)
-            nodes, all_are_listed = self._wait(waiting, revision, known_at, patience)
-            receipt = self._write(waiting, nodes, revision, known_at, committed_at)
-            # By another clock than the waiting: see _DRIFT.
-            in_all = strict_after(receipt.longest_freshness.ToNanoseconds() / 1e9)
-            receipt.strict_in.CopyFrom(duration(strict_since + in_all - ticks()))
-            # A list that could not be read may lack somebody.
-            receipt.complete = receipt.complete and all_are_listed
-        _seconds.labels(str(receipt.complete).lower()).observe(time.monotonic() - known_at)
+            self._remember_commit(beacon, sent_at)
+            nodes, nodes_were_read = self._wait_for_nodes(collector, revision, known_at, timeout)
+            receipt = self._make_receipt(collector, nodes, revision, known_at, committed_at)
+            # The bound counts by interceptors.clock, which goes on while the machine sleeps (see _MAX_CLOCK_DRIFT). The
+            # wait uses time.monotonic, as threading does.
+            bound = strict_bound(receipt.longest_freshness.ToNanoseconds() / 1e9)
+            receipt.strict_in.CopyFrom(duration(known_at_ticks + bound - ticks()))
+            # Without a read after the commit, the list of nodes may lack one.
+            receipt.complete = receipt.complete and nodes_were_read
+        _receipt_seconds.labels(str(receipt.complete).lower()).observe(time.monotonic() - known_at)
         lagging = [node.node_id for node in receipt.nodes if node.state == receipt_pb2.NodeReceipt.STATE_LAGGING]
         audit(
             "receipt",
@@ -144,89 +152,95 @@ class Receipts:
         return receipt
 
     def _commit(self, commit: CommitRevocation, barrier_id: str) -> Beacon:
-        """Commits the revocation; the beacon that tells it from every other commit."""
-        beacon = moved_beacon(self._layout)
-        for last_try in (False, True):
-            raised = barriers.raised(self._layout, barrier_id, "receipt", lease=self._leases.lease())
+        """Commits the revocation with its barrier. Returns the beacon that the commit has put."""
+        beacon = beacon_update(self._layout)
+        for last_attempt in (False, True):
+            barrier = barriers.raise_operation(self._layout, barrier_id, "receipt", lease=self._leases.lease())
             try:
-                return Beacon(commit([raised, beacon]), beacon.value)
+                return Beacon(commit([barrier, beacon]), beacon.value)
             except LeaseNotFound:
                 self._leases.forget()
-                if last_try:
+                if last_attempt:
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
-    def _wait(
-        self, waiting: AckCollector, revision: int, known_at: float, patience: float
+    def _wait_for_nodes(
+        self, collector: AckCollector, revision: int, known_at: float, timeout: float
     ) -> tuple[dict[str, RegisteredNode], bool]:
-        """Waits; the nodes that were registered at some time between the commit and now, and if these are all."""
-        nodes = dict(self._ack_tracker.registered)
-        pending: list[tuple[str, RegisteredNode]] = []
-        looked = False
+        """Waits until every registered node has applied the revision or has left.
 
-        def all_applied() -> bool:
-            # Whoever is done stays done: each node is passed once, whatever the number of answers that come in.
-            while pending and _done(waiting, *pending[-1], revision):
+        Returns the nodes that were registered at some time since the commit, and whether they were read after it.
+        """
+        nodes = dict(self._ack_tracker.registered_nodes)
+        pending: list[tuple[str, RegisteredNode]] = []
+        nodes_were_read = False
+
+        def all_settled() -> bool:
+            # A settled node stays settled. So each node is checked once, however many acknowledgements come in.
+            while pending and _is_settled(collector, *pending[-1], revision):
                 pending.pop()
-            return looked and not pending
+            return nodes_were_read and not pending
 
         while True:
-            deadline = known_at + min(patience, strict_after(self._longest(nodes)))
+            deadline = known_at + min(timeout, strict_bound(self._longest_freshness_of(nodes)))
             now = time.monotonic()
-            if now >= deadline or waiting.cancelled:
-                return nodes, looked
+            if now >= deadline or collector.cancelled:
+                return nodes, nodes_were_read
             try:
-                # The list counts that is read after the commit: a node that registers later than that reads the mesh
-                # later still, and holds the revocation.
-                nodes |= self._ack_tracker.look(waiting, min(_LOOK_AGAIN, deadline - now))
-                pending, looked = list(nodes.items()), True
+                # The receipt covers the nodes that are read after the commit. A node that registers after this read
+                # reads the mesh later still, and so applies the revocation before it serves.
+                nodes |= self._ack_tracker.read_acks_and_nodes(collector, min(_POLL_INTERVAL_SECONDS, deadline - now))
+                pending, nodes_were_read = list(nodes.items()), True
             except EtcdUnavailable as error:
-                _log.info("the nodes cannot be read while a receipt is waited for: %s", error)
-            if waiting.wait(all_applied, min(deadline, time.monotonic() + _LOOK_AGAIN)):
-                return nodes, looked
+                _log.info("the nodes cannot be read during the wait for a receipt: %s", error)
+            if collector.wait_until(all_settled, min(deadline, time.monotonic() + _POLL_INTERVAL_SECONDS)):
+                return nodes, nodes_were_read
 
-    def _longest(self, nodes: Mapping[str, RegisteredNode]) -> float:
+    def _longest_freshness_of(self, nodes: Mapping[str, RegisteredNode]) -> float:
+        """The longest freshness that any node may serve under: the mesh's, or what a registration names if longer."""
         theirs = (node.record.longest_freshness.ToNanoseconds() / 1e9 for node in nodes.values())
-        return min(max(self._longest_freshness, *theirs, 0.0), LONGEST_FRESHNESS)
+        return min(max(self._longest_freshness, *theirs, 0.0), MAX_FRESHNESS_SECONDS)
 
-    def _write(
+    def _make_receipt(
         self,
-        waiting: AckCollector,
+        collector: AckCollector,
         nodes: Mapping[str, RegisteredNode],
         revision: int,
         known_at: float,
         committed_at: float,
     ) -> receipt_pb2.Receipt:
-        answers = waiting.answers
-        longest = self._longest(nodes)
+        acks = collector.acks
+        longest = self._longest_freshness_of(nodes)
         receipt = receipt_pb2.Receipt(
             revision=revision,
             committed_at=stamp(committed_at),
-            strict_from=stamp(committed_at + strict_after(longest)),
+            strict_from=stamp(committed_at + strict_bound(longest)),
             longest_freshness=duration(longest),
         )
+        # Every auth replica is a node itself, so an empty list means that the nodes are not known.
         complete = bool(nodes)
         for node_id in sorted(nodes):
-            node, answer = nodes[node_id], answers.get(node_id)
+            node, ack = nodes[node_id], acks.get(node_id)
             line = receipt.nodes.add(
                 node_id=node_id,
                 service=node.record.service,
                 address=node.record.address,
                 state=receipt_pb2.NodeReceipt.STATE_LAGGING,
-                lease_ended=waiting.has_left(node_id, node.revision),
+                lease_ended=collector.has_left(node_id, node.revision),
             )
-            if answer is not None and answer.revision >= revision:
+            if ack is not None and ack.revision >= revision:
                 line.state = receipt_pb2.NodeReceipt.STATE_APPLIED
-                line.applied_after.CopyFrom(duration(answer.at - known_at))
-                line.streams_ended = answer.streams_ended
-                if answer.freshness_age is not None:
-                    line.freshness_age.CopyFrom(duration(answer.freshness_age))
-            elif not line.lease_ended:
+                line.applied_after.CopyFrom(duration(ack.at - known_at))
+                line.streams_ended = ack.streams_ended
+                if ack.freshness_age is not None:
+                    line.freshness_age.CopyFrom(duration(ack.freshness_age))
+            elif not line.lease_ended:  # "complete" is about nodes that are still registered (receipt.proto)
                 complete = False
         receipt.complete = complete
         receipt.streams_ended = sum(line.streams_ended for line in receipt.nodes)
         return receipt
 
 
-def _done(waiting: AckCollector, node_id: str, node: RegisteredNode, revision: int) -> bool:
-    return waiting.has_applied(node_id, revision) or waiting.has_left(node_id, node.revision)
+def _is_settled(collector: AckCollector, node_id: str, node: RegisteredNode, revision: int) -> bool:
+    """Whether the receipt need not wait for a node any more: it has applied the revision, or has left."""
+    return collector.has_applied(node_id, revision) or collector.has_left(node_id, node.revision)

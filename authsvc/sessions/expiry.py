@@ -1,7 +1,8 @@
-"""Ending sessions that timed out: a job of the leader.
+"""Ends sessions that timed out or were revoked by another scope: a job of the leader.
 
-Nobody has to ask for a session for it to end. Its epoch ends its tokens and open streams on every node, as a revocation
-would. Sessions that were revoked by another scope have their epoch already; of them only the record goes.
+A session ends without a request for it. The epoch of a session that timed out ends its tokens and open streams on every
+node, as a revocation does. A session that was revoked by another scope has that scope's epoch already, so only its
+record is deleted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final, TypeVar
 from authsvc.audit import audit
 from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.directory import SessionDirectory
-from authsvc.sessions.index import Over
+from authsvc.sessions.index import SessionToEnd
 from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, Unchanged
 from interceptors.keyspace import Layout
 from interceptors.scopes import session_scope
@@ -22,16 +23,16 @@ __all__ = ["SessionExpiry"]
 
 T = TypeVar("T")
 
-_BATCH: Final = 50  # two operations and one condition each, and etcd takes 128
-_BATCHES: Final = 20
-_OFTEN: Final = 0.05
-_SELDOM: Final = 1.0
+_MAX_SESSIONS_PER_COMMIT: Final = 50  # two operations and one condition for each, and etcd takes 128
+_MAX_COMMITS_PER_STEP: Final = 20
+_MIN_STEP_INTERVAL_SECONDS: Final = 0.05
+_MAX_STEP_INTERVAL_SECONDS: Final = 1.0
 _ACTOR: Final = "expiry"
 _REASON: Final = "timed out"
 
 
 class SessionExpiry:
-    """Ends sessions that the directory says are over."""
+    """Ends the sessions that the directory has set aside."""
 
     def __init__(self, *, etcd: EtcdClient, layout: Layout, directory: SessionDirectory, revocation: Revoker) -> None:
         self._etcd = etcd
@@ -40,48 +41,57 @@ class SessionExpiry:
         self._revocation = revocation
 
     def step(self, fence: CreatedAt) -> float:
-        """Ends a bounded number of them; the seconds until it wants to be called again.
+        """Ends a bounded number of sessions. Returns the seconds until it wants to be called again.
 
-        fence: a condition of every commit, so that a leader that was deposed ends nothing. May raise EtcdUnavailable.
+        fence: a condition of every commit, so that a deposed leader ends no session. Raises EtcdUnavailable.
         """
-        limit = _BATCH * _BATCHES
-        over = self._directory.over(limit=limit)
+        limit = _MAX_SESSIONS_PER_COMMIT * _MAX_COMMITS_PER_STEP
+        sessions = self._directory.sessions_to_end(limit=limit)
         progress = False
-        for kind in (True, False):
-            for batch in _batches([one for one in over if one.revoked is kind], _BATCH):
-                # One that was refreshed at the last moment spoils the batch, and the others go one by one.
+        for revoked in (True, False):
+            of_kind = [session for session in sessions if session.revoked is revoked]
+            for batch in _batches(of_kind, _MAX_SESSIONS_PER_COMMIT):
+                # A session that was just refreshed makes the commit of its batch fail. Then each is ended by itself.
                 if self._end(batch, fence):
                     progress = True
                 elif len(batch) > 1:
-                    progress = sum(self._end([one], fence) for one in batch) > 0 or progress
-        if progress and len(over) == limit:
-            return _OFTEN
-        due_in = self._directory.due_in()
-        return _SELDOM if due_in is None else min(max(due_in, _OFTEN), _SELDOM)
+                    progress = sum(self._end([session], fence) for session in batch) > 0 or progress
+        if progress and len(sessions) == limit:
+            return _MIN_STEP_INTERVAL_SECONDS
+        timeout = self._directory.seconds_to_next_timeout()
+        if timeout is None:
+            return _MAX_STEP_INTERVAL_SECONDS
+        return min(max(timeout, _MIN_STEP_INTERVAL_SECONDS), _MAX_STEP_INTERVAL_SECONDS)
 
-    def _end(self, batch: Sequence[Over], fence: CreatedAt) -> bool:
-        """Ends them all in one commit, or none if one of them or the leader has changed."""
-        keys = [self._layout.session(one.session_id) for one in batch]
+    def _end(self, batch: Sequence[SessionToEnd], fence: CreatedAt) -> bool:
+        """Ends all of these in one commit, or none if one of them or the leader has changed. Returns whether it did."""
+        keys = [self._layout.session(session.session_id) for session in batch]
         conditions: list[CreatedAt | Unchanged] = [
             fence,
-            *(Unchanged(key, one.revision) for key, one in zip(keys, batch, strict=True)),
+            *(Unchanged(key, session.revision) for key, session in zip(keys, batch, strict=True)),
         ]
         if batch[0].revoked:
             revision = self._etcd.commit(conditions, [Delete(key) for key in keys])
         else:
             revision = self._revocation.revoke_all(
-                [session_scope(one.session_id) for one in batch],
+                [session_scope(session.session_id) for session in batch],
                 actor=_ACTOR,
                 reason=_REASON,
                 extra_conditions=conditions,
             )
         if revision is None:
             return False
-        self._directory.ended(one.session_id for one in batch)
-        for one in batch:
-            if one.revoked:
-                continue  # whoever revoked it is in the audit trail, once and not once per session
-            audit("session.end", subject=one.subject, session_id=one.session_id, reason=one.why, revision=revision)
+        self._directory.mark_ended(session.session_id for session in batch)
+        for session in batch:
+            if session.revoked:
+                continue  # the audit trail has the revocation already, and once is enough
+            audit(
+                "session.end",
+                subject=session.subject,
+                session_id=session.session_id,
+                reason=session.why,
+                revision=revision,
+            )
         return True
 
 

@@ -1,4 +1,4 @@
-"""What is granted of what was asked. Pure."""
+"""What a credential is granted, given what was asked for and what the account holds. Pure."""
 
 from __future__ import annotations
 
@@ -8,61 +8,64 @@ from typing import Protocol
 
 from interceptors.errors import Reason, Refusal
 
-__all__ = ["Grant", "Holder", "grant", "narrow"]
+__all__ = ["Entitlements", "Grant", "grant", "narrow_grant"]
 
 
-class Holder(Protocol):
-    """Whoever holds scopes and audiences: an account, its record, or a grant made earlier."""
+class Entitlements(Protocol):
+    """Scopes and audiences: those of an account, of a session's record, or of an earlier grant."""
 
     @property
     def scopes(self) -> Sequence[str]:
-        """What it may do, at most."""
+        """The most that may be done."""
         ...
 
     @property
     def audiences(self) -> Sequence[str]:
-        """Where its credentials may be used, at most."""
+        """The services at most that may be called."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a credential may do and where, each sorted and without duplicates."""
+    """The scopes and audiences of a credential, each sorted and without duplicates."""
 
     scopes: tuple[str, ...]
     audiences: tuple[str, ...]
 
 
-def grant(holder: Holder, *, scopes: Sequence[str] = (), audiences: Sequence[str] = ()) -> Grant:
-    """Grants what was asked; where nothing was asked, all that there is.
+def grant(account: Entitlements, *, scopes: Sequence[str] = (), audiences: Sequence[str] = ()) -> Grant:
+    """Grants the requested scopes and audiences. An empty request stands for all that the account holds.
 
-    Asking for more than the holder has is refused whole (RFC 6749 section 5.2, invalid_scope), and the ErrorInfo names
-    what is missing: a service that got less than it asked for would find out by a call that fails much later. Refusal
-    SCOPE_MISSING or AUDIENCE_MISMATCH; the latter too if there is no audience to grant, since no service would take it.
+    A request for more than the account holds is refused as a whole (RFC 6749 section 5.2, invalid_scope), and the
+    ErrorInfo names what is missing. With a partial grant a service would fail much later, in a call. Refusal
+    SCOPE_MISSING or AUDIENCE_MISMATCH; the second also for an account without audiences, since no service would accept
+    its credential.
     """
-    missing = sorted(set(scopes) - set(holder.scopes))
+    missing = sorted(set(scopes) - set(account.scopes))
     if missing:
         named = " ".join(missing)
         raise Refusal(
-            Reason.SCOPE_MISSING, f"asked for scopes that it does not hold: {named}", metadata={"scope": named}
+            Reason.SCOPE_MISSING, f"the account does not hold these scopes: {named}", metadata={"scope": named}
         )
-    missing = sorted(set(audiences) - set(holder.audiences))
+    missing = sorted(set(audiences) - set(account.audiences))
     if missing:
         named = " ".join(missing)
-        cause = f"asked for audiences that it does not hold: {named}"
+        cause = f"the account does not hold these audiences: {named}"
         raise Refusal(Reason.AUDIENCE_MISMATCH, cause, metadata={"audience": named})
     granted = Grant(
-        scopes=tuple(sorted(set(scopes or holder.scopes))),
-        audiences=tuple(sorted(set(audiences or holder.audiences))),
+        scopes=tuple(sorted(set(scopes or account.scopes))),
+        audiences=tuple(sorted(set(audiences or account.audiences))),
     )
     if not granted.audiences:
-        raise Refusal(Reason.AUDIENCE_MISMATCH, "it holds no audience: no service would accept its credential")
+        raise Refusal(
+            Reason.AUDIENCE_MISMATCH, "the account holds no audience, so no service would accept a credential"
+        )
     return granted
 
 
-def narrow(earlier: Holder, holder: Holder) -> Grant:
-    """What is left of an earlier grant by what its holder has now. Never more than before (RFC 6749 section 6)."""
+def narrow_grant(earlier: Entitlements, account: Entitlements) -> Grant:
+    """Narrows an earlier grant to what the account holds now. It never grows (RFC 6749 section 6)."""
     return Grant(
-        scopes=tuple(sorted(set(earlier.scopes) & set(holder.scopes))),
-        audiences=tuple(sorted(set(earlier.audiences) & set(holder.audiences))),
+        scopes=tuple(sorted(set(earlier.scopes) & set(account.scopes))),
+        audiences=tuple(sorted(set(earlier.audiences) & set(account.audiences))),
     )

@@ -1,7 +1,7 @@
-"""Issuing credentials: access tokens (RFC 9068), and the sessions that refresh tokens and opaque sessions hang from.
+"""Issues credentials: access tokens (RFC 9068), and the sessions of refresh tokens and opaque session tokens.
 
-A login reads, authenticates, and commits only if nothing that the credential stands on has changed since. A token's
-times are taken before that, so that neither a slow disk nor a paused process makes it live longer than it may.
+A login authenticates the account, reads the credential's preconditions, and commits only if they are unchanged. The
+times of a token are taken before that read, so that a slow etcd or a paused process cannot prolong the token's life.
 """
 
 from __future__ import annotations
@@ -9,37 +9,44 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from authsvc.accounts.principal import FIRST_PARTY, Account
 from authsvc.errors import FailedPrecondition
-from authsvc.keys.ring import KeyMissing, KeyRing
-from authsvc.revocation.lifetimes import Lifetime, longest_issued
+from authsvc.keys.signer_cache import KeyMissing, SignerCache
+from authsvc.revocation.lifetimes import IssuingLifetime, longest_issued_lifetime
 from authsvc.sessions.grants import Grant, grant
-from authsvc.sessions.preconditions import Changed, IssuancePreconditions, NoSigningKey, persist, read_preconditions
-from authsvc.sessions.refresh_tokens import begin_family
+from authsvc.sessions.preconditions import (
+    IssuancePreconditions,
+    NoSigningKey,
+    PreconditionsChanged,
+    read_preconditions,
+    retry_on_change,
+)
+from authsvc.sessions.refresh_tokens import family_digest
 from authsvc.settings import AuthSettings
-from authsvc.store.records import FORMAT
 from authsvc.store.timestamps import duration, seconds, stamp
 from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
 from interceptors.etcd.client import EtcdClient, Put
 from interceptors.keyspace import Layout
+from interceptors.stored_records import FORMAT
+from interceptors.tokens import base64url
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken, new_session_id
+from interceptors.trust.bundle import TrustBundle
 
-__all__ = ["AccessToken", "Issuer", "credentials"]
+__all__ = ["AccessToken", "Issuer", "credentials_message"]
 
-_NAMED_CLAIMS: Final = 3
+_MAX_NAMED_CLAIMS: Final = 3
 
 Record = store_pb2.SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A signed access token, a secret, and when it expires in seconds since 1970."""
+    """A signed access token, which is a secret, and its expiry in seconds since 1970."""
 
     text: str
     expires_at: float
@@ -49,11 +56,14 @@ class AccessToken:
 
 
 class Issuer:
-    """Issues credentials. Thread-safe; every replica may do it.
+    """Issues credentials. Thread-safe; any replica may do it.
 
-    clock: seconds since 1970; it decides when credentials expire, and nothing else.
+    bundle  the trust bundle of the replica's own node, with whose observations of etcd every read is compared; None in
+            tests
+    clock   seconds since 1970. It decides when credentials expire, and nothing else
 
-    `lifetime` is what they are issued under: whoever issues on a session's preconditions reads that under it.
+    `lifetime` is the lifetime of the issued credentials. Code that issues a credential must read the preconditions with
+    it, so that it is in force at the revision of the read.
     """
 
     def __init__(
@@ -61,16 +71,17 @@ class Issuer:
         *,
         etcd: EtcdClient,
         layout: Layout,
-        ring: KeyRing,
+        signers: SignerCache,
         settings: AuthSettings,
+        bundle: TrustBundle | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
         self._layout = layout
-        self._ring = ring
+        self._signers = signers
         self._settings = settings
         self._clock = clock
-        self.lifetime: Final = Lifetime(etcd, layout, longest_issued(settings))
+        self.lifetime: Final = IssuingLifetime(etcd, layout, longest_issued_lifetime(settings), bundle=bundle)
 
     def login(
         self,
@@ -80,20 +91,22 @@ class Issuer:
         scopes: Sequence[str] = (),
         audiences: Sequence[str] = (),
     ) -> auth_pb2.Credentials:
-        """Issues the first credentials for whoever `authenticate` finds; it is called again if the account changes.
+        """Issues credentials for the account that `authenticate` returns, and begins a session for a user.
 
-        Raises what `authenticate` and `grant` raise; FailedPrecondition if the token would be too large; Refusal
-        MESH_NOT_READY if no key signs or nothing holds still for long enough; EtcdUnavailable, after which the login
-        may or may not have begun a session that nobody holds and that times out.
+        `authenticate` is called again if the account changes or is revoked meanwhile.
+
+        Raises what `authenticate` and `grant` raise. FailedPrecondition if the token would be too large. Refusal
+        MESH_NOT_READY if no key signs, or if the preconditions keep changing. EtcdUnavailable: then a session may have
+        begun whose credentials no caller has, and which will time out.
         """
         account: Account | None = None
-        began = 0
+        revision_before = 0
         session_id = new_session_id()
 
         def attempt() -> auth_pb2.Credentials:
-            nonlocal account, began
+            nonlocal account, revision_before
             if account is None:
-                began = self._etcd.read(self._layout.signing).revision
+                revision_before = self._etcd.read(self._layout.signing).revision
                 account = authenticate()
             granted = grant(account, scopes=scopes, audiences=audiences)
             now = self._clock()
@@ -105,43 +118,52 @@ class Issuer:
                 audiences=granted.audiences,
                 session_id=session_id,
             )
-            # Whose account is changed, or who is revoked, while being authenticated has to be authenticated after that.
+            # A change or a revocation of the account during the authentication makes that invalid.
             changed = preconditions.account_revision != account.record_revision
-            if changed or any(epoch > began for epoch in preconditions.epochs.values()):
+            if changed or any(epoch > revision_before for epoch in preconditions.epochs.values()):
                 subject, account = account.subject, None
-                raise Changed(f"the account of {subject!r} was changed or revoked")
+                raise PreconditionsChanged(f"the account of {subject!r} was changed or revoked")
             if kind == auth_pb2.CREDENTIAL_KIND_SESSION:
                 return self._begin_opaque(account, granted, preconditions, session_id, now)
             if account.client_id == FIRST_PARTY:
                 return self._begin_tokens(account, granted, preconditions, session_id, now)
-            # Nothing is written, so nothing is compared: the token's epoch is the read's own revision, and whatever is
-            # revoked after that kills it.
+            # Nothing is written, so no condition is needed: the token's epoch is the revision of the read, and every
+            # later revocation has a greater epoch.
             token = self.sign(
-                account.subject, account.client_id, granted, preconditions, epoch=preconditions.revision, now=now
+                account.subject,
+                account.client_id,
+                granted,
+                preconditions.signing_kid,
+                epoch=preconditions.revision,
+                now=now,
             )
-            return credentials(granted, now=self._clock(), token=token)
+            return credentials_message(granted, now=self._clock(), token=token)
 
-        return persist(attempt)
+        return retry_on_change(attempt)
 
     def sign(
         self,
         subject: str,
         client_id: str,
         granted: Grant,
-        preconditions: IssuancePreconditions,
+        signing_kid: str | None,
         *,
         epoch: int,
         now: float,
         session: Record | None = None,
     ) -> AccessToken:
-        """Signs an access token with the key that signs as of `preconditions`.
+        """Signs an access token.
 
-        now: seconds since 1970, taken before `preconditions` was read. Raises NoSigningKey and FailedPrecondition.
+        signing_kid  the kid of the key that signs; None if no key signs
+        epoch        a revision as of which no scope of the token was revoked
+        now          seconds since 1970, taken before that was read
+
+        Raises NoSigningKey. FailedPrecondition if the token would be too large.
         """
-        if preconditions.signing is None:
-            raise NoSigningKey("no key signs yet; is a replica leading the rotation?")
+        if signing_kid is None:
+            raise NoSigningKey("no key signs yet; a replica has to lead the rotation, see the log of the auth service")
         try:
-            signer = self._ring.signer(preconditions.signing)
+            signer = self._signers.signer(signing_kid)
         except KeyMissing as error:
             raise NoSigningKey(str(error)) from error
         issued_at = int(now)
@@ -150,11 +172,11 @@ class Issuer:
             "iss": self._settings.mesh.issuer,
             "sub": subject,
             "aud": list(granted.audiences),
-            # Rounded down: a key is removed when the last token that it signed has expired, and no second later.
+            # Rounded down: a key is removed as soon as the last token that it signed must have expired.
             "exp": int(expires_at),
             "nbf": issued_at,
             "iat": issued_at,
-            "jti": urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode(),
+            "jti": base64url.encode(secrets.token_bytes(16)),
             "client_id": client_id,
             "scope": " ".join(granted.scopes),
             "epoch": epoch,
@@ -175,12 +197,18 @@ class Issuer:
         refresh_token = OpaqueToken.generate(OpaqueKind.REFRESH, session_id)
         record = self._record(account, granted, preconditions, refresh_token, now)
         record.kind = Record.KIND_TOKENS
-        record.family_sha256 = begin_family(refresh_token.secret)
+        record.family_sha256 = family_digest(refresh_token.secret)
         token = self.sign(
-            account.subject, account.client_id, granted, preconditions, epoch=record.epoch, now=now, session=record
+            account.subject,
+            account.client_id,
+            granted,
+            preconditions.signing_kid,
+            epoch=record.epoch,
+            now=now,
+            session=record,
         )
         self._commit(preconditions, record)
-        return credentials(granted, now=self._clock(), token=token, session=record, refresh_token=refresh_token)
+        return credentials_message(granted, now=self._clock(), token=token, session=record, refresh_token=refresh_token)
 
     def _begin_opaque(
         self, account: Account, granted: Grant, preconditions: IssuancePreconditions, session_id: str, now: float
@@ -189,7 +217,7 @@ class Issuer:
         record = self._record(account, granted, preconditions, session_token, now)
         record.kind = Record.KIND_OPAQUE
         self._commit(preconditions, record)
-        return credentials(granted, now=self._clock(), session=record, session_token=session_token)
+        return credentials_message(granted, now=self._clock(), session=record, session_token=session_token)
 
     def _record(
         self, account: Account, granted: Grant, preconditions: IssuancePreconditions, token: OpaqueToken, now: float
@@ -213,10 +241,10 @@ class Issuer:
     def _commit(self, preconditions: IssuancePreconditions, record: Record) -> None:
         put = Put(self._layout.session(record.session_id), record.SerializeToString())
         if self._etcd.commit(preconditions.conditions, [put]) is None:
-            raise Changed(f"what the login of {record.subject!r} stands on was changed")
+            raise PreconditionsChanged(f"a precondition of the login of {record.subject!r} changed")
 
 
-def credentials(
+def credentials_message(
     granted: Grant,
     *,
     now: float,
@@ -225,29 +253,29 @@ def credentials(
     refresh_token: OpaqueToken | None = None,
     session_token: OpaqueToken | None = None,
 ) -> auth_pb2.Credentials:
-    """The answer that carries credentials; `now` is when it is made, in seconds since 1970."""
-    answer = auth_pb2.Credentials(scopes=granted.scopes, audiences=granted.audiences)
+    """The message with these credentials. now: seconds since 1970, from which expires_in counts."""
+    message = auth_pb2.Credentials(scopes=granted.scopes, audiences=granted.audiences)
     if token is not None:
-        answer.access_token = token.text
-        answer.expires_in.CopyFrom(duration(token.expires_at - now))
+        message.access_token = token.text
+        message.expires_in.CopyFrom(duration(token.expires_at - now))
     if refresh_token is not None:
-        answer.refresh_token = refresh_token.text()
+        message.refresh_token = refresh_token.text()
     if session_token is not None:
-        answer.session_token = session_token.text()
+        message.session_token = session_token.text()
     if session is not None:
-        answer.session_id = session.session_id
-        answer.session_expires_at.CopyFrom(session.expires_at)
-    return answer
+        message.session_id = session.session_id
+        message.session_expires_at.CopyFrom(session.expires_at)
+    return message
 
 
-def _too_large(size: int, most: int, claims: dict[str, Any]) -> str:
+def _too_large(size: int, max_size: int, claims: dict[str, Any]) -> str:
     sizes = {
         name: len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
         for name, value in claims.items()
     }
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:_NAMED_CLAIMS]
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:_MAX_NAMED_CLAIMS]
     named = ", ".join(f"{name} ({sizes[name]:,} bytes)" for name in largest)
     return (
-        f"the access token would have {size:,} bytes, and at most {most:,} are issued; its largest claims: {named}. "
-        "Ask for fewer scopes or audiences, or for an opaque session"
+        f"the access token would have {size:,} bytes, and {max_size:,} is the maximum; its largest claims: {named}. "
+        "Request fewer scopes or audiences, or an opaque session"
     )

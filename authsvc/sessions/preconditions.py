@@ -1,8 +1,10 @@
-"""What a credential stands on, as of one etcd revision: its account, its session, its scopes' epochs, the signing key.
+"""The preconditions of a credential: account, session, epochs of its scopes, and signing key, as of one etcd revision.
 
-Whatever issues reads all of it in one transaction and commits only if none of it has changed: so nothing is issued
-across a revocation, on an account that is being deleted, or with a key that was just replaced. And as of that read the
-lifetime that it issues under is in force, so that whoever revokes knows how long what is issued has to be outlived.
+Issuing reads all of them in one transaction, and commits only if none of them has changed since. So no credential is
+issued across a revocation, on an account that is being deleted, or with a signing key that was just replaced.
+
+The same read proves that the issuing lifetime is in force at its revision. From the lifetimes in force a revocation
+learns how long its epoch has to stay in etcd (see authsvc.revocation.lifetimes).
 """
 
 from __future__ import annotations
@@ -13,43 +15,45 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from authsvc.accounts.principal import FIRST_PARTY
-from authsvc.revocation.lifetimes import Lifetime
-from authsvc.sessions.grants import Holder
-from authsvc.store.records import RecordError, parse_record
-from credmesh.store.v1 import auth_pb2, mesh_pb2
+from authsvc.keys.snapshot import signing_kid
+from authsvc.revocation.lifetimes import IssuingLifetime
+from authsvc.sessions.grants import Entitlements
+from credmesh.store.v1 import auth_pb2
 from interceptors.errors import CredmeshError, Reason, Refusal
-from interceptors.etcd.client import EtcdClient, Snapshot, Unchanged
+from interceptors.etcd.client import Condition, EtcdClient, KeyValue, Present, Unchanged, UnwrittenSince
 from interceptors.keyspace import Layout
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
+from interceptors.stored_records import RecordError, parse_record
 
 __all__ = [
-    "Changed",
-    "Ended",
     "IssuancePreconditions",
     "NoSigningKey",
+    "PreconditionsChanged",
+    "SessionMissing",
     "account_key",
-    "persist",
+    "conditions_since_epoch",
     "read_preconditions",
     "read_session",
+    "retry_on_change",
 ]
 
 T = TypeVar("T")
 
-_TRIES: Final = 3
-_PATIENCE: Final = 2.0
-_PAUSE: Final = 0.05
+_MAX_WAIT_SECONDS: Final = 2.0
+_MIN_ATTEMPTS: Final = 3
+_RETRY_INTERVAL_SECONDS: Final = 0.05
 
 
-class Changed(CredmeshError):
-    """What a credential was to stand on changed before it was committed: read everything anew."""
+class PreconditionsChanged(CredmeshError):
+    """A precondition changed between the read and the commit. Read all of them again."""
 
 
 class NoSigningKey(CredmeshError):
-    """No key signs at this moment: the mesh is new, or its key was revoked and the successor is being made."""
+    """No key signs at the moment: the mesh is new, or its key was revoked and the successor is not ready yet."""
 
 
-class Ended(CredmeshError):
-    """The session has no record (any more). `revoked` says that it was ended not long ago, rather than never was."""
+class SessionMissing(CredmeshError):
+    """The session has no record. `revoked` tells a session that was revoked recently from an unknown one."""
 
     def __init__(self, session_id: str, *, revoked: bool) -> None:
         super().__init__(f"session {session_id!r} " + ("was ended" if revoked else "is not known"))
@@ -58,24 +62,26 @@ class Ended(CredmeshError):
 
 @dataclass(frozen=True, slots=True)
 class IssuancePreconditions:
-    """What a credential stands on.
+    """The preconditions of one credential, as of one read.
 
-    revision          the etcd revision of all of this
-    epochs            the credential's scopes that were ever revoked: the revision of each one's last revocation
-    holder            the user or client as it is; None if there is none
-    account_revision  the revision of its record; 0 if there is none
-    signing           the kid of the key that signs; None if none does
+    revision          the etcd revision of the read
+    epochs            the epochs of the credential's scopes, for each scope that was revoked
+    account           the user's or client's record; None if there is none
+    account_revision  the revision of that record; 0 if there is none
+    signing_kid       the kid of the key that signs; None if no key signs
+    signing_revision  the revision of the signing record, which names that key; 0 if there is none
     session           the session's record; None if there is none
-    session_revision  its revision; 0 if there is none
-    session_created   the revision that created it; 0 if there is none
-    conditions        hold as long as none of it has changed
+    session_revision  the revision of that record; 0 if there is none
+    session_created   the revision that created the session's record; 0 if there is none
+    conditions        for the commit: none of the above has changed
     """
 
     revision: int
     epochs: Mapping[str, int]
-    holder: Holder | None
+    account: Entitlements | None
     account_revision: int
-    signing: str | None
+    signing_kid: str | None
+    signing_revision: int
     session: auth_pb2.SessionRecord | None
     session_revision: int
     session_created: int
@@ -83,12 +89,12 @@ class IssuancePreconditions:
 
 
 def account_key(layout: Layout, subject: str, client_id: str) -> str:
-    """The etcd key of the account behind a credential: a user's where a password was shown, else a client's."""
+    """The etcd key of a credential's account: the user if the credential was issued for a password, else the client."""
     return layout.user(subject) if client_id == FIRST_PARTY else layout.client(client_id)
 
 
 def read_preconditions(
-    lifetime: Lifetime,
+    lifetime: IssuingLifetime,
     layout: Layout,
     *,
     subject: str,
@@ -96,31 +102,34 @@ def read_preconditions(
     audiences: Iterable[str],
     session_id: str | None = None,
 ) -> IssuancePreconditions:
-    """Reads what a credential stands on, in one linearizable transaction.
+    """Reads the preconditions of a credential in one linearizable transaction.
 
-    lifetime: what it is to be issued under; the time from which that counts was taken before.
+    lifetime: that under which the credential is issued. The caller must have taken the time from which it counts
+    before.
 
-    EtcdUnavailable; Refusal MESH_NOT_READY if a record is of a newer format than this replica knows.
+    Raises EtcdUnavailable. Refusal MESH_NOT_READY if a record cannot be read, or if etcd has lost a part of its
+    history.
     """
-    scopes = [EVERYONE, subject_scope(subject), client_scope(client_id), *map(audience_scope, audiences)]
-    if session_id is not None:
-        scopes.append(session_scope(session_id))
-    epoch_keys = {layout.epoch(scope): scope for scope in scopes}
+    epoch_keys = {
+        layout.epoch(scope): scope for scope in _scopes_of_credential(subject, client_id, audiences, session_id)
+    }
     account = account_key(layout, subject, client_id)
     keys = [account, layout.signing, *epoch_keys]
     session = "" if session_id is None else layout.session(session_id)
     if session:
         keys.append(session)
-    found = lifetime.read(*keys)
-    revisions = {key: found.values[key].mod_revision if key in found.values else 0 for key in keys}
-    stored = found.values.get(session)
+    snapshot = lifetime.read_in_force(*keys)
+    values = snapshot.values
+    revisions = {key: values[key].mod_revision if key in values else 0 for key in keys}
+    stored = values.get(session)
     return IssuancePreconditions(
-        revision=found.revision,
+        revision=snapshot.revision,
         epochs={scope: revisions[key] for key, scope in epoch_keys.items() if revisions[key]},
-        holder=_holder(found, account, client_id),
+        account=_parse_account(account, values.get(account), client_id),
         account_revision=revisions[account],
-        signing=_signing(found, layout),
-        session=None if stored is None else _session(session, stored.value),
+        signing_kid=_parse_signing_kid(layout, values.get(layout.signing)),
+        signing_revision=revisions[layout.signing],
+        session=None if stored is None else _parse_session(session, stored.value),
         session_revision=0 if stored is None else stored.mod_revision,
         session_created=0 if stored is None else stored.create_revision,
         conditions=tuple(Unchanged(key, revision) for key, revision in revisions.items()),
@@ -128,16 +137,18 @@ def read_preconditions(
 
 
 def read_session(
-    etcd: EtcdClient, lifetime: Lifetime, layout: Layout, session_id: str
+    etcd: EtcdClient, lifetime: IssuingLifetime, layout: Layout, session_id: str
 ) -> tuple[auth_pb2.SessionRecord, IssuancePreconditions]:
-    """Reads a session's record and what it stands on, all as of one revision. Raises Ended; else as
-    `read_preconditions`.
+    """Reads a session's record and the preconditions of its next credential, as of one revision.
+
+    Raises SessionMissing, and what `read_preconditions` raises.
     """
     key, epoch = layout.session(session_id), layout.epoch(session_scope(session_id))
-    first = etcd.read(key, epoch)
-    record = _session(key, first.values[key].value) if key in first.values else None
+    values = etcd.read(key, epoch).values
+    record = _parse_session(key, values[key].value) if key in values else None
     while record is not None:
-        # What a session stands on follows from its record; should that be another one by now, so may this be.
+        # The record determines which preconditions to read. They are those of the record that is read with them only if
+        # that has the same subject and audiences.
         preconditions = read_preconditions(
             lifetime,
             layout,
@@ -146,37 +157,58 @@ def read_session(
             audiences=record.audiences,
             session_id=session_id,
         )
-        now = preconditions.session
-        if now is not None and now.audiences == record.audiences and now.subject == record.subject:
-            return now, preconditions
-        record = now
-        first = etcd.read(epoch)
-    raise Ended(session_id, revoked=epoch in first.values)
+        current = preconditions.session
+        if current is not None and current.audiences == record.audiences and current.subject == record.subject:
+            return current, preconditions
+        record = current
+        values = etcd.read(epoch).values
+    raise SessionMissing(session_id, revoked=epoch in values)
 
 
-def persist(attempt: Callable[[], T]) -> T:
-    """Makes attempts until one raises neither Changed nor NoSigningKey, for as long as a caller can be kept waiting.
+def conditions_since_epoch(layout: Layout, record: auth_pb2.SessionRecord) -> list[Condition]:
+    """Conditions that hold if a session's account and scopes have not changed since the session's epoch.
 
-    Then Refusal MESH_NOT_READY, which tells the caller to retry.
+    At its epoch, no scope of the session was revoked, and the record was granted no more than the account held. So
+    while these conditions hold, the session is not revoked, and its account still holds all that the record grants.
     """
-    deadline = time.monotonic() + _PATIENCE
-    tries = 0
+    scopes = _scopes_of_credential(record.subject, record.client_id, record.audiences, record.session_id)
+    account = account_key(layout, record.subject, record.client_id)
+    return [
+        Present(account),
+        UnwrittenSince(account, record.epoch),
+        *(UnwrittenSince(layout.epoch(scope), record.epoch) for scope in scopes),
+    ]
+
+
+def retry_on_change(attempt: Callable[[], T]) -> T:
+    """Repeats an attempt that raises PreconditionsChanged or NoSigningKey, for about two seconds.
+
+    After that Refusal MESH_NOT_READY, which makes the caller retry.
+    """
+    deadline = time.monotonic() + _MAX_WAIT_SECONDS
+    attempts = 0
     while True:
-        tries += 1
+        attempts += 1
         try:
             return attempt()
         except NoSigningKey as error:
             if time.monotonic() >= deadline:
                 raise Refusal(Reason.MESH_NOT_READY, str(error)) from error
-            time.sleep(_PAUSE)
-        except Changed as error:
-            # An attempt that has to check a password may take all of the time: it is worth another one or two.
-            if tries >= _TRIES and time.monotonic() >= deadline:
-                raise Refusal(Reason.MESH_NOT_READY, f"{error}, and again and again: {tries} times") from error
+            time.sleep(_RETRY_INTERVAL_SECONDS)
+        except PreconditionsChanged as error:
+            # One attempt that checks a password may take all of the time. It is repeated once or twice nevertheless.
+            if attempts >= _MIN_ATTEMPTS and time.monotonic() >= deadline:
+                raise Refusal(Reason.MESH_NOT_READY, f"{error}, in each of {attempts} attempts") from error
 
 
-def _holder(found: Snapshot, key: str, client_id: str) -> Holder | None:
-    stored = found.values.get(key)
+def _scopes_of_credential(subject: str, client_id: str, audiences: Iterable[str], session_id: str | None) -> list[str]:
+    scopes = [EVERYONE, subject_scope(subject), client_scope(client_id), *map(audience_scope, audiences)]
+    if session_id is not None:
+        scopes.append(session_scope(session_id))
+    return scopes
+
+
+def _parse_account(key: str, stored: KeyValue | None, client_id: str) -> Entitlements | None:
     if stored is None:
         return None
     try:
@@ -187,26 +219,23 @@ def _holder(found: Snapshot, key: str, client_id: str) -> Holder | None:
         raise _unreadable(key, error) from error
 
 
-def _signing(found: Snapshot, layout: Layout) -> str | None:
-    stored = found.values.get(layout.signing)
-    if stored is None:
-        return None
+def _parse_signing_kid(layout: Layout, stored: KeyValue | None) -> str | None:
     try:
-        return parse_record(mesh_pb2.Signing, stored.value).kid
+        return signing_kid(stored)
     except RecordError as error:
         raise _unreadable(layout.signing, error) from error
 
 
-def _session(key: str, value: bytes) -> auth_pb2.SessionRecord:
+def _parse_session(key: str, value: bytes) -> auth_pb2.SessionRecord:
     try:
         record = parse_record(auth_pb2.SessionRecord, value)
     except RecordError as error:
         raise _unreadable(key, error) from error
     if not key.endswith("/" + record.session_id):
-        raise _unreadable(key, "it holds another session's record")
+        raise _unreadable(key, "it is the record of another session")
     return record
 
 
 def _unreadable(key: str, error: object) -> Refusal:
-    # Not "there is none": a session that a newer replica wrote must neither be used nor ended by this one.
+    # Not "the session is missing": this replica must neither use nor end a session that a newer replica wrote.
     return Refusal(Reason.MESH_NOT_READY, f"{key} cannot be read: {error}")

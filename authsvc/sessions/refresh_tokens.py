@@ -1,18 +1,22 @@
 """The rules of refresh tokens (RFC 9700 section 4.14): single use, a grace window for retries, an end for reuse. Pure.
 
-A refresh token's secret is 32 random bytes: 8 that all tokens of a session have in common (its family) and 24 that are
-new each time. The record holds SHA-256 of the current secret and of the family, never a secret. So whoever shows the
-family held a token of this session, now or once; and whoever only knows the session's id can end nothing by guessing.
+`evaluate_session` and `is_session_secret` are rules of all sessions, opaque ones too.
 
-What a used token was traded for lies in the record too, sealed under a key that only the used token's secret gives. A
-retry within the grace window opens it, and, if the successor was itself used meanwhile, the next, up to the token that
-is current: all who share a session end up with the same one.
+A refresh token's secret has 32 random bytes. The first 8 are the session's family, which all its tokens share; the
+other 24 are new in each token. The record holds the SHA-256 of the current secret and of the family, and no secret. So
+a token with the right family was issued for this session at some time, and a caller who knows only the session id
+cannot end the session by guessing.
+
+The record also holds the successor of each used token, sealed under a key that is derived from the used token's secret.
+A retry within the grace window opens it. If that successor was used meanwhile too, its secret opens the next one, up to
+the current token. So all parties that share a session end up with the same token.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -22,31 +26,33 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from authsvc.sessions.grants import Grant, Holder, narrow
+from authsvc.sessions.grants import Entitlements, Grant, narrow_grant
 from authsvc.store.timestamps import seconds, stamp
 from credmesh.store.v1 import auth_pb2
 
 __all__ = [
     "FAMILY_BYTES",
-    "MAX_USED",
+    "MAX_USED_TOKENS",
     "Current",
-    "Ending",
     "Forged",
     "Retried",
     "Reused",
+    "SessionEnd",
     "Verdict",
-    "begin_family",
+    "evaluate_session",
+    "family_digest",
+    "is_current_refresh_token",
     "is_session_secret",
     "judge_refresh_token",
-    "refreshed",
-    "review",
-    "succeed",
+    "record_after_refresh",
+    "successor_secret",
 ]
 
 FAMILY_BYTES: Final = 8
-MAX_USED: Final = 32
-"""So many used tokens are remembered for retries. Who refreshes more often than that within one grace window and then
-goes back to the first is treated as a thief."""
+MAX_USED_TOKENS: Final = 32
+"""How many used tokens a record keeps for retries. If a session is refreshed more often within one grace window, a
+retry with the oldest token counts as reuse.
+"""
 
 _NONCE_BYTES: Final = 12
 _PURPOSE: Final = b"credmesh refresh successor 1"
@@ -54,12 +60,15 @@ _PURPOSE: Final = b"credmesh refresh successor 1"
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """It is the current refresh token: trade it for the next."""
+    """The token is the session's current one: exchange it for its successor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """It was used a moment ago: give the current token again, whose secret this is, and use nothing up."""
+    """The token was used within the grace window: answer with the current token again, and change nothing.
+
+    secret: that of the current token.
+    """
 
     secret: bytes
 
@@ -69,22 +78,22 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Reused:
-    """It was used before, and not a moment ago: two parties hold tokens of this session. End the session."""
+    """The token was used before the grace window: two parties hold tokens of this session. End the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forged:
-    """It was never a token of this session: refuse it, and leave the session alone."""
+    """The token was never issued for this session: refuse it, and do not end the session."""
 
 
 Verdict = Current | Retried | Reused | Forged
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a session cannot go on.
+class SessionEnd:
+    """Why a session ends.
 
-    expired  it timed out (an answer of CREDENTIAL_EXPIRED); otherwise it was revoked (CREDENTIAL_REVOKED)
+    expired  it timed out (CREDENTIAL_EXPIRED); otherwise it was revoked (CREDENTIAL_REVOKED)
     why      for the audit trail
     """
 
@@ -93,23 +102,31 @@ class Ending:
 
 
 def judge_refresh_token(record: auth_pb2.SessionRecord, secret: bytes, *, now: float, grace: float) -> Verdict:
-    """Judges a refresh token's secret by its session's record. Times are in seconds since 1970, grace in seconds.
+    """Judges the secret of a refresh token, given its session's record. Times are seconds since 1970, grace is seconds.
 
-    Whether the session itself may go on is another question: see `review`.
+    It does not tell whether the session itself is still valid; `evaluate_session` does.
     """
     if record.kind != auth_pb2.SessionRecord.KIND_TOKENS:
         return Forged()
-    digest = _sha256(secret)
-    if hmac.compare_digest(digest, record.secret_sha256):
+    if is_current_refresh_token(record, secret):
         return Current()
+    digest = _sha256(secret)
     if not hmac.compare_digest(_sha256(secret[:FAMILY_BYTES]), record.family_sha256):
         return Forged()
-    used = _find(record, digest)
+    used = _find_used(record, digest)
     if used is None or now >= seconds(used.used_at) + grace:
         return Reused()
-    current = _follow(record, secret, used)
-    # A chain that cannot be followed was cut by MAX_USED or by another replica's clock, or altered: doubt.
+    current = _open_successors(record, secret, used)
+    # A chain of successors that breaks off was cut by MAX_USED_TOKENS or by the clock of another replica, or the record
+    # was altered. In doubt the token counts as reused.
     return Reused() if current is None else Retried(current)
+
+
+def is_current_refresh_token(record: auth_pb2.SessionRecord, secret: bytes) -> bool:
+    """Whether this is the secret of the session's current refresh token."""
+    if record.kind != auth_pb2.SessionRecord.KIND_TOKENS:
+        return False
+    return hmac.compare_digest(_sha256(secret), record.secret_sha256)
 
 
 def is_session_secret(record: auth_pb2.SessionRecord, secret_sha256: bytes) -> bool:
@@ -119,40 +136,43 @@ def is_session_secret(record: auth_pb2.SessionRecord, secret_sha256: bytes) -> b
     return hmac.compare_digest(record.secret_sha256, secret_sha256)
 
 
-def review(
-    record: auth_pb2.SessionRecord, *, now: float, epochs: Mapping[str, int], holder: Holder | None
-) -> Grant | Ending:
-    """What a session may do from here and now on, or why it ends.
+def evaluate_session(
+    record: auth_pb2.SessionRecord, *, now: float, epochs: Mapping[str, int], account: Entitlements | None
+) -> Grant | SessionEnd:
+    """Returns what the session's next credential is granted, or why the session ends.
 
-    epochs  of the scopes that the session belongs to: the revision of each one's last revocation
-    holder  the user or client as it is now; None if it was deleted
+    epochs   those of the session's scopes, by scope
+    account  the user or client as it is now; None if it was deleted
     """
     for scope in sorted(epochs):
         if epochs[scope] > record.epoch:
-            return Ending(expired=False, why=f"scope {scope} was revoked")
+            return SessionEnd(expired=False, why=f"scope {scope} was revoked")
     if now >= seconds(record.expires_at):
-        return Ending(expired=True, why="the session's lifetime is over")
+        return SessionEnd(expired=True, why="the session's lifetime is over")
     if now >= seconds(record.idle_expires_at):
-        return Ending(expired=True, why="the session was idle for too long")
-    if holder is None:
-        return Ending(expired=False, why="the account was deleted")
-    left = narrow(record, holder)
-    if not left.audiences:
-        return Ending(expired=False, why="the account holds none of the session's audiences any more")
-    return left
+        return SessionEnd(expired=True, why="the session was idle for too long")
+    if account is None:
+        return SessionEnd(expired=False, why="the account was deleted")
+    granted = narrow_grant(record, account)
+    if not granted.audiences:
+        return SessionEnd(expired=False, why="the account holds none of the session's audiences any more")
+    return granted
 
 
-def begin_family(secret: bytes) -> bytes:
-    """What the record holds of the family of a session's first refresh token."""
+def family_digest(secret: bytes) -> bytes:
+    """The SHA-256 of the family of a refresh token's secret."""
     return _sha256(secret[:FAMILY_BYTES])
 
 
-def succeed(secret: bytes, random: bytes) -> bytes:
-    """The secret that follows `secret`; `random` is as long as it, of which as much is used as is to be new."""
+def successor_secret(secret: bytes, random: bytes) -> bytes:
+    """The secret of the successor of a refresh token: its family, then new random bytes.
+
+    random: as many bytes as the secret has.
+    """
     return secret[:FAMILY_BYTES] + random[FAMILY_BYTES:]
 
 
-def refreshed(
+def record_after_refresh(
     record: auth_pb2.SessionRecord,
     secret: bytes,
     successor: bytes,
@@ -161,21 +181,25 @@ def refreshed(
     grace: float,
     idle: float,
     epoch: int,
-    granted: Holder,
+    granted: Entitlements,
     nonce: bytes,
 ) -> auth_pb2.SessionRecord:
-    """The session's record after its current token was traded for `successor`.
+    """The session's record after its current token was exchanged for its successor.
 
-    idle     seconds until the session times out unless it is seen again
-    epoch    the revision at which none of its scopes was revoked; the transaction that stores this record proves it
-    granted  what the session may do from now on
-    nonce    12 random bytes
+    secret     that of the current token
+    successor  the secret of its successor
+    idle       seconds until the session times out if it is not used again
+    epoch      a revision at which no scope of the session was revoked. The transaction that stores the record proves it
+    granted    the session's scopes and audiences from now on
+    nonce      12 random bytes
     """
     after = auth_pb2.SessionRecord()
     after.CopyFrom(record)
-    kept = [used for used in record.used if now < seconds(used.used_at) + grace]
-    del after.used[:]
-    after.used.extend(kept[-(MAX_USED - 1) :])
+    # The used tokens are in the order of their use, so those whose grace window is over come first.
+    expired = itertools.takewhile(lambda used: now >= seconds(used.used_at) + grace, record.used)
+    dropped = max(sum(1 for _ in expired), len(record.used) - (MAX_USED_TOKENS - 1))
+    if dropped > 0:
+        del after.used[:dropped]
     after.used.append(
         auth_pb2.UsedRefreshToken(
             secret_sha256=_sha256(secret),
@@ -192,11 +216,15 @@ def refreshed(
     return after
 
 
-def _find(record: auth_pb2.SessionRecord, digest: bytes) -> auth_pb2.UsedRefreshToken | None:
+def _find_used(record: auth_pb2.SessionRecord, digest: bytes) -> auth_pb2.UsedRefreshToken | None:
     return next((used for used in record.used if hmac.compare_digest(used.secret_sha256, digest)), None)
 
 
-def _follow(record: auth_pb2.SessionRecord, secret: bytes, used: auth_pb2.UsedRefreshToken) -> bytes | None:
+def _open_successors(record: auth_pb2.SessionRecord, secret: bytes, used: auth_pb2.UsedRefreshToken) -> bytes | None:
+    """Opens the chain of successors of a used token.
+
+    Returns the current token's secret; None if the chain breaks off.
+    """
     for _ in range(len(record.used)):
         sealed = used.sealed_successor
         try:
@@ -206,10 +234,10 @@ def _follow(record: auth_pb2.SessionRecord, secret: bytes, used: auth_pb2.UsedRe
         digest = _sha256(secret)
         if hmac.compare_digest(digest, record.secret_sha256):
             return secret
-        following = _find(record, digest)
-        if following is None:
+        successor = _find_used(record, digest)
+        if successor is None:
             return None
-        used = following
+        used = successor
     return None
 
 

@@ -1,1 +1,1 @@
-"""Records, leases and timestamps in etcd."""
+"""Leases and timestamps in etcd."""

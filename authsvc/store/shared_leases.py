@@ -1,7 +1,8 @@
-"""Leases that many keys share: etcd expires leases slowly (about 1,000 a second), so there must be few.
+"""Leases that many keys share. etcd expires leases slowly, about 1,000 a second, so there must be few.
 
-How long a lease has still to live is never reckoned by wall clocks: it was renewed at most half a stretch ago, by a
-clock of this process that nobody sets, and it is longer than what is needed by a whole stretch.
+Time is divided into intervals, and the keys that are put within one interval share a lease. No wall clock decides how
+long a lease still lives: it was renewed at most half an interval ago by interceptors.clock, which cannot be set, and
+its time to live exceeds the time that keys need by a whole interval.
 """
 
 from __future__ import annotations
@@ -17,69 +18,73 @@ from interceptors.clock import ticks
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.keyspace import Layout
 
-__all__ = ["LEEWAY", "SharedLeases"]
+__all__ = ["LEEWAY_SECONDS", "SharedLeases"]
 
-LEEWAY: Final = 360.0
-"""Seconds that an epoch outlives what it kills: the most leeway that a node forgives (300), and clocks that differ."""
+LEEWAY_SECONDS: Final = 360.0
+"""By how much an epoch outlives what it revokes: the largest leeway that a node may be set to (300), and clock skew."""
 
-_SHORTEST_STRETCH: Final = 60.0
-_STRETCHES: Final = 24
-_TRIES: Final = 3
+_MIN_INTERVAL_SECONDS: Final = 60.0
+_INTERVALS_PER_LIFETIME: Final = 24
+_MAX_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
     id: int
-    bucket: int
-    renewed_at: float  # seconds of interceptors.clock.ticks, before the renewal was sent
+    interval: int
+    renewed_at: float  # by interceptors.clock.ticks, before the renewal was sent
 
 
 class SharedLeases:
-    """Leases for keys that must live `needed` seconds at least: one for all that every replica puts in a stretch.
+    """Leases for keys that must live at least `needed` seconds: one lease for all replicas in each interval.
 
-    The clock only says which stretch it is, so that replicas choose the same lease. If theirs differ, they share less.
-    Without a clock there is one stretch for all time: a lease that lives on for as long as anybody asks for it.
+    clock: seconds since 1970; it only selects the interval. Replicas whose clocks differ share fewer leases. With None
+    there is one interval for all time: the lease lives as long as any replica goes on calling `lease`.
     """
 
     def __init__(self, etcd: EtcdClient, layout: Layout, needed: float, *, clock: Callable[[], float] | None) -> None:
         self._etcd = etcd
         self._clock = clock
-        self._stretch = max(_SHORTEST_STRETCH, needed / _STRETCHES)
+        self._interval_seconds = max(_MIN_INTERVAL_SECONDS, needed / _INTERVALS_PER_LIFETIME)
         self._needed = needed
-        self.ttl: Final = math.ceil(needed + self._stretch)
+        self.ttl: Final = math.ceil(needed + self._interval_seconds)
         self._name = f"{layout.prefix} {self.ttl}"
         if clock is None:
             self._name += " for all time"
         self._lock = threading.Lock()
-        self._held: _Lease | None = None
+        self._current: _Lease | None = None
 
     def lease(self) -> int:
-        """A lease that lives `needed` seconds from now at least. EtcdUnavailable within two of etcd's timeouts."""
-        # With etcd away everybody would wait for everybody before him, each of whom has a whole timeout to try.
+        """Returns the id of a lease that lives at least `needed` seconds from now.
+
+        Renews or grants the lease if need be. Raises EtcdUnavailable within two of etcd's timeouts.
+        """
+        # With etcd away each holder of the lock waits for a timeout. Without a limit on the wait for the lock, callers
+        # would be served one after the other, each a timeout later than the one before.
         if not self._lock.acquire(timeout=self._etcd.settings.timeout):
-            raise EtcdUnavailable("etcd does not answer those who asked for the same lease before")
+            raise EtcdUnavailable("etcd does not answer the calls that asked for the same lease before")
         try:
-            bucket = 0 if self._clock is None else int(self._clock() // self._stretch)
-            held = self._held
+            interval = 0 if self._clock is None else int(self._clock() // self._interval_seconds)
+            lease = self._current
             now = ticks()
-            if held is None or held.bucket != bucket or now - held.renewed_at > self._stretch / 2:
-                held = self._held = self._renewed(bucket, now)
-            return held.id
+            if lease is None or lease.interval != interval or now - lease.renewed_at > self._interval_seconds / 2:
+                lease = self._current = self._renew_or_grant(interval, now)
+            return lease.id
         finally:
             self._lock.release()
 
     def forget(self) -> None:
-        """Lets go of the lease, which turned out to be gone: it is granted anew when it is needed."""
+        """Forgets the lease, after etcd said that it does not exist. The next call of `lease` grants it again."""
         with self._lock:
-            self._held = None
+            self._current = None
 
-    def _renewed(self, bucket: int, now: float) -> _Lease:
-        digest = hashlib.sha256(f"{self._name} {bucket}".encode()).digest()
-        lease_id = int.from_bytes(digest[:8]) >> 1 or 1  # etcd's ids are int64, and 0 asks it to choose
-        for _ in range(_TRIES):
-            # It may be as old as the stretch, or older by a clock that is off: renewed, it has its whole life again.
-            # Renewed first and granted if need be, since a full etcd still renews leases, and grants none.
+    def _renew_or_grant(self, interval: int, now: float) -> _Lease:
+        digest = hashlib.sha256(f"{self._name} {interval}".encode()).digest()
+        lease_id = int.from_bytes(digest[:8]) >> 1 or 1  # etcd's ids are int64, and 0 lets etcd choose
+        for _ in range(_MAX_ATTEMPTS):
+            # Another replica may have granted it at the begin of the interval; a renewal gives it its whole life again.
+            # The renewal comes first, since an etcd whose quota is used up still renews leases, but grants none.
             if self._etcd.keep_alive(lease_id) >= self._needed:
-                return _Lease(lease_id, bucket, now)
+                return _Lease(lease_id, interval, now)
             self._etcd.grant(self.ttl, lease_id)
-        raise EtcdUnavailable(f"etcd lost lease {lease_id:x} {_TRIES} times right after granting it")
+        raise EtcdUnavailable(f"etcd lost lease {lease_id:x} {_MAX_ATTEMPTS} times right after granting it")

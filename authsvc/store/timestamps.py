@@ -1,4 +1,4 @@
-"""Times in records and messages: seconds since 1970 on this side, google.protobuf.Timestamp and Duration on that."""
+"""Conversion between seconds as floats and google.protobuf.Timestamp and Duration."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["duration", "seconds", "stamp"]
 
 
 def seconds(timestamp: Timestamp) -> float:
-    """A Timestamp in seconds since 1970."""
+    """Converts a Timestamp to seconds since 1970."""
     return timestamp.seconds + timestamp.nanos / 1e9
 
 
 def stamp(at: float) -> Timestamp:
-    """Seconds since 1970 as a Timestamp, to the microsecond: a float holds no more of them."""
+    """Converts seconds since 1970 to a Timestamp, rounded to microseconds, which is what a float can hold."""
     whole, microseconds = divmod(round(at * 1e6), 1_000_000)
     return Timestamp(seconds=whole, nanos=microseconds * 1000)
 
 
 def duration(length: float) -> Duration:
-    """Seconds as a Duration, to the microsecond; not below zero."""
+    """Converts seconds to a Duration, rounded to microseconds. Negative seconds become zero."""
     whole, microseconds = divmod(max(0, round(length * 1e6)), 1_000_000)
     return Duration(seconds=whole, nanos=microseconds * 1000)

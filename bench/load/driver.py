@@ -1,4 +1,4 @@
-"""Load: calls at full speed, each answer checked."""
+"""The load generator: makes calls at full speed or at a fixed rate, and checks every response."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from typing import Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
-from bench.load.http2 import Answer, CallFailed, Connection, Request
+from bench.load.http2 import CallFailed, Connection, Request, Response
 
-__all__ = ["CONNECTIONS", "IN_FLIGHT", "Check", "Load", "connected", "drive", "exactly", "message"]
+__all__ = [
+    "CONNECTIONS",
+    "IN_FLIGHT",
+    "Check",
+    "LoadResult",
+    "expect_exactly",
+    "make_calls",
+    "open_connections",
+    "parse_message",
+]
 
 M = TypeVar("M", bound=Message)
 
 CONNECTIONS: Final = 4
-"""Client processes that a server has at once; each has a connection of its own."""
+"""Connections to a server, one for each simulated client process."""
 
 IN_FLIGHT: Final = 16
-"""Calls that are under way at any time, of all connections together: enough that the server is never idle."""
+"""Calls in flight on all connections together: enough to keep a server busy."""
 
 
 @dataclass(slots=True)
-class Load:
-    """What became of it. latencies: seconds, one per call, where they were asked for."""
+class LoadResult:
+    """What the calls gave. latencies: seconds, one for each call, if they were asked for."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -39,34 +48,34 @@ class Load:
         return self.calls / self.seconds
 
 
-Check = Callable[[Answer], None]
+Check = Callable[[Response], None]
 
 
 @contextmanager
-def connected(port: int, *, ca_file: Path | None = None, count: int = CONNECTIONS) -> Iterator[list[Connection]]:
-    """Connections for one round. None is kept: a server ends those that are silent while others have their turn."""
+def open_connections(port: int, *, ca_file: Path | None = None, count: int = CONNECTIONS) -> Iterator[list[Connection]]:
+    """Connections for one round. They are not kept: a server closes connections that are idle during other rounds."""
     with ExitStack() as stack:
         yield [stack.enter_context(Connection(port, ca_file=ca_file)) for _ in range(count)]
 
 
-def exactly(expected: bytes) -> Check:
-    """Wants every call answered OK and with these bytes: all messages, each with its gRPC prefix."""
+def expect_exactly(expected: bytes) -> Check:
+    """A check that requires status OK and exactly these bytes: all messages, each with its gRPC prefix."""
 
-    def check(answer: Answer) -> None:
-        if answer.status != 0 or answer.data != expected:
-            raise CallFailed(f"status {answer.status} ({answer.details}), {len(answer.data)} bytes of answer")
+    def check(response: Response) -> None:
+        if response.status != 0 or response.data != expected:
+            raise CallFailed(f"status {response.status} ({response.details}), {len(response.data)} bytes of response")
 
     return check
 
 
-def message(answer: Answer, kind: type[M]) -> M:
-    """The one message of an answer that has to be OK."""
-    if answer.status != 0:
-        raise CallFailed(f"status {answer.status} ({answer.details})")
-    return kind.FromString(answer.data[5:])
+def parse_message(response: Response, kind: type[M]) -> M:
+    """The only message of a response. CallFailed unless the status is OK."""
+    if response.status != 0:
+        raise CallFailed(f"status {response.status} ({response.details})")
+    return kind.FromString(response.data[5:])
 
 
-def drive(
+def make_calls(
     connections: Sequence[Connection],
     next_request: Callable[[], Request | None],
     check: Check,
@@ -74,50 +83,71 @@ def drive(
     seconds: float = 0.0,
     calls: int = 0,
     in_flight: int = IN_FLIGHT,
+    per_second: float | None = None,
     timed: bool = False,
-) -> Load:
-    """Calls for so many seconds, or so many times.
+) -> LoadResult:
+    """Makes calls for so many seconds, or so many calls.
 
-    next_request  what to send next; None if that depends on an answer that is still awaited
-    check         looks at every answer, and raises CallFailed if it is not what it should be
-    in_flight     of all connections together
+    next_request  returns what to send next; None if that depends on a response that is still awaited
+    check         checks every response, and raises CallFailed if it is wrong
+    in_flight     the greatest number of calls in flight on all connections together
+    per_second    the rate at which calls start, whatever the server answers, as long as `in_flight` allows it; None for
+                  full speed
+    timed         whether to measure latencies
     """
-    load = Load()
-    started: dict[tuple[Connection, int], float] = {}
-    begun = time.perf_counter()
-    deadline = begun + seconds if seconds else float("inf")
+    result = LoadResult()
+    start_times: dict[tuple[Connection, int], float] = {}
+    started_at = time.perf_counter()
+    deadline = started_at + seconds if seconds else float("inf")
     left = calls if calls else 1 << 60
-    each = max(1, in_flight // len(connections))
+    started = 0
+    in_flight_each = max(1, in_flight // len(connections))
+
+    def is_due() -> bool:
+        return per_second is None or started < (time.perf_counter() - started_at) * per_second
 
     def refill(connection: Connection) -> None:
-        nonlocal left
-        while left and len(connection.open) < each and connection.may_start:
+        nonlocal left, started
+        while left and len(connection.open) < in_flight_each and connection.may_start and is_due():
             request = next_request()
             if request is None:
                 break
             stream = connection.start(request)
             if timed:
-                started[connection, stream] = time.perf_counter()
+                start_times[connection, stream] = time.perf_counter()
             left -= 1
+            started += 1
         connection.flush()
 
-    def end(connection: Connection, stream: int, answer: Answer) -> None:
-        check(answer)
-        load.calls += 1
+    def end(connection: Connection, stream: int, response: Response) -> None:
+        check(response)
+        result.calls += 1
         if timed:
-            load.latencies.append(time.perf_counter() - started.pop((connection, stream)))
+            result.latencies.append(time.perf_counter() - start_times.pop((connection, stream)))
+
+    def wait_seconds() -> float | None:
+        """Until the next call is due; None to wait for a response only."""
+        if per_second is None or time.perf_counter() >= deadline or not left:
+            return None
+        if all(len(connection.open) >= in_flight_each or not connection.may_start for connection in connections):
+            return None
+        return max(0.0, started_at + started / per_second - time.perf_counter())
 
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ)
             refill(connection)
-        while any(connection.open for connection in connections):
-            for key, _ in selector.select():
+        while any(connection.open for connection in connections) or wait_seconds() is not None:
+            for key, _ in selector.select(wait_seconds()):
                 connection = cast(Connection, key.fileobj)
                 connection.pump(end)
-                if time.perf_counter() < deadline:
+                if per_second is None and time.perf_counter() < deadline:
                     refill(connection)
                 else:
                     connection.flush()
-    load.seconds = time.perf_counter() - begun
-    return load
+            if per_second is not None and time.perf_counter() < deadline:
+                # The connection with the fewest calls in flight takes the calls that are due.
+                for connection in sorted(connections, key=lambda one: len(one.open)):
+                    refill(connection)
+    result.seconds = time.perf_counter() - started_at
+    return result

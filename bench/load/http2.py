@@ -1,9 +1,9 @@
-"""gRPC over HTTP/2 (RFC 9113), as little of it as a load generator needs.
+"""The part of gRPC over HTTP/2 (RFC 9113) that a load generator needs.
 
-A server's limit can only be measured by a client that is several times faster than it, and no Python gRPC client is:
-two of them on two cores measure each other. So requests are encoded before the clock runs, sent by the dozen, and
-answers are compared as bytes. Nothing is left out that the server would notice: each request has headers like those of
-gRPC's own client, flow control is obeyed, and every answer is checked.
+Only a client that is several times faster than a server can measure the server's limit. gRPC's Python client takes as
+much CPU as the server, so on two cores they would measure each other. Here, requests are encoded before the clock runs
+and sent in batches, and responses are compared as bytes. The server sees no difference: each request has headers like
+those of gRPC's own client, flow control is obeyed, and every response is checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import hpack
 
-__all__ = ["Answer", "CallFailed", "Connection", "Ended", "Request", "encode"]
+__all__ = ["CallFailed", "Connection", "EndedCallback", "Request", "Response", "encode"]
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADER: Final = struct.Struct(">IBI")  # length and type share the first word: see _frame
@@ -30,12 +30,14 @@ _END_HEADERS: Final = 4
 _OPEN: Final = _END_HEADERS
 _WINDOW: Final = 2**30
 _HEADER_TABLE_SIZE, _INITIAL_WINDOW_SIZE = 1, 4
-_RECEIVE: Final = 256 * 1024
-_TIMEOUT: Final = 30.0
+_MIN_SEND_WINDOW_BYTES: Final = 4096
+_RECEIVE_BYTES: Final = 256 * 1024
+_TIMEOUT_SECONDS: Final = 30.0
+_MAX_KNOWN_STATUSES: Final = 1000
 
 
 class CallFailed(Exception):
-    """A call was not answered OK with what it should have been answered: the run is worth nothing."""
+    """A call ended with another status or response than it must have. The run's figures are invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +49,26 @@ class Request:
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a call has been answered so far. `status` is gRPC's, once it has ended."""
+class Response:
+    """The response of a call so far. `status` is gRPC's; None until the call has ended."""
 
     data: bytes = b""
     status: int | None = None
     details: str = ""
 
 
-Ended = Callable[["Connection", int, Answer], None]
-"""Told of every call that has ended, with its stream's number."""
+EndedCallback = Callable[["Connection", int, Response], None]
+"""Called for every call that has ended, with its connection and stream number."""
 
 
 class Connection:
-    """One HTTP/2 connection. Requests are started with `start`, and `pump` hands out what has ended.
+    """One HTTP/2 connection. `start` queues a request, and `pump` reports the calls that have ended.
 
-    ca_file: trust for TLS; None for plaintext.
+    ca_file: the certificate authority for TLS; None for plaintext
     """
 
     def __init__(self, port: int, *, ca_file: Path | None = None) -> None:
-        raw = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
+        raw = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_SECONDS)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket: socket.socket = raw
         if ca_file is not None:
@@ -80,48 +82,48 @@ class Connection:
         self._statuses: dict[bytes, tuple[int | None, str]] = {}
         self._send_window = 65_535
         self._received = 0
-        self.open: dict[int, Answer] = {}
+        self.open: dict[int, Response] = {}
         settings = struct.pack(">HIHI", _HEADER_TABLE_SIZE, 0, _INITIAL_WINDOW_SIZE, _WINDOW)
-        # Without a dynamic table (RFC 7541 section 4.2) equal header blocks are equal bytes, and are decoded once.
+        # Without a dynamic table (RFC 7541 section 4.2), equal header blocks are equal bytes and are decoded once.
         self._socket.sendall(
             _PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _WINDOW))
         )
 
     def request(self, path: str, message: bytes, *, token: str | None) -> Request:
-        """As `encode`, for this connection and all others to the same port."""
+        """As `encode`, for this connection and every other one to the same port."""
         return encode(self._port, path, message, token=token, tls=self._tls)
 
     def start(self, request: Request) -> int:
-        """Queues a request; `flush` or `pump` sends it. Returns its stream."""
+        """Queues a request, which `flush` sends. Returns its stream number."""
         stream = self._next_stream
         self._next_stream += 2
         self._out += _frame(_HEADERS, _OPEN, stream, request.headers)
         self._out += _frame(_DATA, _END_STREAM, stream, request.body)
         self._send_window -= len(request.body)
-        self.open[stream] = Answer()
+        self.open[stream] = Response()
         return stream
 
     @property
     def may_start(self) -> bool:
-        """Whether flow control lets another small request out."""
-        return self._send_window > 4096
+        """Whether flow control allows another small request."""
+        return self._send_window > _MIN_SEND_WINDOW_BYTES
 
     def flush(self) -> None:
-        """Sends what is queued."""
+        """Sends all queued frames."""
         if self._out:
             self._socket.sendall(self._out)
             self._out.clear()
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The file descriptor, for selectors."""
         return self._socket.fileno()
 
-    def pump(self, ended: Ended) -> None:
-        """Waits for some frames, and reports every call that ended with them. What it queues is for `flush`."""
-        received = self._socket.recv(_RECEIVE)
+    def pump(self, ended: EndedCallback) -> None:
+        """Receives frames and reports every call that they end. It queues control frames, which `flush` sends."""
+        received = self._socket.recv(_RECEIVE_BYTES)
         while isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            # What is decrypted already makes no socket readable.
-            received += self._socket.recv(_RECEIVE)
+            # Bytes that TLS has decrypted already do not make the socket readable again.
+            received += self._socket.recv(_RECEIVE_BYTES)
         if not received:
             raise CallFailed("the server closed the connection")
         data = self._rest + received
@@ -131,15 +133,15 @@ class Connection:
             after = position + 9 + (word >> 8)
             if after > end:
                 break
-            self._take(word & 0xFF, flags, stream, data[position + 9 : after], ended)
+            self._handle_frame(word & 0xFF, flags, stream, data[position + 9 : after], ended)
             position = after
         self._rest = data[position:]
 
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes, ended: Ended) -> None:
+    def _handle_frame(self, kind: int, flags: int, stream: int, payload: bytes, ended: EndedCallback) -> None:
         answer = self.open.get(stream)
         if kind == _DATA and answer is not None:
             answer.data = answer.data + payload if answer.data else payload
-            self._allow_more(len(payload))
+            self._extend_window(len(payload))
         elif kind == _HEADERS and answer is not None:
             if flags & _END_STREAM:
                 answer.status, answer.details = self._status(payload)
@@ -156,9 +158,9 @@ class Connection:
         elif kind == _WINDOW_UPDATE and stream == 0:
             self._send_window += int.from_bytes(payload, "big")
         elif kind == _GOAWAY:
-            raise CallFailed(f"the server says goodbye: {payload[8:].decode(errors='replace')}")
+            raise CallFailed(f"the server sent GOAWAY: {payload[8:].decode(errors='replace')}")
 
-    def _allow_more(self, size: int) -> None:
+    def _extend_window(self, size: int) -> None:
         self._received += size
         if self._received > _WINDOW // 2:
             self._out += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", self._received))
@@ -171,7 +173,7 @@ class Connection:
             status = headers.get("grpc-status")
             details = headers.get("grpc-message") or f"HTTP status {headers.get(':status')}"
             known = (None if status is None else int(status), details)
-            if len(self._statuses) < 1000:
+            if len(self._statuses) < _MAX_KNOWN_STATUSES:
                 self._statuses[block] = known
         return known
 
@@ -189,8 +191,8 @@ class Connection:
 
 
 def encode(port: int, path: str, message: bytes, *, token: str | None, tls: bool = False) -> Request:
-    """Encodes a call of `/package.Service/Method`: once, for any number of calls on any connection to that port."""
-    # Of the static table: ":method: POST" and ":scheme: http" or "https"; by their names, ":path" and ":authority".
+    """Encodes a call of `/package.Service/Method`. The result serves any number of calls to that port."""
+    # From the static table: ":method: POST" and ":scheme: http" or "https"; the names ":path" and ":authority".
     block = b"\x83" + (b"\x87" if tls else b"\x86") + b"\x04" + _string(path.encode())
     block += b"\x01" + _string(f"localhost:{port}".encode())
     block += _literal(b"te", b"trailers") + _literal(b"content-type", b"application/grpc")
@@ -205,12 +207,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
-    """A literal header field without indexing (RFC 7541 section 6.2.2), as gRPC's client sends credentials."""
+    """A literal header field without indexing (RFC 7541 section 6.2.2): gRPC's client sends credentials like that."""
     return b"\x00" + _string(name) + _string(value)
 
 
 def _string(text: bytes) -> bytes:
-    """A string without Huffman code (RFC 7541 section 5.2)."""
+    """A string without Huffman coding (RFC 7541 section 5.2)."""
     if len(text) < 127:
         return bytes([len(text)]) + text
     rest, encoded = len(text) - 127, bytearray([127])

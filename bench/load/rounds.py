@@ -1,4 +1,4 @@
-"""Rounds of calls to a server under test: what they are, with which tokens, and what one round measures."""
+"""Rounds of calls to a server under test: kinds of calls, their tokens, and the measurement of one round."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench.load.driver import CONNECTIONS, IN_FLIGHT, Load, connected, drive, exactly
+from bench.load.driver import CONNECTIONS, IN_FLIGHT, LoadResult, expect_exactly, make_calls, open_connections
 from bench.load.http2 import Connection, Request, encode
-from bench.shop import GET_STOCK, WATCH_STOCK, framed, stock, watched
+from bench.shop import GET_STOCK, WATCH_STOCK, grpc_framed, stock_response, watch_responses
 from credmesh.samples.inventory.v1 import inventory_pb2
 
-__all__ = ["LONG_STREAM", "SHORT_STREAM", "UNARY", "Caller", "Sample", "Served", "Work"]
+__all__ = ["LONG_STREAM", "SHORT_STREAM", "UNARY", "CallKind", "RoundRunner", "Sample", "Target"]
 
 _WARM_CALLS: Final = 300
-_LONG: Final = 500
+_LONG_STREAM_MESSAGES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A kind of call, and what it must be answered.
+class CallKind:
+    """A kind of call and its expected response.
 
-    messages  how many an answer has: what is counted
+    messages  the messages of one response; throughput counts messages
     """
 
     path: str
@@ -33,96 +33,97 @@ class Work:
     in_flight: int = IN_FLIGHT
 
 
-UNARY: Final = Work(GET_STOCK, inventory_pb2.GetStockRequest(sku="tea").SerializeToString(), framed([stock("tea")]))
-SHORT_STREAM: Final = Work(
-    WATCH_STOCK, inventory_pb2.WatchStockRequest(sku="1").SerializeToString(), framed(watched(1))
+UNARY: Final = CallKind(
+    GET_STOCK, inventory_pb2.GetStockRequest(sku="tea").SerializeToString(), grpc_framed([stock_response("tea")])
 )
-LONG_STREAM: Final = Work(
+SHORT_STREAM: Final = CallKind(
+    WATCH_STOCK, inventory_pb2.WatchStockRequest(sku="1").SerializeToString(), grpc_framed(watch_responses(1))
+)
+LONG_STREAM: Final = CallKind(
     WATCH_STOCK,
-    inventory_pb2.WatchStockRequest(sku=str(_LONG)).SerializeToString(),
-    framed(watched(_LONG)),
-    messages=_LONG,
+    inventory_pb2.WatchStockRequest(sku=str(_LONG_STREAM_MESSAGES)).SerializeToString(),
+    grpc_framed(watch_responses(_LONG_STREAM_MESSAGES)),
+    messages=_LONG_STREAM_MESSAGES,
     in_flight=8,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one round gave: messages (of unary calls: calls) per second, and CPU microseconds of serving for each."""
+    """The result of one round: messages (of unary calls: calls) per second, and the server's CPU time for each."""
 
     per_second: float
     cpu_microseconds: float
 
 
-class Served(Protocol):
+class Target(Protocol):
     """A server, or a proxy in front of one."""
 
     port: int
     ca_file: Path | None
 
     def cpu_seconds(self) -> float:
-        """What serving has cost so far."""
+        """The CPU seconds so far of all processes that serve a call."""
         ...
 
 
-class Caller:
+class RoundRunner:
     """Calls a server at full speed, for one round at a time.
 
-    tokens  what the calls present in turn; or a function, for a new one with each call
+    tokens  the tokens that the calls present in turn; or a function that makes a new token for each call
     """
 
     def __init__(
-        self, served: Served, tokens: Sequence[str] | Callable[[], str], *, work: Work = UNARY, seconds: float
+        self, target: Target, tokens: Sequence[str] | Callable[[], str], *, kind: CallKind = UNARY, seconds: float
     ) -> None:
-        self._served = served
-        self._work = work
-        self._check = exactly(work.expected)
+        self._target = target
+        self._kind = kind
+        self._check = expect_exactly(kind.expected)
         self._seconds = seconds
-        self._make = tokens if callable(tokens) else None
-        self._in_turn: Iterator[Request] = iter(())
+        self._make_token = tokens if callable(tokens) else None
+        self._requests: Iterator[Request] = iter(())
         self._per_second = 1000.0
         if not callable(tokens):
             encoded = [self._encode(token) for token in tokens]
-            self._in_turn = itertools.cycle(encoded)
-            self._warm_up(max(len(encoded), _WARM_CALLS // work.messages))
+            self._requests = itertools.cycle(encoded)
+            self._warm_up(max(len(encoded), _WARM_CALLS // kind.messages))
         else:
-            self._in_turn = self._fresh(_WARM_CALLS)
+            self._requests = self._with_new_tokens(_WARM_CALLS)
             self._warm_up(_WARM_CALLS)
 
     def measure(self) -> Sample:
-        """One round."""
-        if self._make is None:
+        """Runs one round."""
+        if self._make_token is None:
             return self._round(seconds=self._seconds)
-        # Signed before the clock runs; a few more than the last round had time for.
+        # All tokens are signed before the clock runs: as many as the last round's rate needs.
         calls = max(10, int(self._per_second * self._seconds))
-        self._in_turn = self._fresh(calls + CONNECTIONS)
+        self._requests = self._with_new_tokens(calls + CONNECTIONS)
         sample = self._round(calls=calls)
         self._per_second = sample.per_second
         return sample
 
     def _round(self, *, seconds: float = 0.0, calls: int = 0) -> Sample:
-        work, served = self._work, self._served
-        with connected(served.port, ca_file=served.ca_file) as connections:
-            # What connecting costs is not what a call costs.
-            self._drive(connections, calls=len(connections))
-            before = served.cpu_seconds()
-            load = self._drive(connections, seconds=seconds, calls=calls)
-            cpu = served.cpu_seconds() - before
-        return Sample(load.per_second * work.messages, cpu / (load.calls * work.messages) * 1e6)
+        kind, target = self._kind, self._target
+        with open_connections(target.port, ca_file=target.ca_file) as connections:
+            # One call on each connection first, so that the cost of connecting is not measured.
+            self._make_calls(connections, calls=len(connections))
+            before = target.cpu_seconds()
+            load = self._make_calls(connections, seconds=seconds, calls=calls)
+            cpu = target.cpu_seconds() - before
+        return Sample(load.per_second * kind.messages, cpu / (load.calls * kind.messages) * 1e6)
 
     def _warm_up(self, calls: int) -> None:
-        with connected(self._served.port, ca_file=self._served.ca_file) as connections:
-            self._drive(connections, calls=calls)
+        with open_connections(self._target.port, ca_file=self._target.ca_file) as connections:
+            self._make_calls(connections, calls=calls)
 
-    def _drive(self, connections: Sequence[Connection], *, seconds: float = 0.0, calls: int = 0) -> Load:
-        take, in_flight = self._in_turn.__next__, self._work.in_flight
-        return drive(connections, take, self._check, seconds=seconds, calls=calls, in_flight=in_flight)
+    def _make_calls(self, connections: Sequence[Connection], *, seconds: float = 0.0, calls: int = 0) -> LoadResult:
+        next_request, in_flight = self._requests.__next__, self._kind.in_flight
+        return make_calls(connections, next_request, self._check, seconds=seconds, calls=calls, in_flight=in_flight)
 
     def _encode(self, token: str) -> Request:
-        return encode(
-            self._served.port, self._work.path, self._work.message, token=token, tls=self._served.ca_file is not None
-        )
+        kind, tls = self._kind, self._target.ca_file is not None
+        return encode(self._target.port, kind.path, kind.message, token=token, tls=tls)
 
-    def _fresh(self, count: int) -> Iterator[Request]:
-        assert self._make is not None
-        return iter([self._encode(self._make()) for _ in range(count)])
+    def _with_new_tokens(self, count: int) -> Iterator[Request]:
+        assert self._make_token is not None
+        return iter([self._encode(self._make_token()) for _ in range(count)])

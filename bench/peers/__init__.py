@@ -1,1 +1,1 @@
-"""What a user would pick instead, each set up as its own documentation says."""
+"""The alternatives that users have, each configured as its own documentation says."""

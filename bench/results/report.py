@@ -1,4 +1,4 @@
-"""What a run leaves: a table for people, build/bench.json for programs, and its machine beside it."""
+"""The reports of a run: a table for people, and build/bench.json for programs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["markdown", "show", "write"]
 
 _HEADINGS = ("", "what", "ours", "peer", "unit", "ratio", "target", "±")
 _GROUPS: Mapping[str, str] = {
-    "verification": "verifying, without a network",
-    "calls": "what a call costs",
+    "verification": "verification without a network",
+    "calls": "the cost of a call",
     "streams": "streams",
     "client": "the client's side",
-    "issuing": "issuing, each against its own limit",
+    "issuing": "issuing, against its limits",
     "revocation": "revocation and rotation",
     "growth": "growth",
     "hostile": "hostile load",
@@ -29,7 +29,7 @@ _GROUPS: Mapping[str, str] = {
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """The table."""
+    """Prints the table."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for heading in _HEADINGS:
         table.add_column(
@@ -53,7 +53,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """The file: a list with one object per row."""
+    """Writes the rows to a file, as a JSON list of objects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps([row.as_json() for row in rows], indent=1, ensure_ascii=False) + "\n")
@@ -61,7 +61,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The table as docs/performance.md has it."""
+    """The table in Markdown, as in docs/performance.md."""
     lines: list[str] = []
     group = ""
     for row in rows:

@@ -1,9 +1,9 @@
-"""One file per group of rows."""
+"""The suites of the benchmark, one module each."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from bench.run import Room
+from bench.suite import Suite
 from bench.suites.calls import streaming, unary
 from bench.suites.client import client
 from bench.suites.growth import growth
@@ -15,9 +15,9 @@ from bench.suites.rotation import rotation
 from bench.suites.starting import starting
 from bench.suites.verification import verification
 
-__all__ = ["ROOMS"]
+__all__ = ["SUITES"]
 
-ROOMS: Final[Mapping[str, Room]] = {
+SUITES: Final[Mapping[str, Suite]] = {
     "verification": verification,
     "calls": unary,
     "streams": streaming,
@@ -30,4 +30,4 @@ ROOMS: Final[Mapping[str, Room]] = {
     "hostile": hostile,
     "starting": starting,
 }
-"""In the order in which they are measured and reported."""
+"""The suites by name, in the order in which they run and are shown."""

@@ -1,4 +1,4 @@
-"""How cost grows: with live epochs, with cached tokens, and with idle nodes."""
+"""Growth: the cost of many live epochs, many cached tokens and many idle nodes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
-from bench.load.driver import drive, message
-from bench.load.http2 import Answer, CallFailed, Connection
+from bench.environment import ISSUER, PREFIX, BenchEnvironment, TokenFactory
+from bench.load.driver import make_calls, parse_message
+from bench.load.http2 import CallFailed, Connection, Response
 from bench.machine import LOAD_CORES, SERVING_CORES, move
-from bench.nodes import running
-from bench.results.statistics import FEWEST_TO_DECIDE, Row, alone, compare, interleave
-from bench.run import Run
+from bench.nodes import run_nodes
+from bench.processes import WorkerProcess
+from bench.results.statistics import MIN_ROUNDS_TO_DECIDE, Row, comparison_row, interleave, single_row
 from bench.shop import RULE
-from bench.verifying import known_keys, metadata_of, microseconds, verifier_of, verify_new
-from bench.world import ISSUER, PREFIX, Child, Tokens, World
+from bench.suite import SuiteContext
+from bench.verifying import bearer_metadata, bundle_with_key, cpu_microseconds_each, make_verifier, verify_new
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.compat import import_etcdrpc
 from interceptors.keyspace import Layout
@@ -29,106 +30,109 @@ __all__ = ["growth"]
 _etcdrpc: Any = import_etcdrpc()
 
 _TOKENS: Final = 200
-_CHECKS: Final = 10_000
-_PUTS: Final = 100
-_AT_ONCE: Final = 8
-_READS_AT_ONCE: Final = 64
-_BYTES_TARGET: Final = 120.0
+_VERIFICATIONS: Final = 10_000
+_PUTS_PER_TRANSACTION: Final = 100
+_TRANSACTIONS_IN_FLIGHT: Final = 8
+_READS_IN_FLIGHT: Final = 64
+_EPOCH_BYTES_TARGET: Final = 120.0
 _EPOCHS_OF_TARGET: Final = 1_000_000
 _IDLE_NODES: Final = 5
 _MANY_NODES: Final = 10_000
 
 
-def growth(run: Run) -> list[Row]:
-    """Rows per number of epochs and of cached tokens, and what idle nodes ask of etcd."""
-    # The idle ones first: an etcd that has just taken a million keys is busy with them for a while.
-    idle = _idle(run)
-    return [*_verifying(run), *_holding_epochs(run), *_holding_tokens(run), *idle]
+def growth(context: SuiteContext) -> list[Row]:
+    """Rows for each number of epochs and of cached tokens, and rows of the etcd requests of idle nodes."""
+    # Idle nodes first: an etcd stays busy for a while after a million new keys.
+    idle = _idle_nodes(context)
+    return [
+        *_verification_among_epochs(context),
+        *_nodes_with_epochs(context),
+        *_nodes_with_cached_tokens(context),
+        *idle,
+    ]
 
 
-def _verifying(run: Run) -> list[Row]:
-    """A first verification, which looks up the epochs of all its scopes, among few and many."""
-    tokens = Tokens()
-    tick = run.begin("verification among epochs", len(run.scale.epochs) * run.scale.rounds)
+def _verification_among_epochs(context: SuiteContext) -> list[Row]:
+    """A first verification looks up the epochs of all scopes of a token. Compares many epochs with few."""
+    tokens = TokenFactory()
+    tick = context.begin_progress("verification among epochs", len(context.scale.epochs) * context.scale.rounds)
 
-    def among(count: int) -> Callable[[], float]:
-        bundle = known_keys(tokens)
+    def verify_among(count: int) -> Callable[[], float]:
+        bundle = bundle_with_key(tokens)
         bundle.epochs = Epochs((_new_scope(), 1) for _ in range(count))
-        verifier = verifier_of(bundle, cached=2 * _TOKENS)
+        verifier = make_verifier(bundle, cached=2 * _TOKENS)
 
         def measure() -> float:
-            calls = [metadata_of(tokens.make()) for _ in range(_TOKENS)]
-            return microseconds(lambda metadata: verify_new(verifier, RULE, metadata), calls)
+            calls = [bearer_metadata(tokens.make()) for _ in range(_TOKENS)]
+            return cpu_microseconds_each(lambda metadata: verify_new(verifier, RULE, metadata), calls)
 
         return measure
 
-    samples = interleave({str(count): among(count) for count in run.scale.epochs}, run.scale.rounds, tick=tick)
-    fewest = str(run.scale.epochs[0])
+    samples = interleave(
+        {str(count): verify_among(count) for count in context.scale.epochs}, context.scale.rounds, tick=tick
+    )
+    fewest = str(context.scale.epochs[0])
     return [
-        compare(
+        comparison_row(
             "growth",
-            f"first verification among {count:,} epochs ÷ among {fewest}",
+            f"first verification with {count:,} live epochs ÷ with {fewest}",
             samples[str(count)],
             samples[fewest],
             unit="µs",
             higher=False,
         )
-        for count in run.scale.epochs[1:]
+        for count in context.scale.epochs[1:]
     ]
 
 
-def _holding_epochs(run: Run) -> list[Row]:
-    """Nodes that start among so many epochs: how long it takes, and what each epoch then takes of memory."""
+def _nodes_with_epochs(context: SuiteContext) -> list[Row]:
+    """Nodes that start with many epochs in etcd: the duration of the start, and the memory of each epoch."""
     rows: list[Row] = []
     least = 0.0
-    for count in run.scale.epochs:
+    for count in context.scale.epochs:
         prefix = f"/growth-{count}/"
-        _fill(run, Layout(prefix), count)
-        settings = {"etcd": run.world.etcd.endpoint, "prefix": prefix, "issuer": ISSUER}
-        # So many take long to be read: no more rounds than decide.
-        rounds = run.scale.starts if count < _EPOCHS_OF_TARGET else min(run.scale.starts, FEWEST_TO_DECIDE)
-        tick = run.begin(f"nodes that hold {count:,} epochs", rounds)
-        said = [_held(run.world, settings, tick) for _ in range(rounds)]
-        name = f"node start among {count:,} epochs"
-        rows.append(alone("growth", name, [float(str(one["seconds"])) for one in said], unit="s", higher=False))
-        grown = sorted(float(str(one["bytes"])) for one in said)
+        _fill(context, Layout(prefix), count)
+        settings = {"etcd": context.environment.etcd.endpoint, "prefix": prefix, "issuer": ISSUER}
+        # A start with a million epochs takes long, so there are only as many rounds as a decision needs.
+        rounds = context.scale.starts if count < _EPOCHS_OF_TARGET else min(context.scale.starts, MIN_ROUNDS_TO_DECIDE)
+        tick = context.begin_progress(f"nodes with {count:,} epochs", rounds)
+        results = [_start_node(context.environment, settings, tick) for _ in range(rounds)]
+        name = f"node start with {count:,} live epochs"
+        rows.append(single_row("growth", name, [float(str(one["seconds"])) for one in results], unit="s", higher=False))
+        grown = sorted(float(str(one["bytes"])) for one in results)
         least = least or grown[len(grown) // 2]
-        if count > run.scale.epochs[0]:
+        if count > context.scale.epochs[0]:
             each = [(size - least) / count for size in grown]
-            target = _BYTES_TARGET if count == _EPOCHS_OF_TARGET else None
-            name = f"memory of each of {count:,} live epochs on a node"
-            rows.append(alone("growth", name, each, unit="bytes", higher=False, target=target))
+            target = _EPOCH_BYTES_TARGET if count == _EPOCHS_OF_TARGET else None
+            name = f"memory of a node per epoch, {count:,} live epochs"
+            rows.append(single_row("growth", name, each, unit="bytes", higher=False, target=target))
     return rows
 
 
-def _holding_tokens(run: Run) -> list[Row]:
-    """What each of so many cached tokens takes of memory, and how long a check then takes, with all of them in turn."""
+def _nodes_with_cached_tokens(context: SuiteContext) -> list[Row]:
+    """The memory of each cached token, and the duration of a verification from the cache, with all tokens in turn."""
     rows: list[Row] = []
-    counts = run.scale.cached
+    counts = context.scale.cached
+    log_file = context.environment.log_file("memory")
     with ExitStack() as stack:
         variants: dict[str, Callable[[], float]] = {}
-        tick = run.begin("verifying tokens to be cached", len(counts))
+        tick = context.begin_progress("filling caches", len(counts))
         for count in counts:
-            child = Child(
-                "bench.workers.memory",
-                {"cached": count},
-                cores=SERVING_CORES,
-                log_file=run.world.folder / "holding.log",
-            )
-            stack.callback(child.stop)
+            worker = WorkerProcess("bench.workers.memory", {"cached": count}, cores=SERVING_CORES, log_file=log_file)
+            stack.callback(worker.kill)
             tick()
-            variants[str(count)] = _check_of(child)
+            variants[str(count)] = _verifications_of(worker)
             if count > counts[0]:
-                each = float(str(child.said["bytes"])) / count
-                name = f"memory of each of {count:,} cached tokens"
-                rows.append(alone("growth", name, [each], unit="bytes", higher=False))
-        tick = run.begin("checking cached tokens", len(counts) * run.scale.rounds)
-        samples = interleave(variants, run.scale.rounds, tick=tick)
+                each = float(str(worker.first_message["bytes"])) / count
+                name = f"memory of a node per cached token, {count:,} tokens"
+                rows.append(single_row("growth", name, [each], unit="bytes", higher=False))
+        tick = context.begin_progress("verifying cached tokens", len(counts) * context.scale.rounds)
+        samples = interleave(variants, context.scale.rounds, tick=tick)
     fewest = str(counts[0])
     return rows + [
-        compare(
+        comparison_row(
             "growth",
-            f"a token verified before, of {count:,} in turn ÷ the same of {fewest}",
+            f"verification from the cache, {count:,} tokens in turn ÷ {fewest} token",
             samples[str(count)],
             samples[fewest],
             unit="µs",
@@ -138,29 +142,33 @@ def _holding_tokens(run: Run) -> list[Row]:
     ]
 
 
-def _check_of(child: Child) -> Callable[[], float]:
+def _verifications_of(worker: WorkerProcess) -> Callable[[], float]:
     def measure() -> float:
-        child.tell({"checks": _CHECKS})
-        return float(str(child.hear()["microseconds"]))
+        worker.send({"verifications": _VERIFICATIONS})
+        return float(str(worker.receive()["microseconds"]))
 
     return measure
 
 
-def _held(world: World, settings: Mapping[str, object], tick: Callable[[], None]) -> dict[str, object]:
-    child = Child("bench.workers.memory", settings, cores=SERVING_CORES, log_file=world.folder / "holding.log")
-    child.stop()
+def _start_node(
+    environment: BenchEnvironment, settings: Mapping[str, object], tick: Callable[[], None]
+) -> dict[str, object]:
+    """Starts a node, and returns how long that took and how many bytes it takes."""
+    log_file = environment.log_file("memory")
+    worker = WorkerProcess("bench.workers.memory", settings, cores=SERVING_CORES, log_file=log_file)
+    worker.kill()
     tick()
-    return child.said
+    return worker.first_message
 
 
-def _fill(run: Run, layout: Layout, count: int) -> None:
-    """Puts epochs into etcd, many to a transaction, by the load generator."""
-    transactions = -(-count // _PUTS)
-    tick = run.begin(f"putting {count:,} epochs into etcd", transactions)
+def _fill(context: SuiteContext, layout: Layout, count: int) -> None:
+    """Puts epochs into etcd with the load generator, many in each transaction."""
+    transactions = -(-count // _PUTS_PER_TRANSACTION)
+    tick = context.begin_progress(f"putting {count:,} epochs into etcd", transactions)
     value = mesh_pb2.Epoch(format=1).SerializeToString()
 
     def keys(number: int) -> Iterator[bytes]:
-        for _ in range(min(_PUTS, count - number * _PUTS)):
+        for _ in range(min(_PUTS_PER_TRANSACTION, count - number * _PUTS_PER_TRANSACTION)):
             yield layout.epoch(_new_scope()).encode()
 
     def requests() -> Iterator[Any]:
@@ -170,37 +178,37 @@ def _fill(run: Run, layout: Layout, count: int) -> None:
                 "/etcdserverpb.KV/Txn", _etcdrpc.TxnRequest(success=puts).SerializeToString(), token=None
             )
 
-    def check(answer: Answer) -> None:
-        if not message(answer, _etcdrpc.TxnResponse).succeeded:
-            raise CallFailed("etcd did not take the epochs")
+    def check(response: Response) -> None:
+        if not parse_message(response, _etcdrpc.TxnResponse).succeeded:
+            raise CallFailed("etcd did not commit the epochs")
         tick()
 
-    with Connection(_port(run.world)) as etcd:
-        drive([etcd], requests().__next__, check, calls=transactions, in_flight=_AT_ONCE)
+    with Connection(context.environment.etcd_port) as etcd:
+        make_calls([etcd], requests().__next__, check, calls=transactions, in_flight=_TRANSACTIONS_IN_FLIGHT)
 
 
-def _idle(run: Run) -> list[Row]:
-    """What nodes ask of etcd when nothing happens, by etcd's own count; and what very many would."""
-    world = run.world
-    with running(run, _IDLE_NODES, cores=LOAD_CORES):
-        tick = run.begin("idle nodes", 2)
-        before, begun = _requests(world), time.monotonic()
-        # There is nothing to wait for but time itself: idleness is what is measured.
-        time.sleep(run.scale.idle_seconds)
-        asked, minutes = _requests(world) - before, (time.monotonic() - begun) / 60
+def _idle_nodes(context: SuiteContext) -> list[Row]:
+    """The requests of idle nodes by etcd's own count, and the calculated share of very many nodes in its capacity."""
+    environment = context.environment
+    with run_nodes(context, _IDLE_NODES, cores=LOAD_CORES):
+        tick = context.begin_progress("idle nodes", 2)
+        before, started_at = _request_count(environment), time.monotonic()
+        # The nodes are idle during this sleep, and their requests are counted.
+        time.sleep(context.scale.idle_seconds)
+        requests, minutes = _request_count(environment) - before, (time.monotonic() - started_at) / 60
         tick()
-    per_node = asked / _IDLE_NODES / minutes
-    assert world.etcd.pid is not None
-    move(world.etcd.pid, SERVING_CORES)
-    answered = [_reads_per_second(run) for _ in range(min(run.scale.rounds, 5))]
-    move(world.etcd.pid, LOAD_CORES)
+    per_node = requests / _IDLE_NODES / minutes
+    assert environment.etcd.pid is not None
+    move(environment.etcd.pid, SERVING_CORES)
+    answered = [_reads_per_second(context) for _ in range(min(context.scale.rounds, 5))]
+    move(environment.etcd.pid, LOAD_CORES)
     tick()
     many = [per_node * _MANY_NODES / 60] * len(answered)
     return [
-        alone("growth", "etcd requests of an idle node", [per_node], unit="1/min", higher=False),
-        compare(
+        single_row("growth", "etcd requests of an idle node", [per_node], unit="1/min", higher=False),
+        comparison_row(
             "growth",
-            f"requests of {_MANY_NODES:,} idle nodes ÷ what this etcd answers (reckoned)",
+            f"requests of {_MANY_NODES:,} idle nodes, calculated ÷ requests that this etcd answers",
             many,
             answered,
             unit="1/s",
@@ -209,28 +217,26 @@ def _idle(run: Run) -> list[Row]:
     ]
 
 
-def _requests(world: World) -> float:
-    """How many requests and streams etcd was asked for since it started."""
-    with urllib.request.urlopen(f"http://{world.etcd.endpoint}/metrics", timeout=10) as answer:
+def _request_count(environment: BenchEnvironment) -> float:
+    """The calls and streams that etcd has received since it started."""
+    with urllib.request.urlopen(f"http://{environment.etcd.endpoint}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("grpc_server_started_total{"))
 
 
-def _reads_per_second(run: Run) -> float:
-    """Linearizable reads of one key, as a node's proof of freshness is."""
+def _reads_per_second(context: SuiteContext) -> float:
+    """Linearizable reads of one key per second. A node's proof of freshness is such a read."""
     read = _etcdrpc.RangeRequest(key=Layout(PREFIX).beacon.encode())
 
-    def check(answer: Answer) -> None:
-        if not message(answer, _etcdrpc.RangeResponse).header.revision:
+    def check(response: Response) -> None:
+        if not parse_message(response, _etcdrpc.RangeResponse).header.revision:
             raise CallFailed("a read was not answered")
 
-    with Connection(_port(run.world)) as etcd:
+    with Connection(context.environment.etcd_port) as etcd:
         request = etcd.request("/etcdserverpb.KV/Range", read.SerializeToString(), token=None)
-        return drive([etcd], lambda: request, check, seconds=run.scale.seconds, in_flight=_READS_AT_ONCE).per_second
-
-
-def _port(world: World) -> int:
-    return int(world.etcd.endpoint.rpartition(":")[2])
+        return make_calls(
+            [etcd], lambda: request, check, seconds=context.scale.seconds, in_flight=_READS_IN_FLIGHT
+        ).per_second
 
 
 def _new_scope() -> str:

@@ -1,9 +1,8 @@
-"""Verification by itself, without a network: what a token costs beyond the signature that nobody can save."""
+"""Verification without a network: the cost of a token, compared with the bare signature check."""
 
 from __future__ import annotations
 
 import time
-from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from bench.results.statistics import Row, alone, compare, interleave
-from bench.run import Run
+from bench.environment import ISSUER, TokenFactory
+from bench.results.statistics import Row, comparison_row, interleave, single_row
 from bench.shop import AUDIENCE, RULE
-from bench.verifying import Metadata, known_keys, metadata_of, microseconds, verifier_of, verify_new
-from bench.world import ISSUER, Tokens
+from bench.suite import SuiteContext
+from bench.verifying import Metadata, bearer_metadata, bundle_with_key, cpu_microseconds_each, make_verifier, verify_new
+from interceptors.tokens import base64url
 
 __all__ = ["verification"]
 
@@ -25,65 +25,67 @@ _TOKENS: Final = 200
 _TARGET: Final = 1.25
 
 
-def verification(run: Run) -> list[Row]:
-    """Rows per algorithm: a token that is seen for the first time, and one that was verified before."""
-    rounds = run.scale.rounds
-    times = {"EdDSA": run.scale.targeted, "ES256": rounds, "RS256": rounds}
-    tick = run.begin("verification", 4 * sum(times.values()))
+def verification(context: SuiteContext) -> list[Row]:
+    """Rows for each algorithm: a new token, PyJWT, and a token in the cache."""
+    rounds = context.scale.rounds
+    rounds_by_algorithm = {"EdDSA": context.scale.targeted, "ES256": rounds, "RS256": rounds}
+    tick = context.begin_progress("verification", 4 * sum(rounds_by_algorithm.values()))
     rows: list[Row] = []
-    for algorithm in times:
-        rows += _rows(algorithm, times[algorithm], tick)
+    for algorithm in rounds_by_algorithm:
+        rows += _rows(algorithm, rounds_by_algorithm[algorithm], tick)
     return rows
 
 
 def _rows(algorithm: str, rounds: int, tick: Callable[[], None]) -> list[Row]:
-    tokens = Tokens(algorithm=algorithm)
-    # Its cache is full after the first rounds, as a node's is after its first minutes: what comes in, something leaves.
-    verifier = verifier_of(known_keys(tokens), cached=2 * _TOKENS)
-    warm = metadata_of(tokens.make())
+    tokens = TokenFactory(algorithm=algorithm)
+    # The cache is full after the first rounds, as a node's is after some minutes. Then each new token evicts another.
+    verifier = make_verifier(bundle_with_key(tokens), cached=2 * _TOKENS)
+    warm = bearer_metadata(tokens.make())
     verify_new(verifier, RULE, warm)
 
-    def first(metadata: Metadata) -> None:
+    def verify_first(metadata: Metadata) -> None:
         verify_new(verifier, RULE, metadata)
+
+    def verify_again(metadata: Metadata) -> None:
+        verifier.verify_cached(RULE, verifier.read_credential(metadata), time.time())
 
     samples = interleave(
         {
-            "ours": lambda: microseconds(first, [metadata_of(text) for text in _texts(tokens)]),
-            "bare": lambda: microseconds(_bare_check(tokens), _parts(tokens)),
-            "PyJWT": lambda: microseconds(_by_hand(tokens), _texts(tokens)),
-            "warm": lambda: microseconds(lambda _: verifier.check(RULE, warm, time.time()), range(50 * _TOKENS)),
+            "ours": lambda: cpu_microseconds_each(verify_first, [bearer_metadata(text) for text in _new_texts(tokens)]),
+            "bare": lambda: cpu_microseconds_each(_bare_check(tokens), _new_signatures(tokens)),
+            "PyJWT": lambda: cpu_microseconds_each(_pyjwt_check(tokens), _new_texts(tokens)),
+            "warm": lambda: cpu_microseconds_each(verify_again, [warm] * (50 * _TOKENS)),
         },
         rounds,
         tick=tick,
     )
-    name_of = {"EdDSA": "Ed25519"}.get(algorithm, algorithm)
-    bare = f"the bare {name_of} check"
+    peer = f"the bare {'Ed25519' if algorithm == 'EdDSA' else algorithm} check"
 
-    def row(name: str, ours: str, target: float | None = None) -> Row:
-        group, mine = "verification", samples[ours]
-        return compare(group, f"{name} ÷ {bare}", mine, samples["bare"], unit="µs", higher=False, target=target)
+    def row(name: str, variant: str, target: float | None = None) -> Row:
+        figures, bare = samples[variant], samples["bare"]
+        return comparison_row("verification", f"{name} ÷ {peer}", figures, bare, unit="µs", higher=False, target=target)
 
     rows = [
         row("first verification", "ours", _TARGET if algorithm == "EdDSA" else None),
         row("PyJWT's decode", "PyJWT"),
     ]
     if algorithm == "EdDSA":
-        rows.append(alone("verification", "a token verified before", samples["warm"], unit="µs", higher=False))
+        rows.append(single_row("verification", "verification from the cache", samples["warm"], unit="µs", higher=False))
     return rows
 
 
-def _parts(tokens: Tokens) -> list[tuple[bytes, bytes]]:
-    """New tokens as signature and message, decoded already."""
-    split = [token.rpartition(".") for token in _texts(tokens)]
-    return [(urlsafe_b64decode(signature + "=="), message.encode()) for message, _, signature in split]
+def _new_signatures(tokens: TokenFactory) -> list[tuple[bytes, bytes]]:
+    """The decoded signatures and the signed bytes of new tokens."""
+    split = [token.rpartition(".") for token in _new_texts(tokens)]
+    return [(base64url.decode(signature), message.encode()) for message, _, signature in split]
 
 
-def _texts(tokens: Tokens) -> list[str]:
-    # A signature of RSA takes two milliseconds, and is not what is measured.
+def _new_texts(tokens: TokenFactory) -> list[str]:
+    # Signing with RSA takes two milliseconds and is not measured here, so fewer tokens save time.
     return [tokens.make() for _ in range(_TOKENS if tokens.algorithm != "RS256" else _TOKENS // 5)]
 
 
-def _bare_check(tokens: Tokens) -> Callable[[tuple[bytes, bytes]], None]:
+def _bare_check(tokens: TokenFactory) -> Callable[[tuple[bytes, bytes]], None]:
     key: Any = tokens.public_key
     if tokens.algorithm == "EdDSA":
         return lambda parts: key.verify(*parts)
@@ -94,12 +96,12 @@ def _bare_check(tokens: Tokens) -> Callable[[tuple[bytes, bytes]], None]:
 
     def check(parts: tuple[bytes, bytes]) -> None:
         raw, message = parts
-        # JWS has the two numbers side by side, and OpenSSL wants them in DER.
+        # JWS concatenates r and s (RFC 7518 section 3.4); OpenSSL needs them in DER.
         key.verify(encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:])), message, ecdsa)
 
     return check
 
 
-def _by_hand(tokens: Tokens) -> Callable[[str], object]:
+def _pyjwt_check(tokens: TokenFactory) -> Callable[[str], object]:
     key: Any = tokens.public_key
     return lambda text: jwt.decode(text, key, algorithms=[tokens.algorithm], audience=AUDIENCE, issuer=ISSUER)

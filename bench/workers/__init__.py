@@ -1,1 +1,1 @@
-"""Programs that the benchmark runs as processes, one module each."""
+"""The programs that the benchmark runs in their own processes, one module each. See bench.processes.WorkerProcess."""

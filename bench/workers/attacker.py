@@ -1,7 +1,15 @@
-"""Garbage tokens as fast as they can be sent, in a process of its own: `python -m bench.workers.attacker CORES
-SETTINGS`.
+"""Sends garbage tokens to a server, in its own process: `python -m bench.workers.attacker CORES SETTINGS`.
 
-It is told {"seconds": …} by lines, and answers how many calls were refused. One that was let in ends it.
+SETTINGS has a valid `token`, from which forged ones are made. Each message is one attack:
+
+port        of the server
+garbage     "forged" or "random"
+seconds     how long to attack
+per_second  how many tokens to send per second; null for full speed
+refused     whether the server must refuse them; one without an interceptor answers them
+
+The answer has the number of calls that ended, and the seconds that this took. A call with another outcome ends the
+process.
 """
 
 from __future__ import annotations
@@ -10,50 +18,63 @@ import itertools
 import json
 import secrets
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
-from bench.load.driver import connected, drive
-from bench.load.http2 import Answer, CallFailed, encode
+from bench.load.driver import expect_exactly, make_calls, open_connections
+from bench.load.http2 import CallFailed, Response, encode
 from bench.load.rounds import UNARY
 from bench.machine import pin
-from bench.world import Tokens
+from localmesh.forged_tokens import signed_by_another_key
 
 __all__ = ["main"]
 
-_DIFFERENT = 200
+_TOKENS: Final = 200
+_IN_FLIGHT_AT_FULL_SPEED: Final = 16
+_MAX_IN_FLIGHT_AT_A_RATE: Final = 200
 
 
 def main() -> None:
-    """Attacks as it is told, until it is killed."""
+    """Attacks as the messages say, until it is killed."""
     pin(json.loads(sys.argv[1]))
-    settings: dict[str, Any] = json.loads(sys.argv[2])
-    port: int = settings["port"]
-    garbage = _GARBAGE[settings["garbage"]]
-    made = [garbage(settings["token"]) for _ in range(_DIFFERENT)]
-    turn = itertools.cycle(encode(port, UNARY.path, UNARY.message, token=token) for token in made)
+    valid_token: str = json.loads(sys.argv[2])["token"]
+    tokens = {name: [make(valid_token) for _ in range(_TOKENS)] for name, make in _GARBAGE.items()}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        with connected(port) as connections:
-            load = drive(connections, turn.__next__, _refused, seconds=json.loads(line)["seconds"])
-        print(json.dumps({"calls": load.calls, "seconds": load.seconds}), flush=True)
+        print(json.dumps(_attack(tokens, **json.loads(line))), flush=True)
 
 
-def _refused(answer: Answer) -> None:
-    if answer.status == 0:
-        raise CallFailed("garbage was let in")
+def _attack(
+    tokens: dict[str, list[str]], *, port: int, garbage: str, seconds: float, per_second: float | None, refused: bool
+) -> dict[str, Any]:
+    encoded = (encode(port, UNARY.path, UNARY.message, token=token) for token in tokens[garbage])
+    with open_connections(port) as connections:
+        load = make_calls(
+            connections,
+            itertools.cycle(encoded).__next__,
+            _expect_refusal if refused else expect_exactly(UNARY.expected),
+            seconds=seconds,
+            in_flight=_IN_FLIGHT_AT_FULL_SPEED if per_second is None else _MAX_IN_FLIGHT_AT_A_RATE,
+            per_second=per_second,
+        )
+    return {"calls": load.calls, "seconds": load.seconds}
 
 
-def _forged(good: str) -> str:
-    """A good token's header and claims under a signature of the right length: it has to be checked."""
-    return good.rpartition(".")[0] + "." + Tokens().make().rpartition(".")[2]
+def _expect_refusal(response: Response) -> None:
+    if response.status == 0:
+        raise CallFailed("the server accepted a garbage token")
 
 
-def _random(good: str) -> str:
-    """Three parts of the usual length and nothing in them."""
-    return ".".join(secrets.token_urlsafe(len(part) * 3 // 4) for part in good.split("."))
+def _random(valid_token: str) -> str:
+    """Three parts of random text, each as long as that of a valid token."""
+    return ".".join(secrets.token_urlsafe(len(part) * 3 // 4) for part in valid_token.split("."))
 
 
-_GARBAGE = {"forged": _forged, "random": _random}
+_GARBAGE: Final[dict[str, Callable[[str], str]]] = {
+    # The signature has the right form, so the server must verify it to refuse the token.
+    "forged": signed_by_another_key,
+    "random": _random,
+}
 
 
 if __name__ == "__main__":

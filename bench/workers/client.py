@@ -1,7 +1,10 @@
-"""A client under test, in a process of its own: `python -m bench.workers.client CORES SETTINGS`.
+"""A client under test, in its own process: `python -m bench.workers.client CORES SETTINGS`.
 
-It is told {"seconds": …} or {"wave": …} by lines, and answers what became of the calls; and told {"settle": …}, it
-answers how many credentials it has had since it was started, once so many seconds have passed.
+It answers three messages:
+
+{"seconds": n}  calls one after the other for so many seconds; answers the number of calls
+{"wave": n}     makes so many calls at once; answers how long the slowest took, and how many failed
+{"pause": n}    sleeps for so many seconds; answers how many credentials it has obtained since it started
 """
 
 from __future__ import annotations
@@ -18,19 +21,19 @@ import grpc
 
 from bench.load.http2 import CallFailed
 from bench.machine import pin
-from bench.shop import stock
+from bench.shop import stock_response
 from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from interceptors.client import AioCredentials, Credentials, FixedToken, PasswordLogin, aio_channel, channel
 
 __all__ = ["main"]
 
 _REQUEST: Final = inventory_pb2.GetStockRequest(sku="tea")
-_EXPECTED: Final = stock("tea")
-_AT_ONCE: Final = 16
+_EXPECTED: Final = stock_response("tea")
+_AIO_CALLS_IN_FLIGHT: Final = 16
 
 
 def main() -> None:
-    """Calls as it is told, until it is killed."""
+    """Calls as the messages say, until it is killed."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     if settings["aio"]:
@@ -60,39 +63,39 @@ def _sync(settings: dict[str, Any]) -> None:
     for _ in range(100):
         _check(stub.GetStock(_REQUEST))
     gc.freeze()
-    _say({"ready": True})
+    _send({"ready": True})
     for line in sys.stdin:
         match json.loads(line):
             case {"wave": size}:
-                _say({"obtained": obtained.times, **_wave(stub, size)})
-            case {"settle": seconds}:
+                _send({"obtained": obtained.times, **_wave(stub, size)})
+            case {"pause": seconds}:
                 time.sleep(seconds)
-                _say({"obtained": obtained.times})
+                _send({"obtained": obtained.times})
             case {"seconds": seconds}:
-                _say(_keep_calling(stub, seconds))
+                _send(_keep_calling(stub, seconds))
 
 
 def _keep_calling(stub: Any, seconds: float) -> dict[str, float]:
-    calls, begun = 0, time.perf_counter()
-    while (now := time.perf_counter()) < begun + seconds:
+    calls, started_at = 0, time.perf_counter()
+    while (now := time.perf_counter()) < started_at + seconds:
         _check(stub.GetStock(_REQUEST))
         calls += 1
-    return {"calls": calls, "seconds": now - begun}
+    return {"calls": calls, "seconds": now - started_at}
 
 
 def _wave(stub: Any, size: int) -> dict[str, float]:
-    """All at once; how long the slowest took, and how many failed."""
-    failed, begun = 0, time.perf_counter()
+    """Makes calls at once; returns how long the slowest took, and how many failed."""
+    failed, started_at = 0, time.perf_counter()
     for call in [stub.GetStock.future(_REQUEST) for _ in range(size)]:
         try:
             _check(call.result())
         except (grpc.RpcError, CallFailed):
             failed += 1
-    return {"slowest": time.perf_counter() - begun, "failed": failed}
+    return {"slowest": time.perf_counter() - started_at, "failed": failed}
 
 
 class _Obtained:
-    """Counts the credentials that a source has given."""
+    """Counts the credentials that the client has obtained."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -116,37 +119,37 @@ async def _aio(settings: dict[str, Any]) -> None:
     for _ in range(100):
         await call()
     gc.freeze()
-    _say({"ready": True})
+    _send({"ready": True})
     while line := await asyncio.to_thread(sys.stdin.readline):
         match json.loads(line):
             case {"wave": size}:
-                _say({"obtained": obtained.times, **await _aio_wave(call, size)})
-            case {"settle": seconds}:
+                _send({"obtained": obtained.times, **await _aio_wave(call, size)})
+            case {"pause": seconds}:
                 await asyncio.sleep(seconds)
-                _say({"obtained": obtained.times})
+                _send({"obtained": obtained.times})
             case {"seconds": seconds}:
-                _say(await _keep_calling_aio(call, seconds))
+                _send(await _keep_calling_aio(call, seconds))
 
 
 async def _keep_calling_aio(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str, float]:
-    calls, begun = 0, time.perf_counter()
+    calls, started_at = 0, time.perf_counter()
 
     async def caller() -> None:
         nonlocal calls
-        while time.perf_counter() < begun + seconds:
+        while time.perf_counter() < started_at + seconds:
             await call()
             calls += 1
 
-    await asyncio.gather(*(caller() for _ in range(_AT_ONCE)))
-    return {"calls": calls, "seconds": time.perf_counter() - begun}
+    await asyncio.gather(*(caller() for _ in range(_AIO_CALLS_IN_FLIGHT)))
+    return {"calls": calls, "seconds": time.perf_counter() - started_at}
 
 
 async def _aio_wave(call: Callable[[], Awaitable[None]], size: int) -> dict[str, float]:
-    """As _wave."""
-    begun = time.perf_counter()
+    """As _wave, for the aio client."""
+    started_at = time.perf_counter()
     outcomes = await asyncio.gather(*(call() for _ in range(size)), return_exceptions=True)
     failed = sum(isinstance(outcome, BaseException) for outcome in outcomes)
-    return {"slowest": time.perf_counter() - begun, "failed": failed}
+    return {"slowest": time.perf_counter() - started_at, "failed": failed}
 
 
 def _check(answer: inventory_pb2.GetStockResponse) -> None:
@@ -154,7 +157,7 @@ def _check(answer: inventory_pb2.GetStockResponse) -> None:
         raise CallFailed(f"answered {answer!r}")
 
 
-def _say(message: object) -> None:
+def _send(message: object) -> None:
     print(json.dumps(message), flush=True)
 
 

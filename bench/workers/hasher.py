@@ -1,4 +1,4 @@
-"""argon2 and nothing else, in a process of its own: `python -m bench.workers.hasher CORES SETTINGS`."""
+"""Argon2id checks, in their own process: `python -m bench.workers.hasher CORES SETTINGS`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Checks a password as often as it is told, with as many threads as the auth service has."""
+    """Checks a password as often as each message says, with as many threads as the auth service."""
     pin(json.loads(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     hasher = argon2.PasswordHasher.from_parameters(PARAMETERS)
@@ -25,9 +25,9 @@ def main() -> None:
     with ThreadPoolExecutor(settings["workers"]) as pool:
         for line in sys.stdin:
             count = json.loads(line)["count"]
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             assert all(pool.map(lambda _: hasher.verify(known, "alice-password"), range(count)))
-            print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+            print(json.dumps({"seconds": time.perf_counter() - started_at}), flush=True)
 
 
 if __name__ == "__main__":

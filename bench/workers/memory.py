@@ -1,8 +1,8 @@
-"""What a node holds, in a process of its own: `python -m bench.workers.memory CORES SETTINGS`.
+"""The memory of a node, in its own process: `python -m bench.workers.memory CORES SETTINGS`.
 
-With {"cached": n} it verifies so many tokens; otherwise it starts a node on the given etcd. Either way it says by how
-many bytes it grew, and how long it took. With tokens it then goes on: it is told {"checks": n} by lines, checks so many
-of them in turn as a server does with every call, and says what one took.
+With {"cached": n} in SETTINGS it verifies so many tokens; otherwise it starts a node on the given etcd. Its first
+message says by how many bytes the process grew, and how long that took. With tokens, it then answers messages
+{"verifications": n}: it verifies so many of the cached tokens in turn, and answers the CPU microseconds of each.
 """
 
 from __future__ import annotations
@@ -16,70 +16,69 @@ import threading
 import time
 from typing import Any
 
+from bench.environment import TokenFactory
 from bench.machine import pin, resident_bytes
 from bench.shop import RULE
-from bench.verifying import Metadata, known_keys, metadata_of, microseconds, verifier_of, verify_new
-from bench.world import Tokens
+from bench.verifying import Metadata, bearer_metadata, bundle_with_key, cpu_microseconds_each, make_verifier, verify_new
 from interceptors import EtcdSettings, MeshNode, MeshSettings
-from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Does it, and waits to be told more or to be killed."""
+    """Measures, then answers messages or waits until it is killed."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     if "cached" in settings:
-        _hold_tokens(settings["cached"])
+        _cache_tokens(settings["cached"])
     else:
-        _hold_epochs(settings)
+        _start_node(settings)
 
 
-def _hold_tokens(count: int) -> None:
-    tokens = Tokens()
-    verifier = verifier_of(known_keys(tokens), cached=count)
-    # Whoever calls holds the tokens too: they are here before anything is counted.
-    presented = [metadata_of(tokens.make()) for _ in range(count)]
+def _cache_tokens(count: int) -> None:
+    tokens = TokenFactory()
+    verifier = make_verifier(bundle_with_key(tokens), cached=count)
+    # In a server, gRPC holds the tokens of the calls. So they exist before the memory of the cache is counted.
+    presented = [bearer_metadata(tokens.make()) for _ in range(count)]
     grown = _Growth()
     for metadata in presented:
         verify_new(verifier, RULE, metadata)
     assert verifier.cached == count
-    grown.say(time.perf_counter())
+    grown.report(time.perf_counter())
     gc.freeze()
 
-    def check(metadata: Metadata) -> None:
-        verified = verifier.check(RULE, metadata, time.time())
-        assert verified.__class__ is VerifiedCredential, "the token was not kept"
+    def verify(metadata: Metadata) -> None:
+        verified = verifier.verify_cached(RULE, verifier.read_credential(metadata), time.time())
+        assert verified is not None, "the token is not in the cache"
 
     in_turn = itertools.cycle(presented)
     for line in sys.stdin:
-        some = list(itertools.islice(in_turn, json.loads(line)["checks"]))
-        _say({"microseconds": microseconds(check, some)})
+        chosen = list(itertools.islice(in_turn, json.loads(line)["verifications"]))
+        _send({"microseconds": cpu_microseconds_each(verify, chosen)})
 
 
-def _hold_epochs(settings: dict[str, Any]) -> None:
+def _start_node(settings: dict[str, Any]) -> None:
     grown = _Growth()
     node = _node(settings)
     ready_at = time.perf_counter()
-    # It is ready a moment before it has let go of what it read; then it watches.
+    # The node is ready shortly before it frees the snapshot that it read. It has freed it when it is connected.
     while not node.connected:
         time.sleep(0.01)
-    grown.say(ready_at)
+    grown.report(ready_at)
     threading.Event().wait()
 
 
 class _Growth:
-    """By how much this process grows from now on."""
+    """The growth of this process's memory since the object was created."""
 
     def __init__(self) -> None:
         gc.collect()
-        self._before, self._begun = resident_bytes(os.getpid()), time.perf_counter()
+        self._before, self._started_at = resident_bytes(os.getpid()), time.perf_counter()
 
-    def say(self, done_at: float) -> None:
-        """Says it, and the seconds until `done_at`."""
+    def report(self, done_at: float) -> None:
+        """Sends the growth, and the seconds until `done_at`."""
         gc.collect()
-        _say({"bytes": resident_bytes(os.getpid()) - self._before, "seconds": done_at - self._begun})
+        _send({"bytes": resident_bytes(os.getpid()) - self._before, "seconds": done_at - self._started_at})
 
 
 def _node(settings: dict[str, Any]) -> MeshNode:
@@ -89,7 +88,7 @@ def _node(settings: dict[str, Any]) -> MeshNode:
     return node
 
 
-def _say(message: object) -> None:
+def _send(message: object) -> None:
     print(json.dumps(message), flush=True)
 
 

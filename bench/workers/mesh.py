@@ -1,4 +1,4 @@
-"""Times the start of a whole local mesh: `python -m bench.workers.mesh CORES SETTINGS`."""
+"""Measures the start of a whole local mesh: `python -m bench.workers.mesh CORES SETTINGS`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Brings it up, says so, and takes it down when its input ends."""
+    """Brings a mesh up, prints how long it took, and takes the mesh down when its input ends."""
     pin(json.loads(sys.argv[1]))
     folder = Path(json.loads(sys.argv[2])["folder"])
-    mesh = LocalMesh(Options(folder=folder, any_ports=True), tell=lambda *_: None)
+    mesh = LocalMesh(Options(folder=folder, any_ports=True), on_event=lambda *_: None)
     try:
         mesh.bring_up()
         print(json.dumps({"seconds": mesh.up_seconds}), flush=True)
         sys.stdin.read()
     finally:
-        mesh.take_down()
+        mesh.shut_down()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A node, and a bare etcd watch beside it, in a process of their own: `python -m bench.workers.node CORES SETTINGS`.
+"""A node and a bare etcd watch, in one process: `python -m bench.workers.node CORES SETTINGS`.
 
-It is told {"token": …} by lines: it then holds a stream under that credential and says so; and when the credential is
-revoked it says at what moment a call was refused. Of what the bare watch brings it says the moment too. All moments are
-of CLOCK_MONOTONIC, which the processes of a machine share.
+For each message {"token": …}, the node opens a stream with that credential and says so. When the credential is revoked,
+it sends the time at which a call with it is refused. It also sends the time of each event of the bare watch. All times
+are nanoseconds of CLOCK_MONOTONIC, which the processes of a machine share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.shop import RULE
 from interceptors import EtcdSettings, MeshNode, MeshSettings, Reason, Refusal
 from interceptors.clock import ticks
 from interceptors.etcd.compat import import_etcdrpc
-from interceptors.node.open_streams import OpenCall
+from interceptors.node.open_streams import OpenStream
 
 __all__ = ["main"]
 
@@ -29,7 +29,7 @@ _etcdrpc: Any = import_etcdrpc()
 
 
 def main() -> None:
-    """Watches until its input ends."""
+    """Runs until its input ends."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
     etcd = EtcdSettings(endpoints=(settings["etcd"],), prefix=settings["prefix"])
@@ -40,32 +40,32 @@ def main() -> None:
     watcher.start()
     watching.wait(60)
     gc.freeze()
-    _say({"ready": True, "node": node.id})
+    _send({"ready": True, "node": node.id})
     for line in sys.stdin:
-        _hold(node, json.loads(line)["token"])
-        _say({"held": True})
-    # Whoever waits for every registered node must not wait for this one until its lease ends.
+        _open_stream(node, json.loads(line)["token"])
+        _send({"open": True})
+    # Deregisters the node. Otherwise receipts would wait for it until its lease ends.
     node.stop()
 
 
-def _hold(node: MeshNode, token: str) -> None:
+def _open_stream(node: MeshNode, token: str) -> None:
     metadata = (("authorization", f"Bearer {token}"),)
-    verified: Any = node.asker.run(node.verifier.flow(RULE, token, time.time()))
+    verified = node.lookups.run(node.verifier.verify(RULE, token, time.time()))
 
     def end(_: Refusal) -> None:
         try:
-            node.verifier.check(RULE, metadata, time.time())
+            node.verifier.verify_cached(RULE, node.verifier.read_credential(metadata), time.time())
         except Refusal as refusal:
             at = time.monotonic_ns()
-            _say({"at": at, "refused": refusal.reason is Reason.CREDENTIAL_REVOKED})
+            _send({"at": at, "refused": refusal.reason is Reason.CREDENTIAL_REVOKED})
         else:
-            _say({"at": 0, "refused": False})
+            _send({"at": 0, "refused": False})
 
-    node.calls.add(OpenCall(RULE.method, verified, ticks() + 3600, following=False, end=end))
+    node.streams.add(OpenStream(RULE.method, verified, ticks() + 3600, follows_session=False, end=end))
 
 
 def _watch(endpoint: str, key: str, watching: threading.Event) -> None:
-    """The least that a watch can be: etcd's own API, and nothing done with what it brings."""
+    """The cheapest possible watch: etcd's API without any processing of the events."""
     stub = _etcdrpc.WatchStub(grpc.insecure_channel(endpoint))
     create = _etcdrpc.WatchRequest(create_request=_etcdrpc.WatchCreateRequest(key=key.encode()))
 
@@ -77,11 +77,11 @@ def _watch(endpoint: str, key: str, watching: threading.Event) -> None:
         if response.created:
             watching.set()
         elif response.events:
-            _say({"at": time.monotonic_ns()})
+            _send({"at": time.monotonic_ns()})
 
 
-def _say(message: object) -> None:
-    # One write, so that two threads do not share a line.
+def _send(message: object) -> None:
+    # One write for each line, because two threads send messages.
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""A server under test, in a process of its own: `python -m bench.workers.server CORES SETTINGS`."""
+"""A server under test, in its own process: `python -m bench.workers.server CORES SETTINGS`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serves until it is killed."""
+    """Serves until the process is killed."""
     pin(json.loads(sys.argv[1]))
     settings: dict[str, Any] = json.loads(sys.argv[2])
-    node = _node(settings) if settings["guard"] == "credmesh" else None
-    # What was made until now lives as long as the process; looking through it again and again would be noise.
+    node = _node(settings) if settings["interceptor"] == "credmesh" else None
+    # These objects live as long as the process. Without freezing, every garbage collection would scan them.
     gc.freeze()
     if settings["aio"]:
         asyncio.run(_serve_aio(settings, node))
@@ -52,19 +52,19 @@ def _serve(settings: dict[str, Any], node: MeshNode | None) -> None:
     interceptors: list[grpc.ServerInterceptor] = []
     if node is not None:
         interceptors.append(ServerInterceptor(node))
-    elif settings["guard"] == "handwritten":
+    elif settings["interceptor"] == "handwritten":
         interceptors.append(HandwrittenInterceptor(_public_key(settings), settings["issuer"]))
-    elif settings["guard"] == "introspection":
+    elif settings["interceptor"] == "introspection":
         auth = channel(settings["auth"], allow_plaintext=True)
-        ours = Credentials(ClientSecret("services", settings["client_secret"]), auth)
-        asking = channel(settings["auth"], allow_plaintext=True, credentials=ours)
-        interceptors.append(IntrospectingInterceptor(asking))
+        credentials = Credentials(ClientSecret("services", settings["client_secret"]), auth)
+        introspection = channel(settings["auth"], allow_plaintext=True, credentials=credentials)
+        interceptors.append(IntrospectingInterceptor(introspection))
     pool = ThreadPoolExecutor(settings["threads"])
     server = grpc.server(pool, interceptors=interceptors, options=SERVER_OPTIONS)
     inventory_pb2_grpc.add_InventoryServiceServicer_to_server(SyncShop(), server)
     port = _listen(server, settings)
     server.start()
-    _say_ready(port)
+    _send_ready(port)
     threading.Event().wait()
 
 
@@ -72,18 +72,18 @@ async def _serve_aio(settings: dict[str, Any], node: MeshNode | None) -> None:
     interceptors: list[grpc.aio.ServerInterceptor] = []
     if node is not None:
         interceptors.append(AioServerInterceptor(node))
-    elif settings["guard"] == "handwritten":
+    elif settings["interceptor"] == "handwritten":
         interceptors.append(HandwrittenAioInterceptor(_public_key(settings), settings["issuer"]))
-    elif settings["guard"] == "introspection":
+    elif settings["interceptor"] == "introspection":
         auth = aio_channel(settings["auth"], allow_plaintext=True)
-        ours = AioCredentials(ClientSecret("services", settings["client_secret"]), auth)
-        asking = aio_channel(settings["auth"], allow_plaintext=True, credentials=ours)
-        interceptors.append(IntrospectingAioInterceptor(asking))
+        credentials = AioCredentials(ClientSecret("services", settings["client_secret"]), auth)
+        introspection = aio_channel(settings["auth"], allow_plaintext=True, credentials=credentials)
+        interceptors.append(IntrospectingAioInterceptor(introspection))
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     inventory_pb2_grpc.add_InventoryServiceServicer_to_server(AioShop(), server)
     port = _listen(server, settings)
     await server.start()
-    _say_ready(port)
+    _send_ready(port)
     await asyncio.Event().wait()
 
 
@@ -98,7 +98,7 @@ def _listen(server: Any, settings: dict[str, Any]) -> int:
     return int(server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair])))
 
 
-def _say_ready(port: int) -> None:
+def _send_ready(port: int) -> None:
     print(json.dumps({"port": port}), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""A node that waits for an etcd, in a process of its own: `python -m bench.workers.waiting_node CORES SETTINGS`.
+"""A node that starts before its etcd, in its own process: `python -m bench.workers.waiting_node CORES SETTINGS`.
 
-It says when it has begun to wait, and at what moment (CLOCK_MONOTONIC) it was ready.
+Its first message says that it waits, the second one when it was ready, in seconds of CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Waits for etcd once, then to be killed."""
+    """Waits until the node is ready, and then until it is killed."""
     pin(json.loads(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     etcd = EtcdSettings(endpoints=(settings["etcd"],), prefix=settings["prefix"])

@@ -1,8 +1,8 @@
-"""Decides by the history alone whether the promises of the design were kept.
+"""Decides by the operation log alone whether the promises of the design were kept.
 
-It does not know which faults there were. What it knows besides questions and answers is what etcd went through, as an
-observer saw it, and how each process's wall clock stood: expiry and grace windows are promises about those. Each
-invariant has a room; `facts` and `deaths` make of the history what they have in common.
+Besides calls and answers, the checker knows what an observer saw in etcd, when etcd was restored, and how each
+process's wall clock was set, because expiry and grace windows are promises about wall clocks. It knows of no other
+faults. There is one module for each invariant; `facts` and `revocation_bounds` extract from the log what they share.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from chaos.checker import (
     rotating,
     surviving,
 )
-from chaos.checker.deaths import Deaths
 from chaos.checker.facts import Facts
+from chaos.checker.revocation_bounds import RevocationBounds
 from chaos.checker.verdict import Verdict
-from chaos.history import Record
+from chaos.operation_log import Record
 
 __all__ = ["INVARIANTS", "Verdict", "check"]
 
-_ROOMS: Final[dict[str, tuple[str, Callable[[Facts, Deaths], Verdict]]]] = {
+_CHECKS: Final[dict[str, tuple[str, Callable[[Facts, RevocationBounds], Verdict]]]] = {
     "I1": ("after a receipt, no node accepts what was revoked on a strict method", accepted.check),
     "I2": ("a rotation refuses no valid credential", rotating.check),
     "I3": ("no credential issued across a revocation survives it", crossing.check),
-    "I4": ("a refresh token is good once; a retry within grace does no harm", refreshing.check),
+    "I4": ("a refresh token is valid once; a retry within the grace window does no harm", refreshing.check),
     "I5": ("what was acknowledged survives", surviving.check),
     "I6": ("nothing forged, altered or expired is accepted, and nothing crashes a node", forged.check),
-    "I7": ("with etcd away methods do as their rule says, and nodes catch up", recovering.check),
+    "I7": ("without etcd, methods follow their rule; when it returns, nodes catch up", recovering.check),
 }
 
-INVARIANTS: Final = {name: promise for name, (promise, _) in _ROOMS.items()}
-"""What is decided, in short."""
+INVARIANTS: Final = {name: promise for name, (promise, _) in _CHECKS.items()}
+"""The promises in short, by invariant."""
 
 
-def check(history: Sequence[Record]) -> dict[str, Verdict]:
-    """The verdict on each invariant. The history must be in the order of asking, as `read_history` gives it."""
-    facts = Facts(history)
-    deaths = Deaths(facts)
-    return {name: room(facts, deaths) for name, (_, room) in _ROOMS.items()}
+def check(records: Sequence[Record]) -> dict[str, Verdict]:
+    """Returns the verdict on each invariant. `records` are ordered as `read_operation_log` returns them."""
+    facts = Facts(records)
+    bounds = RevocationBounds(facts)
+    return {name: check_invariant(facts, bounds) for name, (_, check_invariant) in _CHECKS.items()}

@@ -1,24 +1,24 @@
 """I3: no credential issued across a revocation survives it.
 
-A refresh of a session that was begun before a revocation of it must not succeed after it, nor claim to be of a later
-revision. What was being issued while a revocation was committed, and says that it is of an earlier revision, is as dead
-as all others: that is I1, as is a node that accepts it. And whether a login of that time was authenticated before the
-revocation or after it, no history of questions and answers tells.
+If a session is revoked, no refresh of it may succeed afterwards, nor give a credential of a later epoch. A credential
+that was issued during the commit of a revocation, with an earlier epoch, is revoked like all others: a node that
+accepts it breaks I1. The operation log cannot tell whether a login of that time was authenticated before the revocation
+or after it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from chaos.checker.deaths import Deaths, kills
-from chaos.checker.facts import Facts, Issue, Revoker
+from chaos.checker.facts import Facts, Issue, Revocation
+from chaos.checker.revocation_bounds import RevocationBounds, revokes
 from chaos.checker.verdict import Verdict
 
 __all__ = ["check"]
 
 
-def check(facts: Facts, _deaths: Deaths) -> Verdict:
-    """See the module."""
+def check(facts: Facts, _bounds: RevocationBounds) -> Verdict:
+    """Checks what the module describes."""
     verdict = Verdict()
     sessions: dict[str, list[Issue]] = defaultdict(list)
     for issue in facts.issues.values():
@@ -33,9 +33,9 @@ def check(facts: Facts, _deaths: Deaths) -> Verdict:
 def _check_session(facts: Facts, issues: list[Issue], verdict: Verdict) -> None:
     first, later = issues[0], issues[1:]
     if first.record["op"] != "login":
-        # The answer to its login was lost on the way. The first refresh that is known is as good a beginning.
+        # The answer to its login was lost. The first refresh in the log takes its place.
         verdict.count("sessions whose login was lost")
-    ends = [one for scope in first.scopes for one in facts.revocations.get(scope, ()) if kills(one, first)]
+    ends = [one for scope in first.scopes for one in facts.revocations.get(scope, ()) if revokes(one, first)]
     verdict.count("sessions revoked", bool(ends))
     for issue in later:
         verdict.count("refreshes")
@@ -51,9 +51,13 @@ def _check_session(facts: Facts, issues: list[Issue], verdict: Verdict) -> None:
                 break
 
 
-def _survives(issue: Issue, first: Issue, end: Revoker) -> str:
-    if end.known < issue.asked:
+def _survives(issue: Issue, first: Issue, end: Revocation) -> str:
+    if end.committed_by < issue.asked:
         return "after it"
-    if issue.epoch is not None and issue.life == end.life == first.life and issue.epoch >= end.revision:
-        return "that says it is of a later revision"
+    if (
+        issue.epoch is not None
+        and issue.incarnation == end.incarnation == first.incarnation
+        and issue.epoch >= end.revision
+    ):
+        return "whose epoch is a later revision"
     return ""

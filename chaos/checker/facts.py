@@ -1,4 +1,4 @@
-"""The history by what it is about: what was issued, revoked, restored; who was a member, and how clocks stood."""
+"""Facts from the operation log: credentials issued, revocations, restores, registrations, and the setting of clocks."""
 
 from __future__ import annotations
 
@@ -10,52 +10,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from chaos.history import Record
+from chaos.operation_log import Record
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, key_scope, session_scope, subject_scope
 
-__all__ = ["NO_CALM", "SETTLE", "TRAIL", "Activation", "Facts", "Issue", "Revoker"]
+__all__ = ["NO_CALM", "TRAIL_LENGTH", "Activation", "Facts", "Issue", "Revocation"]
 
-SETTLE: Final = 12.0
-"""Seconds after a restore in which it must have been noticed everywhere."""
+_RESTORE_NOTICED_SECONDS: Final = 12.0
+"""Seconds after a restore within which every process must have noticed it."""
 
-TRAIL: Final = 6
-"""So many messages of a stream must be too late, a fifth of a second apart: a process that stood still says one or two
-before its other threads have noticed that time has passed."""
+TRAIL_LENGTH: Final = 6
+"""The number of messages that must be too late, a fifth of a second apart, before a stream counts as continued. A
+process that was stopped sends one or two before its other threads have noticed that time has passed."""
 
 NO_CALM: Final = "no calm"
-"""What a calm counts as in which etcd itself had fallen apart."""
+"""The operation that replaces "calm" if etcd's members disagreed in it."""
 
-_UNSEEN: Final = 1.0
-"""Seconds before a restore in which the observer may have missed the last commits."""
+_UNSEEN_SECONDS: Final = 1.0
+"""Seconds before a restore in which the observer can have missed commits."""
 
 
 @dataclass(slots=True, eq=False)
 class Issue:
     """A credential that was issued.
 
-    scopes          those whose revocation is one of it
-    life            the life of etcd that it was issued in; None if a restore came between
-    epoch           what it says of itself; None for an opaque session
-    record          as the history has it
+    record       its record in the operation log
+    scopes       the revocation scopes that it belongs to
+    incarnation  etcd's incarnation in which it was issued; None if etcd was restored meanwhile
     """
 
     record: Record
     scopes: tuple[str, ...]
-    life: int | None
+    incarnation: int | None
 
     @property
     def asked(self) -> float:
-        """When it was asked for (monotonic seconds, as all times here)."""
+        """When it was requested (monotonic seconds, as all times here)."""
         return float(self.record["t"])
 
     @property
     def answered(self) -> float:
-        """When the client had it."""
+        """When the client received it."""
         return float(self.record["u"])
 
     @property
     def epoch(self) -> int | None:
-        """The revision as of which it counts as issued."""
+        """Its epoch; None for an opaque session."""
         return self.record.get("epoch")
 
     @property
@@ -70,164 +69,169 @@ class Issue:
 
 
 @dataclass(slots=True, eq=False)
-class Revoker:
+class Revocation:
     """A revocation that certainly happened.
 
-    asked      when it was asked for; infinity if only etcd tells of it
-    known      by then it was committed
-    answered   when it was acknowledged; infinity if it was not
-    revision   its epoch
-    receipt    what was said about nodes; see chaos.clients.asking
+    revision      its epoch
+    committed_by  the moment by which it was committed
+    asked         when it was requested; infinity if only the observer logged it
+    answered      when it was acknowledged; infinity if it was not
+    receipt       its receipt; see chaos.clients.mesh_client
+    in_etcd       whether the observer has logged it
+    record        the record of the request; None if only the observer logged it
     """
 
     scope: str
-    life: int | None
+    incarnation: int | None
     revision: int
-    known: float
+    committed_by: float
     asked: float = math.inf
     answered: float = math.inf
     receipt: Record | None = None
-    seen: bool = False
+    in_etcd: bool = False
     record: Record | None = None
 
 
 @dataclass(slots=True)
 class _Membership:
-    """When a node was registered, by revision: from `since`, up to `until`."""
+    """The revisions between which a node was registered: from `since`, up to `until`."""
 
     id: str
     name: str
-    life: int
+    incarnation: int
     since: int
     until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A key began to sign.
+    """The activation of a key.
 
-    prepared  the revision at which it was prepared
-    revision  the one at which it began to sign
-    in_turn   whether another one had signed up to then
-    without   nodes that were registered all that time, and have not said that they hold it
+    prepared         the revision at which it became PREPARED
+    revision         the revision at which it became ACTIVE
+    had_predecessor  whether another key was ACTIVE until then
+    missing_acks     nodes that were registered all the time between, and have not acknowledged the key
     """
 
     record: Record
-    life: int
+    incarnation: int
     prepared: int
     revision: int
-    in_turn: bool
-    without: tuple[str, ...]
+    had_predecessor: bool
+    missing_acks: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class Facts:
     """See the module. Times are monotonic seconds.
 
-    revocations  by scope
-    removed      by kid: of keys that were removed by force, which is a revocation of what they signed
-    unled        what only a leader writes, and was written while nobody led: keys, and which of them signs
+    revocations             by scope
+    key_revocations         by kid: revocations of keys, which revoke what the keys signed
+    written_without_leader  changes of keys and of the signing key, which only a leader makes, while there was no leader
     """
 
-    history: Sequence[Record]
+    records: Sequence[Record]
     meta: Record = field(init=False)
     by_op: dict[str, list[Record]] = field(init=False)
     issues: dict[str, Issue] = field(init=False)
-    revocations: dict[str, list[Revoker]] = field(init=False)
-    removed: dict[str, list[Revoker]] = field(init=False)
+    revocations: dict[str, list[Revocation]] = field(init=False)
+    key_revocations: dict[str, list[Revocation]] = field(init=False)
     restores: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
     signing: dict[str, Activation] = field(init=False)
-    unled: list[Record] = field(init=False)
-    _answered: list[float] = field(init=False)
-    _wrong: dict[str, list[tuple[float, float]]] = field(init=False)
-    _turned: dict[str, list[tuple[float, float]]] = field(init=False)
+    written_without_leader: list[Record] = field(init=False)
+    _recovered_at: list[float] = field(init=False)
+    _wrong_clocks: dict[str, list[tuple[float, float]]] = field(init=False)
+    _clock_settings: dict[str, list[tuple[float, float]]] = field(init=False)
     _members: list[_Membership] = field(init=False)
-    _later: dict[int, tuple[list[float], list[int]]] = field(init=False)
+    _later_revisions: dict[int, tuple[list[float], list[int]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_op = defaultdict(list)
-        for record in self.history:
-            # Where etcd's members disagree, whatever is read is now this and now that: no mesh gets well by that.
+        for record in self.records:
+            # If etcd's members disagree, reads alternate between their states, and no mesh can recover.
             self.by_op[NO_CALM if record.get("disagreement") else record["op"]].append(record)
         self.meta = self.by_op["meta"][0]
         self.restores = [(one["t"], one["u"]) for one in self.by_op["restore"]]
         self.issues = {
-            one["cred"]: Issue(one, _scopes(one), self.life(one["t"], one["u"]))
+            one["cred"]: Issue(one, _scopes(one), self.incarnation(one["t"], one["u"]))
             for op in ("login", "refresh")
             for one in self.by_op[op]
             if one["answer"] == "ok"
         }
-        self._read_histories()
+        self._read_recoveries()
         self._read_clocks()
         self._read_members()
         self._read_signing()
         self._read_revocations()
-        self._read_removed()
-        self._read_terms()
-        self._read_later()
+        self._read_key_revocations()
+        self._read_leaderless_writes()
+        self._read_later_revisions()
 
-    def life(self, since: float, until: float) -> int | None:
-        """The life of etcd in which something happened between two moments; None if a restore touched that time."""
+    def incarnation(self, since: float, until: float) -> int | None:
+        """etcd's incarnation between two moments; None if a restore overlaps that time."""
         ended = [u for _, u in self.restores]
-        life = bisect_right(ended, since)
-        if life < len(self.restores) and until >= self.restores[life][0]:
+        incarnation = bisect_right(ended, since)
+        if incarnation < len(self.restores) and until >= self.restores[incarnation][0]:
             return None
-        return life
+        return incarnation
 
-    def unsettled(self, since: float, until: float) -> bool:
-        """Whether there was a restore by then, and no calm between: in a calm, every node knows where it is."""
+    def in_unsettled_history(self, since: float, until: float) -> bool:
+        """Whether there was a restore before `until`, and no calm since: by a calm, every node must have noticed it."""
         calms = [one["t"] for one in self.by_op["calm"]]
         return any(t <= until and not any(u <= calm <= since for calm in calms) for t, u in self.restores)
 
-    def crossed(self, issue: Issue, until: float) -> bool:
-        """Whether a restore ended a credential: one that had begun by then, and was not answered when it was issued.
+    def ended_by_restore(self, issue: Issue, until: float) -> bool:
+        """Whether a restore that began before `until` ended a credential, because it was issued before the recovery.
 
-        What is issued before anybody has noticed the restore ends with everything else when somebody does.
+        A credential that is issued before a process notices the restore ends when the mesh recovers from the loss.
         """
         return any(
             t <= until and issue.asked <= answered
-            for (t, _), answered in zip(self.restores, self._answered, strict=True)
+            for (t, _), answered in zip(self.restores, self._recovered_at, strict=True)
         )
 
-    def clocks_right(self, names: Sequence[str], since: float, until: float) -> bool:
-        """Whether these parts' wall clocks were certainly right all the time."""
+    def clocks_were_right(self, names: Sequence[str], since: float, until: float) -> bool:
+        """Whether the wall clocks of these parts were certainly right all the time."""
         return not any(
-            begins <= until and since <= ends for name in names for begins, ends in self._wrong.get(name, ())
+            begins <= until and since <= ends for name in names for begins, ends in self._wrong_clocks.get(name, ())
         )
 
-    def clock_moved(self, name: str, since: float, until: float) -> bool:
-        """Whether a part's wall clock may have been set in this time."""
-        return any(begins <= until and since <= ends for begins, ends in self._turned.get(name, ()))
+    def clock_may_have_been_set(self, name: str, since: float, until: float) -> bool:
+        """Whether a part's wall clock can have been set in this time."""
+        return any(begins <= until and since <= ends for begins, ends in self._clock_settings.get(name, ()))
 
-    def member_at(self, name: str, life: int, revision: int) -> bool:
+    def was_registered(self, name: str, incarnation: int, revision: int) -> bool:
         """Whether a process of this part was registered at a revision."""
-        return any(one.name == name and one.life == life and one.since < revision < one.until for one in self._members)
+        return any(
+            one.name == name and one.incarnation == incarnation and one.since < revision < one.until
+            for one in self._members
+        )
 
-    def members_between(self, life: int, revision: int, moment: float) -> Iterator[str]:
-        """The ids of nodes that were certainly registered all the time from a revision until a moment.
+    def registered_throughout(self, incarnation: int, revision: int, moment: float) -> Iterator[str]:
+        """Yields the ids of nodes that were certainly registered all the time from a revision until a moment.
 
-        What was asked for after the moment, and the observer saw committed, was committed after it too.
+        A revocation that was requested after the moment, and that the observer logged, was committed after the moment.
         """
-        asked, revisions = self._later.get(life, ([], []))
+        asked, revisions = self._later_revisions.get(incarnation, ([], []))
         after = bisect_right(asked, moment)
         if after < len(revisions):
-            ids = (one for one in self._members if one.life == life)
+            ids = (one for one in self._members if one.incarnation == incarnation)
             yield from (one.id for one in ids if one.since < revision and revisions[after] < one.until)
 
-    def asked_for(self, scope: str, before: float) -> bool:
-        """Whether anybody had asked for a revocation of this scope by then, and may have got it."""
+    def revocation_requested(self, scope: str, before: float) -> bool:
+        """Whether a revocation of this scope was requested before a moment, and can have been carried out."""
         asked = (one for one in self.by_op["revoke"] if one["scope"] == scope and one["t"] <= before)
         return any(one["answer"] in ("ok", "none") for one in asked)
 
-    def revoked_keys(self, kid: str | None, before: float) -> bool:
-        """Whether anybody had tried to remove this key by then."""
+    def key_revocation_requested(self, kid: str | None, before: float) -> bool:
+        """Whether a revocation of this key was requested before a moment."""
         return any(one["kid"] == kid and one["t"] <= before for one in self.by_op["revoke-key"])
 
     def _read_clocks(self) -> None:
-        """Each time a clock is set there are two records: right before, and right after."""
-        self._wrong = defaultdict(list)
-        self._turned = defaultdict(list)
+        """Two records are logged each time a clock is set: one before, and one after."""
+        self._wrong_clocks = defaultdict(list)
+        self._clock_settings = defaultdict(list)
         begun: dict[str, tuple[float, float]] = {}
         for one in self.by_op["clock"]:
             who = one["who"]
@@ -235,46 +239,46 @@ class Facts:
                 begun[who] = (one["t"], one["before"])
                 continue
             since, before = begun[who]
-            self._turned[who].append((since, one["u"]))
+            self._clock_settings[who].append((since, one["u"]))
             if before:
-                self._wrong[who][-1] = (self._wrong[who][-1][0], one["u"])
+                self._wrong_clocks[who][-1] = (self._wrong_clocks[who][-1][0], one["u"])
             else:
-                self._wrong[who].append((since, math.inf))
+                self._wrong_clocks[who].append((since, math.inf))
 
-    def _read_histories(self) -> None:
-        """When each restore was answered: the mesh says that it is in another history. At the latest when it must."""
-        self._answered = []
+    def _read_recoveries(self) -> None:
+        """Computes when the mesh recovered from each restore: when it began a new history, or had to, at the latest."""
+        self._recovered_at = []
         known: set[str] = set()
-        told = list(self._etcd("history"))
+        records = list(self._etcd("history"))
         for t, u in self.restores:
-            known |= {one["id"] for one in told if one["t"] < t}
-            moments = [one["t"] for one in told if one["t"] >= u and one["id"] not in known]
-            self._answered.append(min([*moments, u + SETTLE]))
+            known |= {one["id"] for one in records if one["t"] < t}
+            moments = [one["t"] for one in records if one["t"] >= u and one["id"] not in known]
+            self._recovered_at.append(min([*moments, u + _RESTORE_NOTICED_SECONDS]))
 
     def _etcd(self, what: str) -> Iterator[Record]:
         return (one for one in self.by_op["etcd"] if one["what"] == what)
 
     def _read_members(self) -> None:
-        """A node that is told of anew after a gap has been registered since the revision that is told."""
+        """A node that is logged again after a gap has been registered since the revision of that record."""
         self._members = []
         alive: dict[tuple[int, str], _Membership] = {}
         latest: dict[int, int] = defaultdict(int)
         self.gaps = any(True for _ in self._etcd("gap"))
         for one in self.by_op["etcd"]:
-            life, revision = one["life"], one["revision"]
-            latest[life] = max(latest[life], revision)
+            incarnation, revision = one["incarnation"], one["revision"]
+            latest[incarnation] = max(latest[incarnation], revision)
             if one["what"] == "gap":
-                for key in [key for key in alive if key[0] == life]:
-                    alive.pop(key).until = latest[life] + 1
+                for key in [key for key in alive if key[0] == incarnation]:
+                    alive.pop(key).until = latest[incarnation] + 1
             if one["what"] != "node":
                 continue
-            key = (life, one["id"])
+            key = (incarnation, one["id"])
             if one["gone"]:
                 ended = alive.pop(key, None)
                 if ended is not None:
                     ended.until = revision
             elif key not in alive:
-                alive[key] = _Membership(one["id"], one["name"], life, revision)
+                alive[key] = _Membership(one["id"], one["name"], incarnation, revision)
                 self._members.append(alive[key])
 
     def _read_signing(self) -> None:
@@ -283,57 +287,59 @@ class Facts:
         prepared: dict[tuple[int, str], int] = {}
         acks: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
         for one in self._etcd("key"):
-            prepared.setdefault((one["life"], one["kid"]), one["revision"])
+            prepared.setdefault((one["incarnation"], one["kid"]), one["revision"])
         for one in self._etcd("ack"):
-            acks[one["life"], one["id"]].append((one["revision"], one["applied"]))
+            acks[one["incarnation"], one["id"]].append((one["revision"], one["applied"]))
         for one in self._etcd("signing"):
-            life, kid, revision = one["life"], one["kid"], one["revision"]
+            incarnation, kid, revision = one["incarnation"], one["kid"], one["revision"]
             if not one["gone"] and kid not in self.signing:
-                since = prepared.get((life, kid)) or revision
+                since = prepared.get((incarnation, kid)) or revision
                 silent = [
                     member.id
                     for member in self._members
-                    if member.life == life
+                    if member.incarnation == incarnation
                     and member.since < since
                     and revision < member.until
-                    and not any(at < revision and since <= applied for at, applied in acks[life, member.id])
+                    and not any(at < revision and since <= applied for at, applied in acks[incarnation, member.id])
                 ]
-                self.signing[kid] = Activation(one, life, since, revision, signs.get(life, False), tuple(silent))
-            signs[life] = not one["gone"]
+                self.signing[kid] = Activation(
+                    one, incarnation, since, revision, signs.get(incarnation, False), tuple(silent)
+                )
+            signs[incarnation] = not one["gone"]
 
     def _read_revocations(self) -> None:
-        found: dict[tuple[str, int | None, int], Revoker] = {}
+        found: dict[tuple[str, int | None, int], Revocation] = {}
         for one in self._etcd("epoch"):
             if not one["gone"]:
-                key = (one["scope"], one["life"], one["revision"])
-                found.setdefault(key, Revoker(*key, known=one["u"], seen=True))
+                key = (one["scope"], one["incarnation"], one["revision"])
+                found.setdefault(key, Revocation(*key, committed_by=one["u"], in_etcd=True))
         for one in self.by_op["revoke"]:
             if one["answer"] != "ok" or not one["revision"]:
                 continue
-            key = (one["scope"], self.life(one["t"], one["u"]), one["revision"])
-            revocation = found.setdefault(key, Revoker(*key, known=one["u"]))
-            revocation.known = min(revocation.known, one["u"])
+            key = (one["scope"], self.incarnation(one["t"], one["u"]), one["revision"])
+            revocation = found.setdefault(key, Revocation(*key, committed_by=one["u"]))
+            revocation.committed_by = min(revocation.committed_by, one["u"])
             revocation.asked, revocation.answered = one["t"], one["u"]
             revocation.receipt, revocation.record = one.get("receipt"), one
         self.revocations = defaultdict(list)
         for revocation in found.values():
             self.revocations[revocation.scope].append(revocation)
         for revocations in self.revocations.values():
-            revocations.sort(key=lambda one: one.known)
+            revocations.sort(key=lambda one: one.committed_by)
 
-    def _read_removed(self) -> None:
-        """Who asked may never have learned that it was done: etcd tells, too."""
-        self.removed = defaultdict(list)
+    def _read_key_revocations(self) -> None:
+        """The answer to a revocation can be lost; the observer's records count, too."""
+        self.key_revocations = defaultdict(list)
         for kid in {one["kid"] for one in self.by_op["revoke-key"]}:
-            self.removed[kid].extend(self.revocations.get(key_scope(kid), ()))
+            self.key_revocations[kid].extend(self.revocations.get(key_scope(kid), ()))
         for one in self.by_op["revoke-key"]:
             if one["answer"] == "ok":
-                self.removed[one["kid"]].append(
-                    Revoker(
+                self.key_revocations[one["kid"]].append(
+                    Revocation(
                         f"key {one['kid']}",
-                        self.life(one["t"], one["u"]),
+                        self.incarnation(one["t"], one["u"]),
                         one["revision"],
-                        known=one["u"],
+                        committed_by=one["u"],
                         asked=one["t"],
                         answered=one["u"],
                         receipt=one.get("receipt"),
@@ -341,33 +347,33 @@ class Facts:
                     )
                 )
 
-    def _read_terms(self) -> None:
-        """In etcd's own order. What there was before the observer knew who led tells nothing."""
-        self.unled = []
+    def _read_leaderless_writes(self) -> None:
+        """In etcd's order. Records before the first one about the leader prove nothing."""
+        self.written_without_leader = []
         leads: dict[int, bool] = {}
         for one in self.by_op["etcd"]:
             if one["what"] == "leader":
-                leads[one["life"]] = not one["gone"]
+                leads[one["incarnation"]] = not one["gone"]
             elif one["what"] == "gap":
-                leads.pop(one["life"], None)
-            elif one["what"] in ("key", "signing") and not one["gone"] and not leads.get(one["life"], True):
-                self.unled.append(one)
+                leads.pop(one["incarnation"], None)
+            elif one["what"] in ("key", "signing") and not one["gone"] and not leads.get(one["incarnation"], True):
+                self.written_without_leader.append(one)
 
-    def _read_later(self) -> None:
-        """By life: when revocations were asked for, and the least revision of those from then on."""
-        self._later = {}
+    def _read_later_revisions(self) -> None:
+        """By incarnation: the times of requests for revocations, and the least revision of those from each time on."""
+        self._later_revisions = {}
         found: dict[int, list[tuple[float, int]]] = defaultdict(list)
         for revocation in (one for scope in self.revocations.values() for one in scope):
-            if revocation.seen and revocation.asked < math.inf and revocation.life is not None:
-                found[revocation.life].append((revocation.asked, revocation.revision))
-        for life, pairs in found.items():
+            if revocation.in_etcd and revocation.asked < math.inf and revocation.incarnation is not None:
+                found[revocation.incarnation].append((revocation.asked, revocation.revision))
+        for incarnation, pairs in found.items():
             pairs.sort()
             least = list(itertools.accumulate((revision for _, revision in reversed(pairs)), min))
-            self._later[life] = ([asked for asked, _ in pairs], least[::-1])
+            self._later_revisions[incarnation] = ([asked for asked, _ in pairs], least[::-1])
 
-    def unseen_by_observer(self, moment: float) -> bool:
-        """Whether the observer may have missed what was committed just then, since a restore came."""
-        return self.gaps or any(t - _UNSEEN <= moment <= u for t, u in self.restores)
+    def may_be_unseen(self, moment: float) -> bool:
+        """Whether the observer can have missed commits of this moment, because of a restore or a gap."""
+        return self.gaps or any(t - _UNSEEN_SECONDS <= moment <= u for t, u in self.restores)
 
 
 def _scopes(issued: Record) -> tuple[str, ...]:

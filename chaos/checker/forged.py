@@ -1,21 +1,20 @@
-"""I6: a forged, altered, expired, wrong-audience or wrong-algorithm credential is never accepted.
+"""I6: a forged, altered, expired, wrong-audience or wrong-algorithm credential is never accepted; no input crashes a
+node.
 
-And nothing crashes a node.
-
-Whether a credential has expired is for the clock of whoever decides: an answer says how that stood.
+Whether a credential has expired is decided by the node's clock, which its answers contain.
 """
 
 from __future__ import annotations
 
-from chaos.checker.deaths import Deaths
-from chaos.checker.facts import TRAIL, Facts
+from chaos.checker.facts import TRAIL_LENGTH, Facts
+from chaos.checker.revocation_bounds import RevocationBounds
 from chaos.checker.verdict import Verdict
 
 __all__ = ["check"]
 
 
-def check(facts: Facts, _deaths: Deaths) -> Verdict:
-    """See the module."""
+def check(facts: Facts, _bounds: RevocationBounds) -> Verdict:
+    """Checks what the module describes."""
     verdict = Verdict()
     for attempt in facts.by_op["forged"]:
         verdict.count("forgeries")
@@ -32,10 +31,11 @@ def check(facts: Facts, _deaths: Deaths) -> Verdict:
         if call["answer"] != "ok":
             continue
         verdict.count("acceptances")
-        # It was decided after the call was asked, by the clock that the handler then stamped its answer with.
+        # An early bound of the node's clock at its decision: the clock in the answer, less the time since the call
+        # began.
         decided_at = call["wall"] - (call["mono"] - call["t"])
         if decided_at >= expires_at + leeway:
-            if facts.clock_moved(call["at"], call["t"], call["u"]):
+            if facts.clock_may_have_been_set(call["at"], call["t"], call["u"]):
                 verdict.leave_open("the node's clock was set meanwhile")
             else:
                 verdict.violate(
@@ -54,18 +54,18 @@ def check(facts: Facts, _deaths: Deaths) -> Verdict:
 
 
 def _check_streams(facts: Facts, leeway: float, verdict: Verdict) -> None:
-    """A stream ends when its token expires. What a process says right when it wakes up does not count: see TRAIL."""
+    """A stream ends when its token expires. First messages after a SIGSTOP do not count: see TRAIL_LENGTH."""
     for stream in facts.by_op["stream"]:
         issue = facts.issues.get(stream["cred"])
         expires_at = None if issue is None else issue.record.get("exp")
         if issue is None or expires_at is None:
             continue
         if stream["answer"] == "refused" and stream["reason"] == "CREDENTIAL_EXPIRED":
-            verdict.count("streams that were over at expiry")
+            verdict.count("streams that ended at expiry")
         trail = stream.get("trail", ())
-        if len(trail) < TRAIL or trail[0][1] < expires_at + leeway:
+        if len(trail) < TRAIL_LENGTH or trail[0][1] < expires_at + leeway:
             continue
-        if facts.clock_moved(stream["at"], stream["t"], stream["u"]):
+        if facts.clock_may_have_been_set(stream["at"], stream["t"], stream["u"]):
             verdict.leave_open("the node's clock was set meanwhile")
         else:
             verdict.violate(

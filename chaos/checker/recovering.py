@@ -1,29 +1,29 @@
-"""I7: with etcd away, methods do what their rule says; when it is back, nodes catch up without a restart.
+"""I7: without etcd, methods follow their rule; when it returns, nodes catch up without a restart.
 
-At any time a plain method refuses nobody for being stale. And in a calm everything works, on every node and replica:
-strict calls, logins, refreshes, rotations, and receipts that every registered node has signed. Unless etcd itself has
-fallen apart.
+A plain method never refuses a call because the node is stale. In a calm, everything works on every node and replica:
+strict calls, logins, refreshes, rotations, and receipts that every registered node has acknowledged. Calms in which
+etcd's own members disagree do not count.
 """
 
 from __future__ import annotations
 
-from chaos.checker.deaths import Deaths
 from chaos.checker.facts import NO_CALM, Facts
+from chaos.checker.revocation_bounds import RevocationBounds
 from chaos.checker.verdict import Verdict
-from chaos.history import Record
+from chaos.operation_log import Record
 
 __all__ = ["check"]
 
 
-def check(facts: Facts, deaths: Deaths) -> Verdict:
-    """See the module."""
+def check(facts: Facts, bounds: RevocationBounds) -> Verdict:
+    """Checks what the module describes."""
     verdict = Verdict()
     _check_plain(facts, verdict)
     for _ in facts.by_op[NO_CALM]:
         verdict.leave_open("etcd's own members disagreed in a calm")
     for calm in facts.by_op["calm"]:
         verdict.count("calms")
-        _check_calm(facts, deaths, calm, verdict)
+        _check_calm(facts, bounds, calm, verdict)
     return verdict
 
 
@@ -35,8 +35,8 @@ def _check_plain(facts: Facts, verdict: Verdict) -> None:
         verdict.count("plain calls")
         if call["answer"] != "refused" or call["reason"] != "MESH_STALE":
             continue
-        if facts.unsettled(call["t"], call["u"]):
-            # A node may well refuse everybody until it knows which history it is in.
+        if facts.in_unsettled_history(call["t"], call["u"]):
+            # A node can refuse every call until it knows which history it is in.
             verdict.leave_open("etcd was restored, and there was no calm since")
         else:
             verdict.violate(f"{call['at']} refused a plain call for being stale", call)
@@ -45,18 +45,18 @@ def _check_plain(facts: Facts, verdict: Verdict) -> None:
             verdict.count("strict calls refused as stale")
 
 
-def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) -> None:
+def _check_calm(facts: Facts, bounds: RevocationBounds, calm: Record, verdict: Verdict) -> None:
     def within(op: str) -> list[Record]:
         return [one for one in facts.by_op[op] if calm["t"] <= one["t"] and one["u"] <= calm["u"]]
 
     def demand(what: str, asked: list[Record]) -> None:
         if not asked:
-            verdict.leave_open(f"nobody asked in a calm: {what}")
+            verdict.leave_open(f"no attempt in a calm: {what}")
         elif any(one["answer"] == "ok" for one in asked):
             verdict.count("recoveries")
         elif len(asked) == 1:
-            # On a machine that is busy etcd may change its leader at any time, which costs somebody an answer.
-            verdict.leave_open(f"only one asked in a calm, in vain: {what}")
+            # On a busy machine, etcd can change its leader at any time, which fails a call.
+            verdict.leave_open(f"only one attempt in a calm, which failed: {what}")
         else:
             verdict.violate(f"in a calm, {what} did not work", calm, *asked[-3:])
 
@@ -65,9 +65,9 @@ def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) ->
         return (
             issue is not None
             and call["u"] < issue.asked + facts.meta["token_lifetime"] - 1.0
-            and not facts.revoked_keys(issue.kid, call["u"])
-            and not facts.crossed(issue, call["u"])
-            and not deaths.may_have_ended(issue, call["u"])
+            and not facts.key_revocation_requested(issue.kid, call["u"])
+            and not facts.ended_by_restore(issue, call["u"])
+            and not bounds.may_have_ended(issue, call["u"])
         )
 
     for node in facts.meta["nodes"]:
@@ -79,6 +79,6 @@ def _check_calm(facts: Facts, deaths: Deaths, calm: Record, verdict: Verdict) ->
     demand("rotations", within("rotate"))
     receipts = [one for one in within("revoke") if one["wait"] and one.get("code") != "NOT_FOUND"]
     demand("revocations", receipts)
-    told = [one for one in receipts if one.get("receipt")]
-    if told and not any(one["receipt"]["complete"] for one in told):
-        verdict.violate("in a calm, no receipt was complete", calm, *told[-3:])
+    answered = [one for one in receipts if one.get("receipt")]
+    if answered and not any(one["receipt"]["complete"] for one in answered):
+        verdict.violate("in a calm, no receipt was complete", calm, *answered[-3:])

@@ -1,7 +1,7 @@
-"""I4: a refresh token used twice, outside grace, ends its session; a retry inside grace does not.
+"""I4: a refresh token used twice outside the grace window ends its session; a retry within it does not.
 
-The grace window is a promise about the wall clocks of the replicas: where one of them was wrong, what follows from it
-is left open. What never depends on clocks: two uses of one token lead to one chain of tokens, never to two.
+The grace window is a promise about the replicas' wall clocks: if one of them was wrong, the case is left undecided. One
+rule holds regardless of clocks: two uses of one token lead to one chain of tokens, never to two.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import math
 from collections import defaultdict
 from typing import Final
 
-from chaos.checker.deaths import Deaths
 from chaos.checker.facts import Facts
+from chaos.checker.revocation_bounds import RevocationBounds
 from chaos.checker.verdict import Verdict
-from chaos.history import Record
+from chaos.operation_log import Record
 from interceptors.scopes import session_scope
 
 __all__ = ["check"]
 
-_MARGIN: Final = 0.2
+_MARGIN_SECONDS: Final = 0.2
 _ENDED: Final = ("CREDENTIAL_REVOKED", "CREDENTIAL_INVALID")
 
 
-def check(facts: Facts, deaths: Deaths) -> Verdict:
-    """See the module."""
+def check(facts: Facts, bounds: RevocationBounds) -> Verdict:
+    """Checks what the module describes."""
     verdict = Verdict()
     uses: dict[str, list[Record]] = defaultdict(list)
     successors: dict[str, set[str]] = defaultdict(set)
@@ -37,17 +37,17 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
         if len(used) > 1:
             verdict.count("used more than once")
             _check_chain(used, successors, verdict)
-            _check_grace(facts, deaths, used, verdict)
+            _check_grace(facts, bounds, used, verdict)
     _check_ended(facts, verdict)
     return verdict
 
 
 def _check_chain(used: list[Record], successors: dict[str, set[str]], verdict: Verdict) -> None:
-    """All answers lie on one chain: whoever retries gets the successor, or what that was traded for meanwhile."""
+    """All answers lie on one chain: a retry gets the successor, or a later successor if that was exchanged, too."""
     given = {one["refresh"]: one for one in used if one["answer"] == "ok"}
     for first, second in itertools.pairwise(given):
         if not (_reaches(first, second, successors) or _reaches(second, first, successors)):
-            verdict.violate("one refresh token was traded for two that do not follow from each other", *given.values())
+            verdict.violate("one refresh token was exchanged for two that are not on one chain", *given.values())
             return
 
 
@@ -63,41 +63,43 @@ def _reaches(start: str, goal: str, successors: dict[str, set[str]]) -> bool:
     return False
 
 
-def _check_grace(facts: Facts, deaths: Deaths, used: list[Record], verdict: Verdict) -> None:
+def _check_grace(facts: Facts, bounds: RevocationBounds, used: list[Record], verdict: Verdict) -> None:
     grace: float = facts.meta["refresh_grace"]
     replicas = tuple({one["at"] for one in used})
     first_asked = min(one["t"] for one in used)
     first_done = min((one["u"] for one in used if one["answer"] == "ok"), default=math.inf)
     for one in used:
-        late = one["answer"] == "ok" and one["t"] > first_done + grace + _MARGIN
-        # A use whose answer was lost may have been the first; it was not before it was asked.
-        early = one["answer"] == "refused" and one["reason"] in _ENDED and one["u"] < first_asked + grace - _MARGIN
-        if one["answer"] == "refused" and one["t"] > first_done + grace + _MARGIN:
+        late = one["answer"] == "ok" and one["t"] > first_done + grace + _MARGIN_SECONDS
+        # A use whose answer was lost can have been the first, but not before it was requested.
+        early = (
+            one["answer"] == "refused" and one["reason"] in _ENDED and one["u"] < first_asked + grace - _MARGIN_SECONDS
+        )
+        if one["answer"] == "refused" and one["t"] > first_done + grace + _MARGIN_SECONDS:
             verdict.count("reuses refused")
         if not (late or early):
             continue
-        if not facts.clocks_right(replicas, first_asked, one["u"]):
+        if not facts.clocks_were_right(replicas, first_asked, one["u"]):
             verdict.leave_open("a replica's clock was wrong")
         elif late:
             verdict.violate(
                 f"a refresh token was accepted again {one['t'] - first_done:.3f} s after its first use", *used
             )
-        elif not _ended_by_others(facts, deaths, one, used):
+        elif not _ended_otherwise(facts, bounds, one, used):
             verdict.violate("a retry within the grace window was refused", *used)
 
 
-def _ended_by_others(facts: Facts, deaths: Deaths, refused: Record, used: list[Record]) -> bool:
-    """Whether the session may have ended for another reason: somebody revoked it, or an older token was reused."""
+def _ended_otherwise(facts: Facts, bounds: RevocationBounds, refused: Record, used: list[Record]) -> bool:
+    """Whether the session can have ended for another reason: a revocation, or the reuse of an older token."""
     session = refused["session"]
     issues = [one for one in facts.issues.values() if one.session == session and one.answered <= refused["u"]]
     if not issues:
         return True
     newest = max(issues, key=lambda one: one.asked)
-    if facts.crossed(newest, refused["u"]):
+    if facts.ended_by_restore(newest, refused["u"]):
         return True
-    # The end of the session itself, if nobody asked for it, is what is to be judged here.
+    # A revocation of the session that was not requested is the replica's answer to a reuse, which is judged here.
     itself = session_scope(session)
-    if deaths.may_have_ended(newest, refused["u"], but=itself):
+    if bounds.may_have_ended(newest, refused["u"], but=itself):
         return True
     tokens = {one["used"] for one in used}
     others = (one for one in facts.by_op["refresh"] if one["session"] == session and one["used"] not in tokens)
@@ -105,13 +107,13 @@ def _ended_by_others(facts: Facts, deaths: Deaths, refused: Record, used: list[R
 
 
 def _check_ended(facts: Facts, verdict: Verdict) -> None:
-    """After a reuse was told, the session gives nothing any more."""
-    told: dict[str, Record] = {}
+    """After a reuse was refused, the session gives no more credentials."""
+    reuse_refused: dict[str, Record] = {}
     seen: set[str] = set()
     for one in facts.by_op["refresh"]:
         session = one["session"]
-        if one["answer"] == "ok" and session in told and one["t"] > told[session]["u"]:
-            verdict.violate("a session went on after its refresh token was reused", one, told[session])
+        if one["answer"] == "ok" and session in reuse_refused and one["t"] > reuse_refused[session]["u"]:
+            verdict.violate("a session went on after its refresh token was reused", one, reuse_refused[session])
         if one["answer"] == "refused" and one["reason"] == "CREDENTIAL_REVOKED" and one["used"] in seen:
-            told.setdefault(session, one)
+            reuse_refused.setdefault(session, one)
         seen.add(one["used"])

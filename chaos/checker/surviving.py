@@ -1,8 +1,8 @@
 """I5: what was acknowledged survives a crash of any replica and of a minority of etcd.
 
-What is acknowledged: revocations, credentials and sessions, keys that sign, accounts. So: an acknowledged revocation
-lies in etcd; a credential that nobody revoked is not refused as revoked or unknown; neither is a refresh token that
-nobody used; and a password that was right stays so.
+Acknowledged are revocations, credentials and sessions, keys that sign, and accounts. So an acknowledged revocation is
+in etcd; a credential that was not revoked is not refused as revoked or unknown; an unused refresh token is not refused,
+either; and a right password stays right.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-from chaos.checker.deaths import Deaths
 from chaos.checker.facts import Facts
+from chaos.checker.revocation_bounds import RevocationBounds
 from chaos.checker.verdict import Verdict
 
 __all__ = ["check"]
@@ -19,13 +19,13 @@ __all__ = ["check"]
 _LOST: Final = ("CREDENTIAL_REVOKED", "CREDENTIAL_INVALID")
 
 
-def check(facts: Facts, deaths: Deaths) -> Verdict:
-    """See the module."""
+def check(facts: Facts, bounds: RevocationBounds) -> Verdict:
+    """Checks what the module describes."""
     verdict = Verdict()
     _check_revocations(facts, verdict)
     _check_rotations(facts, verdict)
-    _check_credentials(facts, deaths, verdict)
-    _check_sessions(facts, deaths, verdict)
+    _check_credentials(facts, bounds, verdict)
+    _check_sessions(facts, bounds, verdict)
     for login in facts.by_op["login"]:
         verdict.count("logins", login["answer"] == "ok")
         if login["answer"] == "refused" and login["reason"] == "CREDENTIAL_INVALID":
@@ -36,12 +36,12 @@ def check(facts: Facts, deaths: Deaths) -> Verdict:
 def _check_revocations(facts: Facts, verdict: Verdict) -> None:
     for revocation in (one for scope in facts.revocations.values() for one in scope if one.record is not None):
         verdict.count("revocations acknowledged")
-        if revocation.seen:
+        if revocation.in_etcd:
             continue
-        if revocation.life is None or facts.unseen_by_observer(revocation.answered):
-            verdict.leave_open("the observer may have missed it")
+        if revocation.incarnation is None or facts.may_be_unseen(revocation.answered):
+            verdict.leave_open("the observer may have missed the revocation")
         else:
-            verdict.violate("a revocation was acknowledged, and is not in etcd", revocation.record)
+            verdict.violate("a revocation was acknowledged, but is not in etcd", revocation.record)
 
 
 def _check_rotations(facts: Facts, verdict: Verdict) -> None:
@@ -51,25 +51,25 @@ def _check_rotations(facts: Facts, verdict: Verdict) -> None:
         verdict.count("rotations acknowledged")
         if rotation["kid"] in facts.signing:
             continue
-        if facts.unseen_by_observer(rotation["u"]) or facts.revoked_keys(rotation["kid"], rotation["u"]):
-            verdict.leave_open("the observer may have missed it")
+        if facts.may_be_unseen(rotation["u"]) or facts.key_revocation_requested(rotation["kid"], rotation["u"]):
+            verdict.leave_open("the observer may have missed the key's activation")
         else:
-            verdict.violate("a rotation was acknowledged, and its key never signed", rotation)
+            verdict.violate("a rotation was acknowledged, but its key never signed", rotation)
 
 
-def _check_credentials(facts: Facts, deaths: Deaths, verdict: Verdict) -> None:
+def _check_credentials(facts: Facts, bounds: RevocationBounds, verdict: Verdict) -> None:
     for call in facts.by_op["call"]:
         issue = facts.issues.get(call["cred"])
         if issue is None or call["answer"] != "refused" or call["reason"] not in _LOST:
             continue
-        if facts.crossed(issue, call["u"]) or deaths.may_have_ended(issue, call["u"]):
+        if facts.ended_by_restore(issue, call["u"]) or bounds.may_have_ended(issue, call["u"]):
             continue
         if call["reason"] == "CREDENTIAL_INVALID" and issue.record["kind"] == "token":
-            continue  # a matter of clocks, or of keys: I2
-        verdict.violate(f"{call['at']} lost a credential that nobody revoked", call, issue.record)
+            continue  # caused by clocks or keys: I2 covers it
+        verdict.violate(f"{call['at']} refused a credential that was not revoked", call, issue.record)
 
 
-def _check_sessions(facts: Facts, deaths: Deaths, verdict: Verdict) -> None:
+def _check_sessions(facts: Facts, bounds: RevocationBounds, verdict: Verdict) -> None:
     used: dict[str, int] = defaultdict(int)
     unsure: set[str] = set()
     by_token = {issue.record["refresh"]: issue for issue in facts.issues.values() if issue.record["refresh"]}
@@ -80,10 +80,10 @@ def _check_sessions(facts: Facts, deaths: Deaths, verdict: Verdict) -> None:
         if refresh["answer"] == "ok":
             verdict.count("refreshes")
         elif used[refresh["used"]] > 1 or refresh["answer"] == "none":
-            unsure.add(session)  # a reuse may have ended it; I4 judges that
+            unsure.add(session)  # a reuse may have ended it: I4 covers it
         if refresh["answer"] != "refused" or refresh["reason"] not in _LOST or session in unsure:
             continue
         issue = by_token.get(refresh["used"])
-        if issue is None or facts.crossed(issue, refresh["u"]) or deaths.may_have_ended(issue, refresh["u"]):
+        if issue is None or facts.ended_by_restore(issue, refresh["u"]) or bounds.may_have_ended(issue, refresh["u"]):
             continue
-        verdict.violate(f"{refresh['at']} lost a session that nobody ended", refresh, issue.record)
+        verdict.violate(f"{refresh['at']} refused to refresh a session that had not ended", refresh, issue.record)

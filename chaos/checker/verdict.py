@@ -1,4 +1,4 @@
-"""What the checker says of an invariant."""
+"""The checker's verdict on an invariant."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final
 
 __all__ = ["Verdict", "Violation"]
 
-_MOST_KEPT: Final = 300
+_MAX_VIOLATIONS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A promise that was broken: what happened, and the records that show it."""
+    """A broken promise: what happened, and the records that show it."""
 
     what: str
     records: tuple[Any, ...]
@@ -20,12 +20,12 @@ class Violation:
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found.
+    """The verdict on one invariant.
 
-    checked     how often the promise was put to the test, by what was tested
-    violations  the first ones that were found
-    violated    how many there were
-    undecided   how often the history did not say enough, by why
+    checked     how often the promise was put to the test, by kind of test
+    violations  the first violations
+    violated    the number of violations
+    undecided   how often the operation log does not decide the case, by reason
     """
 
     checked: dict[str, int] = field(default_factory=dict)
@@ -39,15 +39,15 @@ class Verdict:
         return self.violated == 0
 
     def count(self, what: str, times: int = 1) -> None:
-        """The promise was put to the test."""
+        """Counts tests of the promise."""
         self.checked[what] = self.checked.get(what, 0) + times
 
     def violate(self, what: str, *records: Any) -> None:
-        """It was broken."""
+        """Adds a violation."""
         self.violated += 1
-        if len(self.violations) < _MOST_KEPT:
+        if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(Violation(what, records))
 
     def leave_open(self, why: str) -> None:
-        """The history does not say enough."""
+        """Counts a case that the operation log does not decide."""
         self.undecided[why] = self.undecided.get(why, 0) + 1

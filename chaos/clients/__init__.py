@@ -1,1 +1,1 @@
-"""Who uses the mesh in the test bed: a process of its own, in one event loop. See `__main__`."""
+"""The clients of the mesh in the test bed: one process with one event loop. See `__main__`."""

@@ -1,4 +1,4 @@
-"""What an answer means to who asked."""
+"""What an answer means to the client that asked."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _UNKNOWN: Final = frozenset(
         grpc.StatusCode.INTERNAL,
     }
 )
-"""Codes that leave it open whether what was asked was done."""
+"""Status codes that do not tell whether the operation was carried out."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a question was answered; see `asking`. `details` holds more where the one who asked has use for it."""
+    """The answer to a call, as described in `asking`. `details` holds fields of the answer that the client needs."""
 
     answer: str
     reason: str = ""
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def outcome_of(error: grpc.aio.AioRpcError) -> Outcome:
-    """A failed call."""
+    """The outcome of a failed call."""
     trailing: Any = error.trailing_metadata()
     reason = reason_of(trailing)
     if reason is not None:

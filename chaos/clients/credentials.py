@@ -1,24 +1,23 @@
-"""What the clients hold, and what the history says of it."""
+"""The credentials of the clients, and their descriptions in the operation log."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from credmesh.auth.v1 import auth_pb2
 from interceptors.scopes import EVERYONE
+from localmesh import forged_tokens
 
-__all__ = ["Credential", "bearer", "claims_of", "described", "short"]
+__all__ = ["Credential", "bearer", "claims_of", "described", "fingerprint"]
 
 
 @dataclass(slots=True, eq=False)
 class Credential:
     """An access token or an opaque session, and the refresh token that came with it.
 
-    good_until  monotonic seconds: until then it is certainly not expired, by a clock that was right
+    good_until  monotonic seconds: until then it has certainly not expired, by a clock that is right
     """
 
     id: str
@@ -34,7 +33,7 @@ class Credential:
     kid: str | None = None
 
     def belongs_to(self, scope: str) -> bool:
-        """Whether a revocation of the scope, named as in interceptors.keyspace, is one of it."""
+        """Whether a revocation of the scope, named as in interceptors.scopes, concerns this credential."""
         kind, _, name = scope.partition("/")
         return {
             EVERYONE: True,
@@ -45,8 +44,8 @@ class Credential:
         }[kind]
 
 
-def short(token: str) -> str:
-    """What stands for a token in the history."""
+def fingerprint(token: str) -> str:
+    """The identifier that stands for a token in the operation log."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
@@ -56,26 +55,18 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """The claims of a token, and its kid; nothing for an empty one."""
-    if not token:
-        return {}
-    header, claims, _ = token.split(".")
-    return {**_decoded(claims), "kid": _decoded(header)["kid"]}
+    """The claims of an access token, and its kid; empty for an empty token."""
+    return {**forged_tokens.claims_of(token), "kid": forged_tokens.header_of(token)["kid"]} if token else {}
 
 
 def described(credential: Credential, issued: auth_pb2.Credentials) -> dict[str, Any]:
-    """What the history says of a credential that was issued."""
+    """The fields of the operation log that describe an issued credential."""
     claims = claims_of(issued.access_token)
     return {
         "cred": credential.id,
         "kind": credential.kind,
         "sid": credential.session,
         "aud": list(credential.audiences),
-        "refresh": None if credential.refresh_token is None else short(credential.refresh_token),
+        "refresh": None if credential.refresh_token is None else fingerprint(credential.refresh_token),
         **{name: claims[name] for name in ("epoch", "kid", "iat", "exp") if name in claims},
     }
-
-
-def _decoded(part: str) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return decoded

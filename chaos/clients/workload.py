@@ -1,4 +1,4 @@
-"""What all clients share: who holds what, what is dead, how fast to go."""
+"""The state that all clients share: the credentials in use, the revoked ones, and the pace."""
 
 from __future__ import annotations
 
@@ -10,99 +10,102 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from chaos.clients.administering import Administering
-from chaos.clients.asking import Asking
+from chaos.clients.admin_client import AdminClient
 from chaos.clients.credentials import Credential
+from chaos.clients.mesh_client import MeshClient
 
-__all__ = ["METHODS", "STREAMS", "Town", "Uses"]
+__all__ = ["METHODS", "STREAMS", "Participant", "Workload"]
 
 METHODS: Final = ("Plain", "Strict")
 STREAMS: Final = ("Stream", "StrictStream")
-_MOST_DEAD: Final = 300
-_MOST_OLD: Final = 400
-_SPARED_USERS: Final = 2
-_SPARED_PROGRAMS: Final = 4
+_MAX_REVOKED: Final = 300
+_MAX_RETIRED: Final = 400
+_NEVER_REVOKED_USERS: Final = 2
+_NEVER_REVOKED_PROGRAMS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Uses:
-    """Whoever does something here: its name, and its own dice, so that a seed gives it the same choices again."""
+class Participant:
+    """A client in the test bed: its name, and its own random generator, so that a seed repeats its choices."""
 
     name: str
     rng: random.Random
 
 
-class Town:
+class Workload:
     """The shared state of one event loop.
 
-    live      credentials in use, by their holder's name
-    dead      credentials that were revoked, to be tried again and again
-    old       credentials that are about to expire, or have
-    spared    who is never revoked alone, so that some credentials live as long as they may
-    wide      the part of all revocations that are everybody's, or nearly
-    forced    the part of all rotations that remove the key that signs instead
-    thieves   how often a refresh token that was used long ago is shown, compared to what holders do besides
-    watchers  how often a stream is opened, likewise
-    lingering the part of all tries of old credentials that are streams, which last beyond their expiry
+    in_use           credentials in use, by their holder's name
+    revoked          credentials that were revoked, to be tried again and again
+    retired          credentials that have expired, or are about to
+    never_revoked    holders that no operator revokes individually, so that some credentials live until they expire
+    wide_share       the share of revocations that are of everyone, or nearly everyone
+    key_revocation_share
+                     the share of rotations that revoke the signing key instead
+    reuse_weight     how often a refresh token is reused after its grace window, relative to a holder's other actions
+    stream_weight    how often a stream is opened, relative to them
+    lingering_share  the share of attempts with retired credentials that are streams, which last beyond the expiry
     """
 
-    def __init__(self, asking: Asking, settings: dict[str, Any], seed: int) -> None:
-        self.asking = asking
-        self.admin = Administering(asking)
+    def __init__(self, mesh: MeshClient, settings: dict[str, Any], seed: int) -> None:
+        self.mesh = mesh
+        self.admin = AdminClient(mesh)
         self.auths: tuple[str, ...] = tuple(settings["auths"])
         self.nodes: tuple[str, ...] = tuple(settings["nodes"])
         self.secrets: dict[str, str] = settings["secrets"]
         self.grace: float = settings["refresh_grace"]
         self.lifetime: float = settings["token_lifetime"]
-        self.wide: float = settings["wide"]
-        self.forced: float = settings["forced"]
-        self.thieves: int = settings["thieves"]
-        self.watchers: int = settings["watchers"]
-        self.lingering: float = settings["lingering"]
+        self.wide_share: float = settings["wide_share"]
+        self.key_revocation_share: float = settings["key_revocation_share"]
+        self.reuse_weight: int = settings["reuse_weight"]
+        self.stream_weight: int = settings["stream_weight"]
+        self.lingering_share: float = settings["lingering_share"]
         self.freshness: float = settings["freshness"]
-        self.spared = frozenset((*settings["users"][:_SPARED_USERS], *settings["programs"][:_SPARED_PROGRAMS]))
-        self.live: dict[str, Credential] = {}
-        self.dead: deque[Credential] = deque(maxlen=_MOST_DEAD)
-        self.old: deque[Credential] = deque(maxlen=_MOST_OLD)
+        self.never_revoked = frozenset(
+            (*settings["users"][:_NEVER_REVOKED_USERS], *settings["programs"][:_NEVER_REVOKED_PROGRAMS])
+        )
+        self.in_use: dict[str, Credential] = {}
+        self.revoked: deque[Credential] = deque(maxlen=_MAX_REVOKED)
+        self.retired: deque[Credential] = deque(maxlen=_MAX_RETIRED)
         self._pace: float = settings["pace"]
         self._seed = seed
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def uses(self, name: str) -> Uses:
-        """A participant with its own dice."""
-        return Uses(name, random.Random(f"{self._seed}/{name}"))  # noqa: S311 - a plan, not a secret
+    def participant(self, name: str) -> Participant:
+        """A participant with its own random generator."""
+        return Participant(name, random.Random(f"{self._seed}/{name}"))  # noqa: S311 - a plan, not a secret
 
     async def pause(self, rng: random.Random, seconds: float) -> None:
-        """Waits about so long, more if the pace is slow."""
+        """Waits for about this time, divided by the pace."""
         await asyncio.sleep(rng.uniform(0.5, 1.5) * seconds / self._pace)
 
     def retire(self, held: Credential) -> None:
-        """A credential that its holder uses no more, and nobody has revoked."""
-        self.old.append(held)
+        """Adds a credential that its holder has stopped using, and that was not revoked."""
+        self.retired.append(held)
 
     def in_scope(self, scope: str, before: float) -> Iterator[Credential]:
         """The known credentials of a scope that were issued before a moment (monotonic seconds)."""
-        for held in (*self.live.values(), *self.old):
+        for held in (*self.in_use.values(), *self.retired):
             if held.belongs_to(scope) and held.answered < before:
                 yield held
 
     def signed_by(self, kid: str) -> Iterator[Credential]:
         """The known credentials that a key has signed."""
-        return (held for held in (*self.live.values(), *self.old) if held.kid == kid)
+        return (held for held in (*self.in_use.values(), *self.retired) if held.kid == kid)
 
-    def aside(self, work: Any) -> None:
-        """Runs a coroutine beside everything else, until it or the town ends."""
+    def run_aside(self, work: Any) -> None:
+        """Runs a coroutine concurrently, until it or the workload ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Ends what runs aside."""
+        """Cancels the coroutines that were started with `run_aside`."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def fresh(held: Credential | None) -> bool:
-    """Whether there is a credential that is certainly not expired."""
+def is_fresh(held: Credential | None) -> bool:
+    """Whether this is a credential that has certainly not expired."""
     return held is not None and time.monotonic() < held.good_until

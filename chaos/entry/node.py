@@ -9,22 +9,20 @@ from chaos.entry.process_setup import set_up
 
 
 def main() -> None:
-    """Serves `chaos.system.service` until it is told to stop, told by the environment as the sample services are."""
+    """Serves `chaos.system.service` until it is stopped. Reads `ServiceSettings`."""
     set_up()
     import asyncio
     import threading
 
     from chaos.system import service
-    from interceptors.serving import serve, serve_aio, service_process
+    from interceptors.serving import ServiceSettings, join_mesh, serve, serve_aio, service_process
     from interceptors.settings import read_settings
-    from services.joining import joined
-    from services.settings import ServiceSettings
 
     service.load(float(os.environ["CHAOS_FRESHNESS"]))
     with service_process("chaos"):
         settings = read_settings(ServiceSettings)
         stopping = threading.Event()
-        with joined(settings) as node:
+        with join_mesh(settings) as node:
             if sys.argv[1] == "aio":
                 asyncio.run(
                     serve_aio(

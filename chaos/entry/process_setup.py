@@ -1,4 +1,4 @@
-"""What comes before anything of ours is imported."""
+"""The setup of a process of the test bed, before the product is imported."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["set_up"]
 
 
 def set_up() -> None:
-    """Does what the environment asks for. Must run before authsvc and interceptors are imported."""
-    dial = os.environ.get("CHAOS_CLOCK")
-    if dial:
+    """Applies the CHAOS_… variables (see `chaos.entry`). Must run before authsvc and interceptors are imported."""
+    clock_file = os.environ.get("CHAOS_CLOCK")
+    if clock_file:
         from chaos import clock
 
-        clock.follow(Path(dial))
+        clock.follow(Path(clock_file))
     if os.environ.get("CHAOS_CHEAP_PASSWORDS"):
-        # Thousands of logins are to be had in a minute; how argon2id is priced is not what is tested here.
+        # The clients sign in thousands of times a minute; the cost of argon2id is not under test here.
         import argon2
 
         argon2.profiles.RFC_9106_LOW_MEMORY = argon2.profiles.CHEAPEST
-    planted = os.environ.get("CHAOS_PLANT")
-    if planted:
-        from chaos import mutations as bugs
+    names = os.environ.get("CHAOS_PLANT")
+    if names:
+        from chaos.mutations import inject
 
-        bugs.plant(planted.split(","))
+        inject(names.split(","))

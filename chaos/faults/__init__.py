@@ -1,4 +1,4 @@
-"""What can go wrong: a room for each family of faults, and all of their kinds by name."""
+"""The faults: one module for each family, and all kinds by name."""
 
 from __future__ import annotations
 

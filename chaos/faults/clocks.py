@@ -1,4 +1,4 @@
-"""Wall clocks that are minutes off, for a process."""
+"""A process's wall clock that is wrong by minutes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _draw(rng: random.Random, names: Names) -> Choices:
 
 
 def _begin(world: World, choices: Choices) -> str:
-    world.turn(world.parts[choices["part"]], choices["ahead"])
+    world.set_wall_clock(world.parts[choices["part"]], choices["ahead"])
     return f"set the clock of {choices['part']} by {choices['ahead']:+d} s"
 
 
 def _end(world: World, choices: Choices) -> None:
-    world.turn(world.parts[choices["part"]], 0.0)
+    world.set_wall_clock(world.parts[choices["part"]], 0.0)
 
 
 CLOCK: Final = Kind(

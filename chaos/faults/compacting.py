@@ -1,4 +1,4 @@
-"""A compaction while a process is cut off: what it missed is gone when it comes back."""
+"""A compaction while a process is cut off: the revisions that it missed are gone when it reconnects."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _draw(rng: random.Random, names: Names) -> Choices:
 
 
 def _begin(world: World, choices: Choices) -> str:
-    # With a reset: whoever comes back has to take its watch up again, from a revision that is gone by then.
-    world.wires.refuse((source, destination) for source, destination in choices["links"])
+    # With a reset: the process has to resume its watch from a revision that is compacted by then.
+    world.links.refuse((source, destination) for source, destination in choices["links"])
     return f"cut {choices['part']} from etcd, and compact"
 
 

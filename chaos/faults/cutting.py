@@ -7,12 +7,12 @@ from typing import Final
 
 from chaos.faults.kind import Choices, Kind, Names, links
 from chaos.faults.routes import described, draw_links
-from chaos.system.network import Way
+from chaos.system.network import LinkCondition
 from chaos.system.world import World
 
 __all__ = ["CUT"]
 
-_HELD: Final = Way(held=True)
+_HELD: Final = LinkCondition(held=True)
 
 
 def _draw(rng: random.Random, names: Names) -> Choices:
@@ -26,13 +26,13 @@ def _begin(world: World, choices: Choices) -> str:
     pairs = [(source, destination) for source, destination in choices["links"]]
     match choices["manner"]:
         case "reset":
-            world.wires.refuse(pairs)
+            world.links.refuse(pairs)
         case "one way there":
-            world.wires.ways(dict.fromkeys(pairs, _HELD))
+            world.links.set_conditions(dict.fromkeys(pairs, _HELD))
         case "one way back":
-            world.wires.ways({(destination, source): _HELD for source, destination in pairs})
+            world.links.set_conditions({(destination, source): _HELD for source, destination in pairs})
         case _:
-            world.wires.ways(dict.fromkeys([*pairs, *((b, a) for a, b in pairs)], _HELD))
+            world.links.set_conditions(dict.fromkeys([*pairs, *((b, a) for a, b in pairs)], _HELD))
     return f"cut {described(pairs)} ({choices['manner']})"
 
 

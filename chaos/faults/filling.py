@@ -1,4 +1,4 @@
-"""An etcd whose quota is used up: it raises its alarm, and takes no more writes until an operator has made room."""
+"""An etcd whose quota is used up: it raises its alarm, and accepts no writes until an operator frees space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that stand still (SIGSTOP) and then go on as if nothing had been: for less and for longer than leases."""
+"""Processes that are stopped (SIGSTOP) and continued, after less or more time than their leases last."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FREEZE: Final = Kind(
     begin=_begin,
     end=_end,
 )
-"""About as long as leases live, and twice that."""
+"""Lasts about as long as a lease, up to twice that."""
 
 STALL: Final = Kind(
     name="stall",
@@ -44,4 +44,4 @@ STALL: Final = Kind(
     begin=_begin,
     end=_end,
 )
-"""As a garbage collection, or a virtual machine that is moved."""
+"""Lasts like a garbage collection, or the migration of a virtual machine."""

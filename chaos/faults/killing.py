@@ -1,4 +1,4 @@
-"""Processes that end at once, and are started again."""
+"""Processes that are killed, and started again later."""
 
 from __future__ import annotations
 

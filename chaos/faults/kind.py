@@ -1,4 +1,4 @@
-"""What a kind of fault is."""
+"""A kind of fault: how it is drawn, begun and ended."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from chaos.system.world import World
 __all__ = ["Choices", "Kind", "Names", "links", "process"]
 
 Choices = dict[str, Any]
-"""What was drawn for one fault, as JSON takes it: enough to do it again."""
+"""The random choices for one fault, as JSON values; they suffice to repeat it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The parts that there are, for drawing."""
+    """The names of the parts that faults are drawn from."""
 
     etcds: tuple[str, ...]
     auths: tuple[str, ...]
@@ -30,7 +30,7 @@ class Names:
 
     @property
     def ours(self) -> tuple[str, ...]:
-        """Those that run our code."""
+        """The processes that run credmesh."""
         return (*self.auths, *self.nodes)
 
 
@@ -38,15 +38,15 @@ class Names:
 class Kind:
     """A kind of fault.
 
-    weight  how often it is drawn, compared to the others
+    weight  how often it is drawn, relative to the other kinds
     lasts   seconds from its beginning to its end: the least and the most
-    draw    chooses whom it befalls, and how
-    claims  what no other fault may touch meanwhile
-    begin   does it; what it did, for people
-    end     undoes it
+    draw    chooses the affected parts, and the manner
+    claims  the resources that no other fault may affect at the same time
+    begin   begins it, and returns a description
+    end     ends it
 
-    `begin` and `end` may raise grpc.RpcError: on a bad day an operator's command fails too. A beginning that failed is
-    let go, an end is tried again.
+    `begin` and `end` can raise grpc.RpcError, because an operator's command fails, too, during other faults. A fault
+    that failed to begin is skipped; ending it is retried.
     """
 
     name: str
@@ -64,5 +64,5 @@ def process(name: str) -> str:
 
 
 def links(pairs: Iterable[Iterable[str]]) -> set[str]:
-    """The claims on links, whichever way."""
+    """The claims on links, regardless of their direction."""
     return {"link " + " ".join(sorted(pair)) for pair in pairs}

@@ -1,4 +1,4 @@
-"""Leaders that move: etcd's, and that of the auth service's replicas."""
+"""Changes of leaders: etcd's, and the auth service's."""
 
 from __future__ import annotations
 

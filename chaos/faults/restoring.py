@@ -1,6 +1,6 @@
-"""A backup that is restored: etcd goes back to what it was seconds ago, as the same cluster or as a new one.
+"""A restored backup: etcd returns to its state of some seconds ago, as the same cluster or as a new one.
 
-Those who remember what is gone notice. Of those who are restarted along with etcd, none does.
+Processes that remember lost commits find the loss. Processes that are restarted together with etcd cannot.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def _claims(choices: Choices, names: Names) -> list[str]:
 
 
 def _begin(world: World, choices: Choices) -> str:
-    world.backups += 1
-    world.cluster.snapshot(world.folder / f"backup-{world.backups}")
+    world.backup_count += 1
+    world.cluster.snapshot(world.folder / f"backup-{world.backup_count}")
     what = "restore it as a new cluster" if choices["new_cluster"] else "restore it as the same cluster"
-    restarted = ", ".join(choices["restarted"]) or "nobody"
+    restarted = ", ".join(choices["restarted"]) or "no process"
     return f"back etcd up, and later {what}, with {restarted} restarted"
 
 
 def _end(world: World, choices: Choices) -> None:
-    backup = world.folder / f"backup-{world.backups}"
+    backup = world.folder / f"backup-{world.backup_count}"
     with world.restoring():
         for name in choices["restarted"]:
             world.parts[name].kill()

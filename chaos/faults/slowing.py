@@ -7,7 +7,7 @@ from typing import Final
 
 from chaos.faults.kind import Choices, Kind, Names, links
 from chaos.faults.routes import described, draw_links
-from chaos.system.network import Way
+from chaos.system.network import LinkCondition
 from chaos.system.world import World
 
 __all__ = ["SLOW"]
@@ -24,11 +24,11 @@ def _draw(rng: random.Random, names: Names) -> Choices:
 
 def _begin(world: World, choices: Choices) -> str:
     pairs = [(source, destination) for source, destination in choices["links"]]
-    way = Way(delay=choices["delay"], jitter=choices["delay"] / 2, loss=choices["loss"])
+    way = LinkCondition(delay=choices["delay"], jitter=choices["delay"] / 2, loss=choices["loss"])
     ways = {(destination, source): way for source, destination in pairs}
     if not choices["back_only"]:
         ways |= dict.fromkeys(pairs, way)
-    world.wires.ways(ways)
+    world.links.set_conditions(ways)
     return f"slow {described(pairs)} by {choices['delay']:g} s, loss {choices['loss']:g}"
 
 

@@ -1,4 +1,4 @@
-"""The accounts of the test bed: written straight into etcd before anything runs, as an operator's shell would."""
+"""The accounts of the test bed, written to etcd before any other process runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["ELSEWHERE", "OPERATOR", "OUTSIDER", "PASSWORD", "Accounts", "seed"]
 OPERATOR = "operator"
 SERVICES = "services"
 OUTSIDER = "outsider"
-"""A client that may do what all others may, but at another service."""
+"""A client with the same scopes as the programs, but for another audience."""
 ELSEWHERE = "elsewhere"
-PASSWORD = "the-password-of-everybody"  # noqa: S105 - of a mesh that lives for minutes
+PASSWORD = "one-password-for-all-users"  # noqa: S105 - of a mesh that exists for minutes
 _MAKER = argon2.profiles.CHEAPEST
 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Who there is. `secrets` are the clients' by id; all users have the same password."""
+    """The users' subjects, the programs' client ids, and all clients' secrets by id. All users have one password."""
 
     users: tuple[str, ...]
     programs: tuple[str, ...]
@@ -34,7 +34,7 @@ class Accounts:
 
 
 def seed(etcd: EtcdClient, layout: Layout, *, users: int, programs: int) -> Accounts:
-    """Makes users and clients, the operator, the outsider, and the client as which nodes resolve opaque sessions."""
+    """Creates users and programs, the operator, the outsider, and the client with which nodes resolve sessions."""
     people = tuple(f"user-{number}" for number in range(users))
     clients = tuple(f"program-{number}" for number in range(programs))
     hashed = hash_password(PASSWORD, _MAKER)

@@ -1,4 +1,4 @@
-"""The test bed's end of the network: which links there are, and what is done to them. See `network`."""
+"""The links of the test bed's network, and how to cut and slow them. See `network`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from chaos.system.network import Way
-from localmesh.processes.process import leashed
+from chaos.system.network import LinkCondition
+from localmesh.processes.process import tied_to_parent
 
-__all__ = ["Pair", "Wires"]
+__all__ = ["NetworkLinks", "Pair"]
 
 Pair = tuple[str, str]
 
-_STOP_TIMEOUT: Final = 5.0
+_STOP_TIMEOUT_SECONDS: Final = 5.0
 
 
-class Wires:
-    """A running network. Not thread-safe."""
+class NetworkLinks:
+    """A running network process. Not thread-safe."""
 
     def __init__(self, log_file: Path) -> None:
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                leashed([sys.executable, "-m", "chaos.system.network"]),
+                tied_to_parent([sys.executable, "-m", "chaos.system.network"]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -37,47 +37,42 @@ class Wires:
             )
         self._refused: set[Pair] = set()
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.poll() is None
-
-    def links(self, wanted: Sequence[tuple[str, str, str]]) -> dict[Pair, str]:
-        """Opens links (source, destination, target as host:port); the address that stands for each."""
-        ports = self._order({"links": wanted})["ports"]
+    def open_links(self, wanted: Sequence[tuple[str, str, str]]) -> dict[Pair, str]:
+        """Opens links (source, destination, target as host:port). Returns the address to connect to, for each."""
+        ports = self._send({"links": wanted})["ports"]
         return {
             (source, destination): f"127.0.0.1:{port}"
             for (source, destination, _), port in zip(wanted, ports, strict=True)
         }
 
-    def members(self, names: Mapping[str, str]) -> None:
-        """Says who etcd's peers are: names by member id in hex."""
-        self._order({"members": dict(names)})
+    def set_etcd_members(self, names: Mapping[str, str]) -> None:
+        """Names the members of etcd, by their ids in hex."""
+        self._send({"members": dict(names)})
 
-    def ways(self, ways: Mapping[Pair, Way]) -> None:
-        """Sets what becomes of bytes, per direction."""
-        self._order({"ways": [[*pair, asdict(way)] for pair, way in ways.items()]})
+    def set_conditions(self, conditions: Mapping[Pair, LinkCondition]) -> None:
+        """Sets what happens to bytes, by direction."""
+        self._send({"conditions": [[*pair, asdict(condition)] for pair, condition in conditions.items()]})
 
     def refuse(self, pairs: Iterable[Pair]) -> None:
-        """Resets the connections between these, whoever opened them, and refuses new ones until they are allowed.
+        """Resets the connections between these parts, in both directions, and refuses new ones until `allow`.
 
-        Members of etcd connect to each other both ways.
+        Both directions, because members of etcd connect to each other both ways.
         """
         pairs = _either_way(pairs)
         self._refused |= set(pairs)
-        self._order({"refuse": sorted(self._refused), "break": pairs})
+        self._send({"refuse": sorted(self._refused), "break": pairs})
 
     def allow(self, pairs: Iterable[Pair]) -> None:
-        """Takes back `refuse`."""
+        """Ends a `refuse`."""
         self._refused -= set(_either_way(pairs))
-        self._order({"refuse": sorted(self._refused)})
+        self._send({"refuse": sorted(self._refused)})
 
     def stop(self) -> None:
-        """Ends the network."""
+        """Ends the network process."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            self._process.wait(_STOP_TIMEOUT)
+            self._process.wait(_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -90,10 +85,10 @@ class Wires:
     ) -> None:
         self.stop()
 
-    def _order(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _send(self, command: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer

@@ -1,19 +1,20 @@
 """The network between the parts: a process of TCP proxies, each of which can be cut, slowed down and made lossy.
 
-Run as `python -m chaos.system.network`. It is told by lines of JSON on stdin and answers each by a line on stdout:
+Run as `python -m chaos.system.network`. It reads commands as lines of JSON from stdin, and answers each with a line on
+stdout:
 
-    {"links": [[source, destination, host:port], …]}         listen for each; answers {"ports": […]} in that order
-    {"members": {"<etcd's member id in hex>": name, …}}      who is who among etcd's peers
-    {"ways": [[source, destination, {held, delay, jitter, loss}], …]}
-                                    what becomes of bytes from source to destination, on whichever link they travel
+    {"links": [[source, destination, host:port], …]}         listens for each link; answers {"ports": […]} in that order
+    {"members": {"<etcd's member id in hex>": name, …}}      names etcd's peers
+    {"conditions": [[source, destination, {held, delay, jitter, loss}], …]}
+                                    sets what happens to bytes from source to destination, on every link between them
     {"break": [[source, destination], …]}                    resets the open connections of these links
-    {"refuse": [[source, destination], …]}                   refuses new ones on these links, and on no others
+    {"refuse": [[source, destination], …]}                   refuses new connections on these links, and on no others
 
-A cut holds bytes back and loses none: that is what TCP makes of a cut that is mended in time. A lost packet is likewise
-a delay of a retransmission's length, and everything behind it waits.
+A cut holds bytes back and loses none: this is how TCP behaves if a cut is mended in time. In the same way, a lost
+packet is a delay as long as a retransmission, and all bytes behind it wait.
 
-The members of etcd know one address of each other, which is one listening proxy for all who call. Who calls is then
-told by the header that etcd's peers send (X-Server-From). A source of "*" means such a link.
+The members of etcd know one address of each other, so a single listening proxy serves all members that connect to one.
+The header X-Server-From of etcd's peer requests names the connecting member. The source of such a link is "*".
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-__all__ = ["ANY", "Way", "main"]
+__all__ = ["ANY", "LinkCondition", "main"]
 
 ANY: Final = "*"
 
 _HOST: Final = "127.0.0.1"
-_RETRANSMISSION: Final = 0.2
-_MOST_WAITING: Final = 4 * 1024 * 1024
-_MOST_HEADER: Final = 64 * 1024
+_RETRANSMISSION_SECONDS: Final = 0.2
+_MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
+_MAX_HEADER_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
-class Way:
-    """What becomes of bytes in one direction.
+class LinkCondition:
+    """What happens to bytes in one direction.
 
-    held           they wait until they are let go
-    delay, jitter  seconds that they take, and up to how many more
-    loss           the chance that a retransmission is needed
+    held           they wait until this is False again
+    delay, jitter  seconds that they take, and the most that is added at random
+    loss           the probability that a retransmission is needed
     """
 
     held: bool = False
@@ -55,10 +56,10 @@ class Way:
         """Whether bytes pass at once."""
         return not (self.held or self.delay or self.jitter or self.loss)
 
-    def takes(self, rng: random.Random) -> float:
-        """Seconds that the next bytes take."""
+    def draw_delay(self, rng: random.Random) -> float:
+        """The seconds that the next bytes take."""
         seconds = self.delay + self.jitter * rng.random()
-        retransmission = _RETRANSMISSION
+        retransmission = _RETRANSMISSION_SECONDS
         while self.loss and rng.random() < self.loss and retransmission < 4:
             seconds += retransmission
             retransmission *= 2
@@ -69,7 +70,7 @@ class Network:
     """All links and connections."""
 
     def __init__(self) -> None:
-        self.ways: dict[tuple[str, str], Way] = {}
+        self.conditions: dict[tuple[str, str], LinkCondition] = {}
         self.members: dict[str, str] = {}
         self.refused: set[tuple[str, str]] = set()
         self.connections: set[Connection] = set()
@@ -77,27 +78,27 @@ class Network:
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, source: str, destination: str, target: str) -> int:
-        """Opens a link; the port that it listens on."""
+        """Opens a link. Returns the port that it listens on."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Caller(self, source, destination, target), _HOST, 0)
+        server = await loop.create_server(lambda: CallerSide(self, source, destination, target), _HOST, 0)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    def way(self, source: str, destination: str) -> Way:
-        """How things stand from one part to another."""
-        return self.ways.setdefault((source, destination), Way())
+    def condition(self, source: str, destination: str) -> LinkCondition:
+        """The condition from one part to another."""
+        return self.conditions.setdefault((source, destination), LinkCondition())
 
-    async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Carries out one order; the answer."""
-        if "links" in order:
-            return {"ports": [await self.listen(*link) for link in order["links"]]}
-        if "members" in order:
-            self.members = order["members"]
-        for source, destination, way in order.get("ways", ()):
-            self.ways[source, destination] = Way(**way)
-        if "refuse" in order:
-            self.refused = {(source, destination) for source, destination in order["refuse"]}
-        broken = {(source, destination) for source, destination in order.get("break", ())}
+    async def carry_out(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carries one command out. Returns the answer."""
+        if "links" in command:
+            return {"ports": [await self.listen(*link) for link in command["links"]]}
+        if "members" in command:
+            self.members = command["members"]
+        for source, destination, condition in command.get("conditions", ()):
+            self.conditions[source, destination] = LinkCondition(**condition)
+        if "refuse" in command:
+            self.refused = {(source, destination) for source, destination in command["refuse"]}
+        broken = {(source, destination) for source, destination in command.get("break", ())}
         for connection in list(self.connections):
             if (connection.source, connection.destination) in broken:
                 connection.reset()
@@ -107,41 +108,43 @@ class Network:
 
 
 class Pipe:
-    """One direction of a connection: bytes that wait, and where they go."""
+    """One direction of a connection: the waiting bytes, their origin and their sink."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.way = Way()
+        self.condition = LinkCondition()
         self.origin: asyncio.Transport | None = None
         self.sink: asyncio.Transport | None = None
         self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._bytes = 0
-        self._last_due = 0.0
+        self._last_delivery_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.full = False
+        self.sink_is_full = False
 
-    def feed(self, data: bytes | None) -> None:
-        """Takes bytes in; None is the end of the stream."""
-        if self.way.clear and not self._waiting and self.sink is not None:
+    def send(self, data: bytes | None) -> None:
+        """Sends bytes on, now or later; None is the end of the stream."""
+        if self.condition.clear and not self._waiting and self.sink is not None:
             self._deliver(data)
             return
         now = asyncio.get_running_loop().time()
-        self._last_due = max(self._last_due, now + (0.0 if self.way.held else self.way.takes(self._network.rng)))
-        self._waiting.append((self._last_due, data))
+        self._last_delivery_at = max(
+            self._last_delivery_at, now + (0.0 if self.condition.held else self.condition.draw_delay(self._network.rng))
+        )
+        self._waiting.append((self._last_delivery_at, data))
         self._bytes += len(data or b"")
         self._control_flow()
         self.flush()
 
     def flush(self) -> None:
-        """Lets go what may go by now."""
+        """Delivers the bytes that are due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.way.held or self.sink is None:
+        if self.condition.held or self.sink is None:
             return
         loop = asyncio.get_running_loop()
         now = loop.time()
-        while self._waiting and (self._waiting[0][0] <= now or self.way.clear):
+        while self._waiting and (self._waiting[0][0] <= now or self.condition.clear):
             _, data = self._waiting.popleft()
             self._bytes -= len(data or b"")
             self._deliver(data)
@@ -149,9 +152,9 @@ class Pipe:
         if self._waiting:
             self._timer = loop.call_at(self._waiting[0][0], self.flush)
 
-    def set_full(self, full: bool) -> None:
-        """The sink cannot take more for now, or can again."""
-        self.full = full
+    def set_sink_full(self, sink_is_full: bool) -> None:
+        """Notes whether the sink can take more bytes."""
+        self.sink_is_full = sink_is_full
         self._control_flow()
 
     def _deliver(self, data: bytes | None) -> None:
@@ -166,55 +169,55 @@ class Pipe:
     def _control_flow(self) -> None:
         if self.origin is None or self.origin.is_closing():
             return
-        if self.full or self._bytes > _MOST_WAITING:
+        if self.sink_is_full or self._bytes > _MAX_WAITING_BYTES:
             self.origin.pause_reading()
         else:
             self.origin.resume_reading()
 
 
 class Connection:
-    """A connection through a link: who calls whom, and both of its directions."""
+    """A connection through a link: its source, its destination, and both of its directions."""
 
     def __init__(self, network: Network, source: str, destination: str) -> None:
         self._network = network
-        self._claimed = source
+        self._claimed_source = source
         self.destination = destination
-        self.there = Pipe(network)
-        self.back = Pipe(network)
+        self.forward = Pipe(network)
+        self.backward = Pipe(network)
         self._ends = 2
 
     @property
     def source(self) -> str:
-        """Who calls. A peer of etcd is known once etcd's ids are."""
-        return self._network.members.get(self._claimed, self._claimed)
+        """The part that has connected. A member of etcd is known by name once the members' ids are."""
+        return self._network.members.get(self._claimed_source, self._claimed_source)
 
-    def claim(self, member_id: str) -> None:
-        """The caller said who it is."""
-        self._claimed = member_id
+    def identify(self, member_id: str) -> None:
+        """Notes the member of etcd that has connected."""
+        self._claimed_source = member_id
         self.flush()
 
     def flush(self) -> None:
-        """Looks anew at how things stand on the way."""
-        self.there.way = self._network.way(self.source, self.destination)
-        self.back.way = self._network.way(self.destination, self.source)
-        self.there.flush()
-        self.back.flush()
+        """Applies the current conditions, and delivers the bytes that are due."""
+        self.forward.condition = self._network.condition(self.source, self.destination)
+        self.backward.condition = self._network.condition(self.destination, self.source)
+        self.forward.flush()
+        self.backward.flush()
 
     def ended(self) -> None:
-        """One of its two sides is gone. What that side still said waits until the way is free."""
+        """One of its two sides has closed. The bytes that it sent before are still delivered when they are due."""
         self._ends -= 1
         if self._ends == 0:
             self._network.connections.discard(self)
 
     def reset(self) -> None:
-        """Breaks it."""
-        for transport in (self.there.origin, self.back.origin):
+        """Resets both sides."""
+        for transport in (self.forward.origin, self.backward.origin):
             if transport is not None:
                 transport.abort()
 
 
-class Caller(asyncio.Protocol):
-    """The side of a connection that was opened towards the proxy."""
+class CallerSide(asyncio.Protocol):
+    """The side of a connection on which a part has connected to the proxy."""
 
     def __init__(self, network: Network, source: str, destination: str, target: str) -> None:
         self._network = network
@@ -223,87 +226,89 @@ class Caller(asyncio.Protocol):
         self._header: bytes | None = b"" if source == ANY else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Opens the far side."""
+        """Connects to the destination, unless the link is refused."""
         connection = self._connection
         opened = cast(asyncio.Transport, transport)
         if (connection.source, connection.destination) in self._network.refused:
             opened.abort()
             return
         self._network.connections.add(connection)
-        connection.there.origin = connection.back.sink = opened
+        connection.forward.origin = connection.backward.sink = opened
         connection.flush()
         self._opening = asyncio.get_running_loop().create_task(self._open())
 
     def data_received(self, data: bytes) -> None:
-        """From the caller to the destination."""
+        """Passes bytes on from the source to the destination."""
         if self._header is not None:
             self._header += data
-            if b"\r\n\r\n" not in self._header and len(self._header) < _MOST_HEADER:
+            if b"\r\n\r\n" not in self._header and len(self._header) < _MAX_HEADER_BYTES:
                 return
             data, self._header = self._header, None
             member = _header_value(data, b"x-server-from")
             if member:
-                self._connection.claim(member)
+                self._connection.identify(member)
             if (self._connection.source, self._connection.destination) in self._network.refused:
                 self._connection.reset()
                 return
-        self._connection.there.feed(data)
+        self._connection.forward.send(data)
 
     def eof_received(self) -> bool:
-        """The caller has said all that it will; its answers may still come."""
+        """The source sends no more; False closes its transport, which `connection_lost` passes on."""
         return False
 
     def connection_lost(self, _: Exception | None) -> None:
-        """The caller is gone, which the far side learns when the way is free."""
-        if self._connection.there.origin is None:
-            return  # it was refused
+        """The source is gone. The destination learns of it after the bytes that wait before it."""
+        if self._connection.forward.origin is None:
+            return  # the connection was refused
         self._connection.ended()
-        self._connection.there.feed(None)
+        self._connection.forward.send(None)
 
     def pause_writing(self) -> None:
-        """The caller reads too slowly."""
-        self._connection.back.set_full(True)
+        """The source reads too slowly."""
+        self._connection.backward.set_sink_full(True)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
-        self._connection.back.set_full(False)
+        """The source has caught up."""
+        self._connection.backward.set_sink_full(False)
 
     async def _open(self) -> None:
         host, _, port = self._target.rpartition(":")
         try:
-            await asyncio.get_running_loop().create_connection(lambda: Called(self._connection), host, int(port))
+            await asyncio.get_running_loop().create_connection(
+                lambda: DestinationSide(self._connection), host, int(port)
+            )
         except OSError:
             self._connection.ended()
             self._connection.reset()
 
 
-class Called(asyncio.Protocol):
-    """The side of a connection that the proxy opened towards the destination."""
+class DestinationSide(asyncio.Protocol):
+    """The side of a connection on which the proxy has connected to the destination."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The destination answers."""
-        self._connection.back.origin = self._connection.there.sink = cast(asyncio.Transport, transport)
+        """The destination has accepted the connection."""
+        self._connection.backward.origin = self._connection.forward.sink = cast(asyncio.Transport, transport)
         self._connection.flush()
 
     def data_received(self, data: bytes) -> None:
-        """From the destination to the caller."""
-        self._connection.back.feed(data)
+        """Passes bytes on from the destination to the source."""
+        self._connection.backward.send(data)
 
     def connection_lost(self, _: Exception | None) -> None:
         """The destination is gone."""
         self._connection.ended()
-        self._connection.back.feed(None)
+        self._connection.backward.send(None)
 
     def pause_writing(self) -> None:
         """The destination reads too slowly."""
-        self._connection.there.set_full(True)
+        self._connection.forward.set_sink_full(True)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
-        self._connection.there.set_full(False)
+        """The destination has caught up."""
+        self._connection.forward.set_sink_full(False)
 
 
 def _header_value(request: bytes, name: bytes) -> str:
@@ -317,10 +322,10 @@ def _header_value(request: bytes, name: bytes) -> str:
 async def _serve() -> None:
     network = Network()
     loop = asyncio.get_running_loop()
-    orders = asyncio.StreamReader(limit=1 << 24)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    while line := await orders.readline():
-        answer = await network.obey(json.loads(line))
+    commands = asyncio.StreamReader(limit=1 << 24)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    while line := await commands.readline():
+        answer = await network.carry_out(json.loads(line))
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The processes that things happen to: each can be killed, frozen, and started again at the same address."""
+"""The parts of the test bed: processes that can be killed, frozen, and started again at the same address."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from chaos.clock import Dial
+from chaos.clock import WallClock
 from localmesh.processes.process import Process
 
 __all__ = ["Part"]
 
-_STOP_TIMEOUT: Final = 5.0
+_STOP_TIMEOUT_SECONDS: Final = 5.0
 
 
 class Part:
     """One process.
 
-    name      as plans and histories call it
-    dial      sets its wall clock; None if it has none to set
-    alive     whether it runs, frozen or not
-    expected  whether it should: False between `kill` and `start`
+    name        its name in plans and in the operation log
+    wall_clock  sets its wall clock; None if that cannot be set
+    alive       whether it runs, frozen or not
+    expected    whether it should run: False between `kill` and `start`
 
     It must be started from a thread that lives as long as the world (see localmesh.processes.process).
     """
@@ -34,10 +34,10 @@ class Part:
         *,
         environment: Mapping[str, str],
         log_file: Path,
-        dial: Dial | None = None,
+        wall_clock: WallClock | None = None,
     ) -> None:
         self.name = name
-        self.dial = dial
+        self.wall_clock = wall_clock
         self.log_file = log_file
         self.expected = False
         self.frozen = False
@@ -52,11 +52,11 @@ class Part:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs, and before it was started."""
+        """Its exit code; None while it runs, and before it was started."""
         return None if self._process is None else self._process.exit_code
 
     def start(self) -> None:
-        """Starts it, and does not wait until it is ready. Fine if it runs."""
+        """Starts it, and does not wait until it is ready. Does nothing if it runs."""
         if self.alive:
             return
         self._process = Process(self._command(), environment=self._environment, log_file=self.log_file)
@@ -65,20 +65,20 @@ class Part:
         self.frozen = False
 
     def kill(self) -> None:
-        """Ends it at once (SIGKILL), frozen or not."""
+        """Ends it with SIGKILL, frozen or not."""
         self.expected = False
         self.frozen = False
         if self._process is not None:
             self._process.kill()
-            self._process.wait(_STOP_TIMEOUT)
+            self._process.wait(_STOP_TIMEOUT_SECONDS)
 
     def freeze(self) -> None:
-        """Stops it where it stands (SIGSTOP)."""
+        """Stops it with SIGSTOP."""
         self._signal(signal.SIGSTOP)
         self.frozen = self.alive
 
     def thaw(self) -> None:
-        """Lets it go on (SIGCONT)."""
+        """Lets it go on with SIGCONT."""
         self._signal(signal.SIGCONT)
         self.frozen = False
 

@@ -1,7 +1,7 @@
-"""What the test bed's nodes serve: a plain method, a strict one, and a stream of either. Sync and aio.
+"""The service of the test bed's nodes: a plain and a strict method, and a stream of either. Sync and aio.
 
-Every answer says which node made it and what its clocks were: {"id": …, "mono": …, "wall": …, "who": …} as JSON. The
-service's descriptor is made here, since it is of no use to anybody else.
+Every answer is JSON with the node's id, its clocks and the caller's subject: {"id", "mono", "wall", "who"}. The
+service's descriptor is built here and not compiled from a .proto file, because only the test bed uses it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ SCOPE: Final = "chaos.use"
 
 _FILE: Final = "credmesh/chaos/v1/node.proto"
 _METHODS: Final = {"Plain": False, "Strict": False, "Stream": True, "StrictStream": True}
-"""Per method whether the server streams."""
-_TICK: Final = 0.2
+"""By method: whether the server streams."""
+_MESSAGE_INTERVAL_SECONDS: Final = 0.2
 
 
 def path(method: str) -> str:
-    """The method as gRPC calls it."""
+    """The method's path in gRPC."""
     return f"/{SERVICE}/{method}"
 
 
 @functools.cache
 def load(freshness: float) -> None:
-    """Puts the service into the pool, where the policy looks for rules. Once per process.
+    """Adds the service to the default descriptor pool, where the policy finds its rules. Has an effect once per
+    process.
 
-    freshness: seconds that the strict methods ask for
+    freshness: seconds, in the rules of the strict methods
     """
     file = descriptor_pb2.FileDescriptorProto(name=_FILE, package="credmesh.chaos.v1", syntax="proto3")
     file.dependency.extend(["credmesh/policy/v1/policy.proto", "google/protobuf/wrappers.proto"])
@@ -63,27 +64,27 @@ def load(freshness: float) -> None:
 
 
 def sync_handlers(node: MeshNode, stopping: threading.Event) -> grpc.GenericRpcHandler:
-    """For `grpc.server`."""
+    """The handlers for `grpc.server`."""
 
     def unary(_request: StringValue, _context: grpc.ServicerContext) -> StringValue:
         return _stamp(node)
 
     def stream(_request: StringValue, context: grpc.ServicerContext) -> Iterator[StringValue]:
-        while context.is_active() and not stopping.wait(_TICK):
+        while context.is_active() and not stopping.wait(_MESSAGE_INTERVAL_SECONDS):
             yield _stamp(node)
 
     return _handlers(unary, stream)
 
 
 def aio_handlers(node: MeshNode, stopping: threading.Event) -> grpc.GenericRpcHandler:
-    """For `grpc.aio.server`."""
+    """The handlers for `grpc.aio.server`."""
 
     async def unary(_request: StringValue, _context: Any) -> StringValue:
         return _stamp(node)
 
     async def stream(_request: StringValue, _context: Any) -> AsyncIterator[StringValue]:
         while not stopping.is_set():
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(_MESSAGE_INTERVAL_SECONDS)
             yield _stamp(node)
 
     return _handlers(unary, stream)

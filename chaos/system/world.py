@@ -15,12 +15,12 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2
 
-from chaos.clock import Dial
-from chaos.history import History
+from chaos.clock import WallClock
+from chaos.operation_log import OperationLog
 from chaos.system.accounts import SERVICES, Accounts, seed
 from chaos.system.cluster import MEMBERS, Cluster
-from chaos.system.links import Pair, Wires
-from chaos.system.network import Way
+from chaos.system.links import NetworkLinks, Pair
+from chaos.system.network import LinkCondition
 from chaos.system.parts import Part
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.keyspace import Layout
@@ -31,35 +31,37 @@ from localmesh.processes.process import last_lines
 __all__ = ["CLIENTS", "PREFIX", "Shape", "World"]
 
 CLIENTS: Final = "clients"
-"""The part of the network that callers are in."""
+"""The name of the clients in the network."""
 
 PREFIX: Final = "/chaos/"
 _KEK: Final = "dGVzdHMgb25seTogbmV2ZXIgdXNlIHRoaXMga2V5ISE="
 _ISSUER: Final = "https://auth.chaos"
-_START_TIMEOUT: Final = 60.0
+_START_TIMEOUT_SECONDS: Final = 60.0
 _HOST: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How large the world is, and how its clocks are set.
+    """The size of the world, its settings, and what its clients do.
 
-    nodes           per node whether it is "sync" or "aio"
-    users, programs accounts: with passwords and sessions, and with client credentials
-    pace            how much the clients do, 1.0 being as much as two cores bear
+    nodes           by node whether it is "sync" or "aio"
+    users, programs numbers of accounts: with passwords and sessions, and with client credentials
+    pace            how much the clients do; 1.0 is as much as two cores bear
     token_lifetime, refresh_grace, leeway
                     seconds
-    freshness       seconds: what the strict methods ask for, which is the mesh's longest
+    freshness       seconds: the freshness of the strict methods, which is the mesh's longest
     node_lease, leader_lease, etcd_timeout
                     seconds
-    hasty           so many of the ten who revoke do not wait for receipts
-    wide            the part of all revocations that are of everybody, or nearly
+    operators_not_waiting
+                    how many of the ten revoking operators do not wait for receipts
+    wide_share      the share of revocations that are of everyone, or nearly everyone
     rotates         whether keys are rotated all the time
-    forced          the part of these that remove the key that signs instead
-    thieves         how often refresh tokens that were used long ago are shown, as a weight (see chaos.clients.users)
-    watchers        how often streams are opened, as such a weight
-    lingering       the part of all tries of what was revoked or is old that are streams beyond its expiry
-    plant           bugs to put in, by part (see chaos.mutations)
+    key_revocation_share
+                    the share of rotations that revoke the signing key instead
+    reuse_weight    how often refresh tokens are reused after their grace window, as a weight (see chaos.clients.users)
+    stream_weight   how often streams are opened, as such a weight
+    lingering_share the share of attempts with revoked or old credentials that are streams beyond the expiry
+    mutations       mutations to inject, by part (see chaos.mutations)
     """
 
     auths: int = 2
@@ -74,32 +76,32 @@ class Shape:
     node_lease: int = 4
     leader_lease: int = 3
     etcd_timeout: float = 4.0
-    hasty: int = 2
-    wide: float = 0.004
+    operators_not_waiting: int = 2
+    wide_share: float = 0.004
     rotates: bool = True
-    forced: float = 0.03
-    thieves: int = 1
-    watchers: int = 6
-    lingering: float = 0.02
-    plant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    key_revocation_share: float = 0.03
+    reuse_weight: int = 1
+    stream_weight: int = 6
+    lingering_share: float = 0.02
+    mutations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def auth_names(self) -> tuple[str, ...]:
-        """The replicas of the auth service."""
+        """The names of the replicas of the auth service."""
         return tuple(f"auth-{number + 1}" for number in range(self.auths))
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """The nodes beside them."""
+        """The names of the nodes, without the replicas."""
         return tuple(f"node-{number + 1}" for number in range(len(self.nodes)))
 
 
 class World:
-    """A world in a folder of its own: `logs/`, `etcd/`, `history/`. Use it as a context manager.
+    """A mesh under test, in its own folder: `logs/`, `etcd/`, `operation_log/`. Use it as a context manager.
 
-    life            how often etcd was restored from a backup: revisions of two lives cannot be compared
+    incarnation     how often etcd was restored from a backup; revisions of two incarnations cannot be compared
     before_restore, after_restore
-                    called around it, by whoever follows etcd
+                    callbacks before and after each restore
     """
 
     def __init__(self, folder: Path, shape: Shape) -> None:
@@ -109,128 +111,124 @@ class World:
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self._stack = ExitStack()
-        self.history = self._stack.enter_context(History(folder / "history", "world"))
-        self.wires = self._stack.enter_context(Wires(self.logs / "network.log"))
-        self.cluster = Cluster(folder / "etcd", self.logs, self.wires)
-        self.backups = 0
-        self.life = 0
+        self.operation_log = self._stack.enter_context(OperationLog(folder / "operation_log", "world"))
+        self.links = self._stack.enter_context(NetworkLinks(self.logs / "network.log"))
+        self.cluster = Cluster(folder / "etcd", self.logs, self.links)
+        self.backup_count = 0
+        self.incarnation = 0
         self.before_restore: list[Callable[[], None]] = []
         self.after_restore: list[Callable[[], None]] = []
         self._ports = {name: free_port() for name in (*shape.auth_names, *shape.node_names)}
-        self._links = self._link()
+        self._addresses = self._open_links()
         self.parts: dict[str, Part] = dict(self.cluster.parts)
         self.accounts = Accounts((), (), {})
 
     def start(self) -> None:
-        """Starts everything, and returns when every node and replica is ready. LocalMeshError if one is not."""
+        """Starts all processes, and returns when every node and replica is ready. LocalMeshError if one is not."""
         self._stack.callback(self._kill_all)
         self.cluster.start()
         with EtcdClient(self.cluster.settings(PREFIX)) as etcd:
-            self.accounts = _patiently(
+            self.accounts = _retry_while_unavailable(
                 lambda: seed(etcd, self.layout, users=self.shape.users, programs=self.shape.programs)
             )
         secret = self.folder / "services.secret"
         secret.write_text(self.accounts.secrets[SERVICES])
         for name in self.shape.auth_names:
-            self._add(name, ["-m", "chaos.entry.auth"], self._auth_environment(name))
+            self._add_part(name, ["-m", "chaos.entry.auth"], self._auth_environment(name))
         for name, kind in zip(self.shape.node_names, self.shape.nodes, strict=True):
-            self._add(name, ["-m", "chaos.entry.node", kind], self._node_environment(name, secret))
+            self._add_part(name, ["-m", "chaos.entry.node", kind], self._node_environment(name, secret))
         for part in self.parts.values():
             part.start()
         self.await_ready()
 
-    def await_ready(self, timeout: float = _START_TIMEOUT) -> None:
-        """Waits until every node and replica says that it is ready. LocalMeshError names the one that does not."""
+    def await_ready(self, timeout: float = _START_TIMEOUT_SECONDS) -> None:
+        """Waits until every node and replica reports SERVING. LocalMeshError names the first that does not."""
         deadline = time.monotonic() + timeout
         for name, port in self._ports.items():
-            while not _serving(f"{_HOST}:{port}"):
+            while not _is_serving(f"{_HOST}:{port}"):
                 if time.monotonic() > deadline:
                     lines = "\n".join(last_lines(self.parts[name].log_file))
-                    raise LocalMeshError(f"{name} did not get ready within {timeout:g} s; its log ends:\n{lines}")
+                    raise LocalMeshError(f"{name} was not ready within {timeout:g} s; its log ends with:\n{lines}")
                 time.sleep(0.05)
 
     def client_settings(self) -> dict[str, Any]:
-        """What the clients have to know, as JSON takes it."""
+        """The settings of the clients' process, as JSON values."""
         return {
-            "history": str(self.folder / "history"),
-            "auths": {name: self._links[CLIENTS, name] for name in self.shape.auth_names},
-            "nodes": {name: self._links[CLIENTS, name] for name in self.shape.node_names},
+            "operation_log": str(self.folder / "operation_log"),
+            "auths": {name: self._addresses[CLIENTS, name] for name in self.shape.auth_names},
+            "nodes": {name: self._addresses[CLIENTS, name] for name in self.shape.node_names},
             "users": self.accounts.users,
             "programs": self.accounts.programs,
             "secrets": self.accounts.secrets,
             "refresh_grace": self.shape.refresh_grace,
             "token_lifetime": self.shape.token_lifetime,
             "pace": self.shape.pace,
-            "hasty": self.shape.hasty,
-            "wide": self.shape.wide,
+            "operators_not_waiting": self.shape.operators_not_waiting,
+            "wide_share": self.shape.wide_share,
             "rotates": self.shape.rotates,
-            "forced": self.shape.forced,
-            "thieves": self.shape.thieves,
-            "watchers": self.shape.watchers,
-            "lingering": self.shape.lingering,
+            "key_revocation_share": self.shape.key_revocation_share,
+            "reuse_weight": self.shape.reuse_weight,
+            "stream_weight": self.shape.stream_weight,
+            "lingering_share": self.shape.lingering_share,
             "freshness": self.shape.freshness,
         }
 
-    def links_of(self, name: str) -> list[Pair]:
-        """The links that begin or end at a part."""
-        return [pair for pair in self.pairs if name in pair]
-
     @property
     def pairs(self) -> list[Pair]:
-        """All links, those between etcd's members included."""
+        """All links, including those between etcd's members."""
         peers = [(a, b) for a in MEMBERS for b in MEMBERS if a != b]
-        return [*self._links, *peers]
+        return [*self._addresses, *peers]
 
     def mend(self, pairs: Iterable[Pair] | None = None) -> None:
-        """Lets everything pass, both ways: on these links, or on all."""
+        """Ends all cuts and delays of these links, in both directions; of all links by default."""
         chosen = list(self.pairs if pairs is None else pairs)
         both = chosen + [(b, a) for a, b in chosen]
-        self.wires.allow(chosen)
-        self.wires.ways({pair: Way() for pair in both})
+        self.links.allow(chosen)
+        self.links.set_conditions({pair: LinkCondition() for pair in both})
 
     def heal(self) -> None:
-        """Undoes whatever is still wrong with processes, clocks and the network."""
+        """Ends every fault of processes, clocks and the network."""
         self.mend()
         for part in self.parts.values():
             if part.frozen:
                 part.thaw()
-            if part.dial is not None and part.dial.ahead:
-                self.turn(part, 0.0)
+            if part.wall_clock is not None and part.wall_clock.ahead:
+                self.set_wall_clock(part, 0.0)
         self.cluster.start_members()
         for part in self.parts.values():
             part.start()
 
-    def turn(self, part: Part, ahead: float) -> None:
-        """Sets a part's wall clock. The history knows every process's clock, as an observer that looks at it would."""
-        assert part.dial is not None  # noqa: S101
-        self.note("clock", who=part.name, ahead=ahead, before=part.dial.ahead)
-        part.dial.turn(ahead)
-        self.note("clock", who=part.name, ahead=ahead, before=ahead)
+    def set_wall_clock(self, part: Part, ahead: float) -> None:
+        """Sets a part's wall clock, and logs it: the checker needs to know every process's clock."""
+        assert part.wall_clock is not None  # noqa: S101
+        self.log("clock", who=part.name, ahead=ahead, before=part.wall_clock.ahead)
+        part.wall_clock.set_ahead(ahead)
+        self.log("clock", who=part.name, ahead=ahead, before=ahead)
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Around the restoring of a backup, which is an operator's doing and so a part of the history."""
+        """Surrounds the restore of a backup. It is an operator's action, so it is logged as an operation."""
         asked = time.monotonic()
         for callback in self.before_restore:
             callback()
         try:
             yield
         finally:
-            self.life += 1
-            self.history.write("restore", by="operator", asked=asked, life=self.life)
+            self.incarnation += 1
+            self.operation_log.write("restore", by="operator", asked=asked, incarnation=self.incarnation)
             for callback in self.after_restore:
                 callback()
 
-    def note(self, op: str, **fields: Any) -> None:
-        """Writes down something that happens at this moment."""
+    def log(self, op: str, **fields: Any) -> None:
+        """Logs an event of this moment."""
         now = time.monotonic()
-        self.history.write(op, by="world", asked=now, answered=now, **fields)
+        self.operation_log.write(op, by="world", asked=now, answered=now, **fields)
 
-    def watch_over(self) -> None:
-        """Notes the processes that ended though nobody killed them, and starts them again."""
+    def restart_exited(self) -> None:
+        """Logs the processes that ended without being killed, and starts them again."""
         for part in self.parts.values():
             if part.expected and not part.alive:
-                self.note("exit", who=part.name, code=part.exit_code, log=last_lines(part.log_file))
+                self.log("exit", who=part.name, code=part.exit_code, log=last_lines(part.log_file))
                 part.start()
 
     def __enter__(self) -> Self:
@@ -246,20 +244,21 @@ class World:
     ) -> None:
         self._stack.close()
 
-    def _link(self) -> dict[Pair, str]:
+    def _open_links(self) -> dict[Pair, str]:
         auths, nodes = self.shape.auth_names, self.shape.node_names
         wanted = [(CLIENTS, name, f"{_HOST}:{port}") for name, port in self._ports.items()]
         wanted += [(name, member, self.cluster.address(member)) for name in self._ports for member in MEMBERS]
         wanted += [(node, auth, f"{_HOST}:{self._ports[auth]}") for node in nodes for auth in auths]
-        return self.wires.links(wanted)
+        return self.links.open_links(wanted)
 
-    def _add(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
-        dial = Dial(self.folder / f"{name}.clock")
-        endpoints = ",".join(self._links[name, member] for member in MEMBERS)
+    def _add_part(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+        wall_clock = WallClock(self.folder / f"{name}.clock")
+        endpoints = ",".join(self._addresses[name, member] for member in MEMBERS)
         common = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",  # a crash leaves its stacks in the log
             "ETCD_ENDPOINTS": endpoints,
             "CREDMESH_ETCD_PREFIX": PREFIX,
             "CREDMESH_ETCD_TIMEOUT": f"{self.shape.etcd_timeout:g}",
@@ -271,15 +270,15 @@ class World:
             "CREDMESH_LEEWAY": f"{self.shape.leeway:g}",
             "CREDMESH_NODE_LEASE": str(self.shape.node_lease),
             "CREDMESH_LONGEST_FRESHNESS": f"{self.shape.freshness:g}",
-            "CHAOS_CLOCK": str(dial.path),
-            "CHAOS_PLANT": ",".join(self.shape.plant.get(name, ())),
+            "CHAOS_CLOCK": str(wall_clock.path),
+            "CHAOS_PLANT": ",".join(self.shape.mutations.get(name, ())),
         }
         self.parts[name] = Part(
             name,
             lambda: [sys.executable, *arguments],
             environment={**common, **environment},
             log_file=self.logs / f"{name}.log",
-            dial=dial,
+            wall_clock=wall_clock,
         )
 
     def _auth_environment(self, name: str) -> dict[str, str]:
@@ -298,7 +297,7 @@ class World:
         return {
             "CREDMESH_SERVICE": "chaos",
             "CHAOS_FRESHNESS": f"{self.shape.freshness:g}",
-            "CREDMESH_AUTH": ",".join(self._links[name, auth] for auth in self.shape.auth_names),
+            "CREDMESH_AUTH": ",".join(self._addresses[name, auth] for auth in self.shape.auth_names),
             "CREDMESH_CLIENT_ID": SERVICES,
             "CREDMESH_CLIENT_SECRET_FILE": str(secret),
         }
@@ -308,19 +307,19 @@ class World:
             part.kill()
 
 
-def _patiently(work: Any) -> Any:
-    """Right after its start a cluster may change its mind about its leader."""
-    for tries_left in range(20, 0, -1):
+def _retry_while_unavailable(work: Any) -> Any:
+    """Retries `work` while etcd is unavailable: a cluster can change its leader right after its start."""
+    for attempts_left in range(20, 0, -1):
         try:
             return work()
         except EtcdUnavailable:
-            if tries_left == 1:
+            if attempts_left == 1:
                 raise
             time.sleep(0.2)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _serving(target: str) -> bool:
+def _is_serving(target: str) -> bool:
     with grpc.insecure_channel(target) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

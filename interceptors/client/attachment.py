@@ -1,21 +1,20 @@
-"""Putting a credential into a call's metadata."""
+"""Adds a credential to the metadata of a call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
 
-__all__ = ["CallDetails", "Metadata", "aio_details", "details_with", "own_metadata"]
+from interceptors.client.renewal import Metadata
 
-Entry = tuple[tuple[str, str], ...]
-Metadata = tuple[tuple[str, str | bytes], ...]
+__all__ = ["CallDetails", "aio_details", "caller_metadata", "details_with"]
 
-_TWICE = (
-    "this call's metadata already holds an 'authorization' entry, and its channel attaches one; leave it out, or make "
-    "the call on a channel without credentials"
+_DUPLICATE_AUTHORIZATION: Final = (
+    "the call's metadata already holds an 'authorization' entry, and its channel attaches a credential; remove the "
+    "entry, or make the call on a channel without credentials"
 )
 
 
@@ -29,29 +28,31 @@ class _Details(NamedTuple):
 
 
 class CallDetails(_Details, grpc.ClientCallDetails):  # type: ignore[misc]
-    """A call's details, as a named tuple: other interceptors know how to `_replace` a part of one."""
+    """The details of a sync call. A named tuple, because other interceptors call `_replace` on the details."""
 
     __slots__ = ()
 
 
-def own_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """The caller's own metadata, read once. ValueError if it holds a credential already."""
+def caller_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
+    """Returns the metadata that a caller gave, as a tuple: a retry needs it again, and an iterator is read only once.
+
+    Raises ValueError if it holds a credential. Servers refuse two, since two parties may each read another one.
+    """
     if metadata is None:
         return ()
-    own = tuple(metadata)
-    for key, _ in own:
+    entries = tuple(metadata)
+    for key, _ in entries:
         if key.lower() == "authorization":
-            # Two entries mean that two parties may read two different ones; servers refuse them.
-            raise ValueError(_TWICE)
-    return own
+            raise ValueError(_DUPLICATE_AUTHORIZATION)
+    return entries
 
 
-def details_with(details: Any, own: Metadata, entry: Entry, timeout: float | None) -> CallDetails:
-    """The details of a sync call, with the caller's own metadata and a credential's entry."""
+def details_with(details: Any, metadata: Metadata, timeout: float | None) -> CallDetails:
+    """Returns the details of a sync call with other metadata and another timeout."""
     return CallDetails(
         details.method,
         timeout,
-        (*own, *entry) if own else entry,
+        metadata,
         details.credentials,
         details.wait_for_ready,
         details.compression,
@@ -59,14 +60,14 @@ def details_with(details: Any, own: Metadata, entry: Entry, timeout: float | Non
 
 
 def aio_details(
-    details: grpc.aio.ClientCallDetails, own: Metadata, entry: Entry, timeout: float | None
+    details: grpc.aio.ClientCallDetails, metadata: Metadata, timeout: float | None
 ) -> grpc.aio.ClientCallDetails:
-    """The details of an aio call, with the caller's own metadata and a credential's entry."""
-    # A new Metadata for each call: the caller may use its own again, and inner interceptors add to what they are given.
+    """Returns the details of an aio call with other metadata and another timeout."""
+    # Each attempt gets its own grpc.aio.Metadata: inner interceptors add entries to the object that they receive.
     return grpc.aio.ClientCallDetails(
         details.method,
         timeout,
-        grpc.aio.Metadata(*own, *entry),
+        grpc.aio.Metadata(*metadata),
         details.credentials,
         details.wait_for_ready,
     )

@@ -1,4 +1,4 @@
-"""What one set of credentials holds, and what is due at a given moment. Without a clock, a lock or a thread."""
+"""The state of one set of credentials, and what is due at a given time. Without a clock, a lock or a thread."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 
 import grpc
 
+from interceptors.backoff import Backoff
+from interceptors.client.failed_call import CLOSED
 from interceptors.client.renewal import (
     HeldCredential,
     NoCredential,
@@ -15,119 +17,156 @@ from interceptors.client.renewal import (
     Renewable,
     RenewalFailure,
     RenewalFlow,
-    renewal,
+    renew,
 )
 from interceptors.client.sources import RefreshTokenLogin
 
 __all__ = ["CredentialState"]
 
-_BACKOFF: Final = (1.0, 60.0)  # seconds after a failed renewal: the first, doubled each time, and the longest
-_BURST: Final = 20.0  # renewals at once because servers refused; one more comes back each second
+_FIRST_BACKOFF_SECONDS: Final = 1.0
+_LONGEST_BACKOFF_SECONDS: Final = 60.0
+_MAX_REFUSAL_RENEWALS: Final = 20.0  # at once, because servers refused calls
+_REFUSAL_RENEWALS_PER_SECOND: Final = 1.0
 
 _FORKED: Final = RenewalFailure(
     grpc.StatusCode.FAILED_PRECONDITION,
-    "this process was forked from the one that holds the session, and a refresh token is good for one of them only; "
+    "this process was forked from the one that holds the session, and a refresh token works in one process only; "
     "make the credentials after the fork",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Setback:
+class _LastFailure:
     failure: RenewalFailure
-    failures: int
     retry_at: float
 
 
 class CredentialState:
-    """The credential in hand and the renewals behind it. Whoever drives it guards it against other threads.
+    """The credential that is held, and the renewals that follow it. Its driver guards it against other threads.
 
-    held     what is held now; replaced as a whole
-    used     whether a call was sent with it. An unused credential lapses, so that an idle client's session can time out
-    streams  how many streams are open. They keep the session alive: it may be all that they live by
+    held          the credential; replaced as a whole
+    used          whether a call was sent with it. An unused credential lapses, so that an idle client's session can
+                  time out
+    open_streams  how many streams are open. A session with open streams is renewed without further calls: the streams
+                  may be its only use
+    closed        whether `close` was called
     """
 
-    __slots__ = ("_allowance", "_allowance_at", "_random", "_setback", "held", "source", "streams", "used")
+    __slots__ = (
+        "_allowance",
+        "_allowance_at",
+        "_backoff",
+        "_last_failure",
+        "_random",
+        "closed",
+        "held",
+        "open_streams",
+        "source",
+        "used",
+    )
 
     def __init__(self, source: Renewable, *, random: Random) -> None:
         self.source = source
         self.held: HeldCredential | None = None
         self.used = False
-        self.streams = 0
+        self.open_streams = 0
+        self.closed = False
         self._random = random
-        self._setback: _Setback | None = None
-        self._allowance = _BURST
+        self._backoff = Backoff(_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS)
+        self._last_failure: _LastFailure | None = None
+        self._allowance = _MAX_REFUSAL_RENEWALS
         self._allowance_at = -math.inf
 
-    def settled(self, stale: HeldCredential | None, now: float) -> HeldCredential | None:
-        """What a caller gets without a renewal, in place of `stale` (None: nothing was held); None if it needs one.
+    def usable_credential(self, now: float, *, other_than: HeldCredential | None = None) -> HeldCredential | None:
+        """Returns the held credential if it can be sent now; None if a renewal is needed first.
 
-        NoCredential, at once, while a refusal of the auth service is fresh: asking again would only use up the attempts
-        that an account has.
+        other_than: the credential that a server refused, which is not returned again. Raises NoCredential after `close`
+        and for some time after the auth service refused: another request would only use up the account's attempts.
         """
+        if self.closed:
+            raise NoCredential(CLOSED)
         held = self.held
-        if held is not None and held is not stale and now < held.expires_at:
+        if held is not None and held is not other_than and now < held.expires_at:
             return held
-        setback = self._setback
-        if setback is not None and not setback.failure.transient and now < setback.retry_at:
-            raise NoCredential(setback.failure)
+        last = self._last_failure
+        if last is not None and not last.failure.transient and now < last.retry_at:
+            raise NoCredential(last.failure)
         return None
 
-    def may_follow_refusal(self, now: float) -> bool:
-        """Whether a refused call may cause one more renewal now.
+    def spend_refusal_allowance(self, now: float) -> bool:
+        """Takes one from the number of renewals that refused calls may cause. False if none is left.
 
-        A server that refuses everything must not make each call to it a request to the auth service.
+        A server that refuses every call must not cause a request to the auth service for each of them.
         """
-        self._allowance = min(_BURST, self._allowance + (now - self._allowance_at))
+        earned = (now - self._allowance_at) * _REFUSAL_RENEWALS_PER_SECOND
+        self._allowance = min(_MAX_REFUSAL_RENEWALS, self._allowance + earned)
         self._allowance_at = now
         if self._allowance < 1:
             return False
         self._allowance -= 1
         return True
 
-    def due(self, now: float) -> float | None:
-        """In how many seconds to look again whether to renew in the background: 0 is now, None is never.
-
-        Never also means: not before the next call, which asks for itself.
-        """
+    def seconds_until_renewal(self, now: float) -> float | None:
+        """Returns in how many seconds the background renewal is due: 0 is now; None is not before the next call."""
         held = self.held
         if held is None:
             return None
-        at = held.refresh_at if self._setback is None else max(held.refresh_at, self._setback.retry_at)
-        if math.isinf(at):
+        last = self._last_failure
+        due_at = held.refresh_at if last is None else max(held.refresh_at, last.retry_at)
+        if math.isinf(due_at):
             return None
-        if now < at:
-            return at - now
-        if self.streams or (self.used and now < held.expires_at):
+        if now < due_at:
+            return due_at - now
+        if self.open_streams or (self.used and now < held.expires_at):
             return 0.0
         return None
 
-    def renewal(self) -> RenewalFlow:
-        """The renewal that follows from what is held."""
-        return renewal(self.source, self.held, random=self._random)
+    def renewal_flow(self) -> RenewalFlow:
+        """Returns the steps of the next renewal."""
+        return renew(self.source, self.held, random=self._random)
 
-    def succeeded(self, held: HeldCredential) -> bool:
-        """A renewal gave this. Says whether it ends a row of failures."""
-        recovered = self._setback is not None
-        self.held = held
+    def record_outcome(self, outcome: HeldCredential | Exception, now: float) -> bool:
+        """Records how a renewal ended. Returns whether it starts or ends a series of failures.
+
+        After a failure the held credential is used until it expires. After `close` no new credential is taken.
+        """
+        if isinstance(outcome, NoCredential):
+            return self._record_failure(outcome.failure, now)
+        if not isinstance(outcome, HeldCredential) or self.closed:
+            return False
+        recovered = self._last_failure is not None
+        self.held = outcome
         self.used = False
-        self._setback = None
+        self._last_failure = None
+        self._backoff.reset()
         return recovered
 
-    def failed(self, failure: RenewalFailure, now: float) -> bool:
-        """A renewal failed; what is held is used until it expires. Says whether this begins a row of failures."""
-        failures = 1 if self._setback is None else self._setback.failures + 1
+    def _record_failure(self, failure: RenewalFailure, now: float) -> bool:
+        first = self._last_failure is None
         if failure.refused and isinstance(self.source, RefreshTokenLogin):
-            retry_at = math.inf  # the session is over, and nothing here can begin another
+            retry_at = math.inf  # the session has ended, and a refresh token cannot start another
         else:
-            first, longest = _BACKOFF
-            retry_at = now + min(longest, first * 2 ** min(failures - 1, 16)) * (0.5 + self._random())
-        self._setback = _Setback(failure, failures, retry_at)
-        return failures == 1
+            retry_at = now + self._backoff.next_delay(self._random)
+        self._last_failure = _LastFailure(failure, retry_at)
+        return first
 
-    def forked(self) -> None:
-        """This process is a fork's child. Its parent goes on with the session, whose refresh token works only once."""
+    def stream_began(self) -> None:
+        """Counts an open stream."""
+        self.open_streams += 1
+
+    def stream_ended(self) -> None:
+        """Counts a stream that ended. After a fork, streams of the parent end without having been counted."""
+        self.open_streams = max(0, self.open_streams - 1)
+
+    def close(self) -> None:
+        """Drops the credential."""
+        self.closed = True
+        self.held = None
+
+    def reset_after_fork(self) -> None:
+        """Leaves the session to the parent, since its refresh token works only once."""
         if self.held is not None:
             self.held = replace(self.held, refresh_token="")
-        self.streams = 0
+        self.open_streams = 0
         if isinstance(self.source, RefreshTokenLogin):
-            self._setback = _Setback(_FORKED, 1, math.inf)
+            self._last_failure = _LastFailure(_FORKED, math.inf)

@@ -1,7 +1,8 @@
-"""The call that could not be made: how it looks to who made it."""
+"""A call that failed before it was sent, in the forms that grpc and grpc.aio give to failed calls."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -12,19 +13,21 @@ import grpc.aio
 
 from interceptors.client.renewal import RenewalFailure
 
-__all__ = ["CANCELLED", "CLOSED", "OUT_OF_TIME", "FailedCall", "aio_error"]
+__all__ = ["CANCELLED", "CLOSED", "TIMED_OUT", "FailedCall", "aio_error", "mark_exception_retrieved"]
 
 CANCELLED: Final = RenewalFailure(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
-CLOSED: Final = RenewalFailure(grpc.StatusCode.CANCELLED, "these credentials were closed")
-OUT_OF_TIME: Final = RenewalFailure(
+CLOSED: Final = RenewalFailure(
+    grpc.StatusCode.CANCELLED, "these credentials were closed; make calls before closing them, or make new credentials"
+)
+TIMED_OUT: Final = RenewalFailure(
     grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time ran out while it waited for a credential from the auth service"
 )
 
 
 class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that ended before it was sent, of any of the four kinds: an error, a call, a future, and an iterator.
+    """A failed call of any of the four kinds: an error, a call, a future and an iterator at once.
 
-    As with any failed call, code(), details() and trailing_metadata() say why; here they are the auth service's.
+    code(), details() and trailing_metadata() say why it failed; they are those of the auth service's answer.
     """
 
     def __init__(self, failure: RenewalFailure) -> None:
@@ -45,7 +48,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         return self._failure.details
 
     def debug_error_string(self) -> str:
-        """What gRPC's own errors have; here there is nothing to add."""
+        """The details. gRPC's own errors have this method."""
         return self._failure.details
 
     def initial_metadata(self) -> tuple[()]:
@@ -65,7 +68,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """See grpc.RpcContext: it is over already."""
+        """See grpc.RpcContext: False, since the call has ended."""
         del callback
         return False
 
@@ -118,7 +121,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
 
 def aio_error(failure: RenewalFailure) -> grpc.aio.AioRpcError:
-    """The same for grpc.aio, where a failed call is an exception only."""
+    """Returns the error of a failed call in grpc.aio, where a failed call is an exception only."""
     return grpc.aio.AioRpcError(
         failure.code,
         grpc.aio.Metadata(),
@@ -126,3 +129,9 @@ def aio_error(failure: RenewalFailure) -> grpc.aio.AioRpcError:
         failure.details,
         failure.details,
     )
+
+
+def mark_exception_retrieved(future: asyncio.Future[Any]) -> None:
+    """A done callback for a future that may end unread. Without it asyncio logs the exception of such a future."""
+    if not future.cancelled():
+        future.exception()

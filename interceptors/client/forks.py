@@ -1,4 +1,4 @@
-"""Renewals after a fork. A session's refresh token is good for one process; the parent keeps it."""
+"""Notifies objects in a forked child. A refresh token works in one process only; the parent keeps it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import os
 import weakref
 from typing import Final, Protocol
 
-__all__ = ["Forkable", "tell_of_forks"]
+__all__ = ["Forkable", "register_for_forks"]
 
 
 class Forkable(Protocol):
-    """Something with threads, locks or secrets that a forked child must not share."""
+    """An object with threads, locks or secrets that a forked child must not share with its parent."""
 
-    def forked(self) -> None:
-        """Called in the child, before anything else runs there."""
+    def reset_after_fork(self) -> None:
+        """Called in the child, before any other code runs there."""
         ...
 
 
-_living: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_registered: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
 
 
-def tell_of_forks(forkable: Forkable) -> None:
-    """Has `forkable.forked()` called in each forked child, as long as it lives."""
-    _living.add(forkable)
+def register_for_forks(forkable: Forkable) -> None:
+    """Has `forkable.reset_after_fork()` called in each forked child, as long as the object lives."""
+    _registered.add(forkable)
 
 
-def _in_child() -> None:
-    for forkable in list(_living):
-        forkable.forked()
+def _reset_in_child() -> None:
+    for forkable in list(_registered):
+        forkable.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,8 +1,7 @@
-"""What to ask the auth service for, and when: the decisions, without a clock, a network or a thread.
+"""The steps of one renewal, as decisions without a clock, a network or a thread.
 
-`renewal` is the whole of one renewal as a generator. It yields what it needs (a request to be made, a pause) and is
-sent how that went; `Credentials` and `AioCredentials` carry it out, each with its own kind of I/O. Times are seconds of
-this process's monotonic clock.
+`renew` is a generator. It yields each step (a request to the auth service, a pause) and is sent its outcome. `Renewer`
+and `AioRenewer` carry the steps out, each with its own kind of I/O. Times are seconds of the process's monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from typing import Final
 import grpc
 
 from credmesh.auth.v1 import auth_pb2
+from interceptors.backoff import Backoff
 from interceptors.client.sources import ClientSecret, PasswordLogin, RefreshTokenLogin
 from interceptors.errors import CredmeshError, Reason, reason_of
 
 __all__ = [
     "Granted",
     "HeldCredential",
+    "Metadata",
     "NoCredential",
     "Pause",
     "Random",
@@ -28,14 +29,17 @@ __all__ = [
     "RenewalFailure",
     "RenewalFlow",
     "RenewalStep",
-    "renewal",
+    "renew",
 ]
 
-_WINDOW: Final = (0.6, 0.8)  # the part of a lifetime after which it is renewed; where in there is left to chance
-_SHORTEST: Final = 0.2  # seconds between two renewals ahead of expiry
-_ATTEMPTS: Final = 3  # at one request, within one renewal
-_RETRY_PAUSE: Final = 0.1  # seconds, doubled with each attempt
-_TRANSIENT: Final = frozenset(
+# A credential is renewed at a random point between these fractions of its lifetime.
+_EARLIEST_RENEWAL_FRACTION: Final = 0.6
+_LATEST_RENEWAL_FRACTION: Final = 0.8
+_MIN_RENEWAL_INTERVAL_SECONDS: Final = 0.2
+_MAX_ATTEMPTS: Final = 3  # per request, within one renewal
+_FIRST_RETRY_PAUSE_SECONDS: Final = 0.15
+_LONGEST_RETRY_PAUSE_SECONDS: Final = 1.0
+_TRANSIENT_CODES: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -45,24 +49,25 @@ _TRANSIENT: Final = frozenset(
     }
 )
 
-Metadata = Iterable[tuple[str, str | bytes]]
+Metadata = tuple[tuple[str, str | bytes], ...]
+"""A call's metadata, as a value that can be read more than once."""
 
 Renewable = PasswordLogin | ClientSecret | RefreshTokenLogin
 """The sources that need the auth service."""
 
 Random = Callable[[], float]
-"""A number from 0 to 1. Spreads out clients that began together."""
+"""Returns a number in [0, 1). Spreads the renewals of clients that started together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldCredential:
-    """A credential in hand, ready to be sent. Compared by identity: is this still the one that was refused?
+    """A credential that a client holds, ready to be sent. Compared by identity, to tell it from its successor.
 
-    metadata    the metadata entry that carries it
-    refresh_at  when to renew it, in the background; infinite where nothing is known of its end
-    expires_at  from when on it must not be sent
-    lifetime    how long it was good when it came
-    ending      whether its session seems to end soon: it was refreshed, and came with a much shorter life
+    metadata        the metadata entry that carries it
+    refresh_at      when to renew it in the background; infinite if its expiry is unknown
+    expires_at      when it must not be sent any more
+    lifetime        seconds from its issue to its expiry
+    session_ending  whether its session seems to end soon: a refresh returned a token with less than half the lifetime
     """
 
     token: str = field(repr=False)
@@ -72,43 +77,47 @@ class HeldCredential:
     lifetime: float = math.inf
     refresh_token: str = field(default="", repr=False)
     session_id: str | None = None
-    ending: bool = False
+    session_ending: bool = False
 
     @classmethod
     def of(cls, token: str) -> HeldCredential:
-        """A credential of which only its text is known."""
+        """Returns a credential of which only the text is known."""
         return cls(token, (("authorization", f"Bearer {token}"),))
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait this many seconds. The answer is None."""
+    """A step: wait this many seconds. Its outcome is None."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The auth service gave credentials. `asked_at` is when the request was sent, `now` when the answer was there."""
+    """The outcome of a request that the auth service granted, with the times of the request and of the answer."""
 
     credentials: auth_pb2.Credentials = field(repr=False)
-    asked_at: float
-    now: float
+    sent_at: float
+    received_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class RenewalFailure:
-    """The auth service refused, or could not be asked: what a caller's own call then ends with."""
+    """The outcome of a request that the auth service refused or did not answer. The caller's own call ends with it."""
 
     code: grpc.StatusCode
     details: str
-    trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+    trailing_metadata: Metadata = ()
 
     @classmethod
     def of(
         cls, code: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None
     ) -> RenewalFailure:
-        """Of a failed call to the auth service. A refusal is passed on word for word; anything else says who failed."""
+        """Describes a failed call to the auth service.
+
+        The details of a refusal are passed on unchanged. Those of any other failure name the auth service, since the
+        caller called another one.
+        """
         trailing = tuple((key, value) for key, value in metadata or ())
         details = details or ""
         if reason_of(trailing) is None:
@@ -117,22 +126,22 @@ class RenewalFailure:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the auth service refused; None if it was not heard, or did not say."""
+        """The reason of the refusal; None if the auth service did not answer or gave no reason."""
         return reason_of(self.trailing_metadata)
 
     @property
     def transient(self) -> bool:
         """Whether the same request may succeed in a moment."""
-        return self.code in _TRANSIENT
+        return self.code in _TRANSIENT_CODES
 
     @property
     def refused(self) -> bool:
-        """Whether the same request would fail again: the session is over, the password wrong, the client unknown."""
+        """Whether the same request would fail again: the session ended, the password is wrong, the client unknown."""
         return not self.transient and self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class NoCredential(CredmeshError):
-    """There is no credential. The adapters turn it into the error that the caller's call raises."""
+    """No credential could be obtained. The interceptors turn it into the error that the caller's call raises."""
 
     def __init__(self, failure: RenewalFailure) -> None:
         super().__init__(failure.details)
@@ -143,50 +152,55 @@ RenewalStep = auth_pb2.LoginRequest | auth_pb2.RefreshRequest | Pause
 RenewalFlow = Generator[RenewalStep, "Granted | RenewalFailure | None", HeldCredential]
 
 
-def renewal(source: Renewable, held: HeldCredential | None, *, random: Random) -> RenewalFlow:
-    """One renewal: refreshes the session in hand, or signs in. Returns what to hold next; raises NoCredential.
+def renew(source: Renewable, held: HeldCredential | None, *, random: Random) -> RenewalFlow:
+    """Refreshes the session that is held, or signs in. Returns the next credential to hold; raises NoCredential.
 
-    A session that the auth service refuses to refresh is over; a source that can sign in does so, once.
+    If the auth service refuses the refresh, the session has ended: a source that can sign in does so, once.
     """
     login = None if isinstance(source, RefreshTokenLogin) else source.login_request()
     if held is not None:
         refresh_token = held.refresh_token
     else:
         refresh_token = source.refresh_token if isinstance(source, RefreshTokenLogin) else ""
-    # A session about to end gives ever shorter tokens. Signing in while the last one is good keeps calls from waiting.
-    if refresh_token and (login is None or held is None or not held.ending):
-        reply = yield from _ask(auth_pb2.RefreshRequest(refresh_token=refresh_token), random)
-        if isinstance(reply, Granted):
-            return _hold(reply, before=held, random=random)
-        if login is None or not reply.refused:
-            raise NoCredential(reply)
+    # A session that ends soon yields ever shorter tokens. Signing in while its last token is good keeps calls from
+    # waiting for the login.
+    if refresh_token and (login is None or held is None or not held.session_ending):
+        outcome = yield from _request(auth_pb2.RefreshRequest(refresh_token=refresh_token), random)
+        if isinstance(outcome, Granted):
+            return _credential_of(outcome, previous=held, random=random)
+        if login is None or not outcome.refused:
+            raise NoCredential(outcome)
     if login is None:
         raise NoCredential(
-            RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "the session gave no refresh token; sign in again")
+            RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "the session has no refresh token; sign in again")
         )
-    reply = yield from _ask(login, random)
-    if isinstance(reply, RenewalFailure):
-        raise NoCredential(reply)
-    return _hold(reply, before=None, random=random)
+    outcome = yield from _request(login, random)
+    if isinstance(outcome, RenewalFailure):
+        raise NoCredential(outcome)
+    return _credential_of(outcome, previous=None, random=random)
 
 
-def _ask(
+def _request(
     request: RenewalStep, random: Random
 ) -> Generator[RenewalStep, Granted | RenewalFailure | None, Granted | RenewalFailure]:
-    """Asks until there is an answer that counts. Within its grace window, a retried refresh gets the same successor."""
+    """Makes a request, and repeats it after transient failures.
+
+    A refresh can be repeated: within the grace window the auth service answers it with the same successor.
+    """
+    backoff = Backoff(_FIRST_RETRY_PAUSE_SECONDS, _LONGEST_RETRY_PAUSE_SECONDS)
     attempt = 1
     while True:
-        reply = yield request
-        if reply is None:
-            raise TypeError("a request is answered by a Granted or a RenewalFailure")
-        if isinstance(reply, Granted) or not reply.transient or attempt == _ATTEMPTS:
-            return reply
-        yield Pause(_RETRY_PAUSE * 2 ** (attempt - 1) * (0.5 + random()))
+        outcome = yield request
+        if outcome is None:
+            raise TypeError("the outcome of a request is a Granted or a RenewalFailure")
+        if isinstance(outcome, Granted) or not outcome.transient or attempt == _MAX_ATTEMPTS:
+            return outcome
+        yield Pause(backoff.next_delay(random))
         attempt += 1
 
 
-def _hold(answer: Granted, *, before: HeldCredential | None, random: Random) -> HeldCredential:
-    credentials = answer.credentials
+def _credential_of(granted: Granted, *, previous: HeldCredential | None, random: Random) -> HeldCredential:
+    credentials = granted.credentials
     token = credentials.access_token or credentials.session_token
     if not token:
         raise NoCredential(RenewalFailure(grpc.StatusCode.INTERNAL, "the auth service answered without a credential"))
@@ -194,16 +208,18 @@ def _hold(answer: Granted, *, before: HeldCredential | None, random: Random) -> 
     refresh_at = math.inf
     if credentials.HasField("expires_in"):
         lifetime = credentials.expires_in.ToNanoseconds() / 1e9
-        first, last = _WINDOW
-        ahead = answer.asked_at + lifetime * (first + (last - first) * random())
-        refresh_at = max(ahead, answer.now + _SHORTEST)
+        spread = (_LATEST_RENEWAL_FRACTION - _EARLIEST_RENEWAL_FRACTION) * random()
+        refresh_at = max(
+            granted.sent_at + lifetime * (_EARLIEST_RENEWAL_FRACTION + spread),
+            granted.received_at + _MIN_RENEWAL_INTERVAL_SECONDS,
+        )
     return replace(
         HeldCredential.of(token),
         refresh_at=refresh_at,
-        # Counted from before the request was sent, so that the answer's way here is never added to its life.
-        expires_at=answer.asked_at + lifetime,
+        # The lifetime begins between sending and receiving. Counting it from the sending never uses an expired token.
+        expires_at=granted.sent_at + lifetime,
         lifetime=lifetime,
         refresh_token=credentials.refresh_token,
         session_id=credentials.session_id or None,
-        ending=before is not None and lifetime < before.lifetime / 2,
+        session_ending=previous is not None and lifetime < previous.lifetime / 2,
     )

@@ -1,4 +1,4 @@
-"""Where a credential comes from. A source only says what to ask for; `Credentials` and `AioCredentials` ask."""
+"""Sources of credentials. A source describes the request to the auth service; `Credentials` makes it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["CallerToken", "ClientSecret", "FixedToken", "PasswordLogin", "Refres
 
 @dataclass(frozen=True, slots=True)
 class PasswordLogin:
-    """Signs a user in, and again when the session has ended: whoever holds the password may.
+    """Signs a user in with a password, and again when the session has ended.
 
     audiences  the services that the credential is for; empty for all that the user may call
-    scopes     what it may do; empty for all that the user holds
-    opaque     asks for one opaque session token in place of an access token and a refresh token
+    scopes     the scopes of the credential; empty for all scopes of the user
+    opaque     requests one opaque session token instead of an access token and a refresh token
     """
 
     subject: str
@@ -31,7 +31,7 @@ class PasswordLogin:
             raise ValueError("PasswordLogin needs a subject and a password; one of them is empty")
 
     def login_request(self) -> auth_pb2.LoginRequest:
-        """What to ask the auth service for."""
+        """Returns the request that signs in."""
         return auth_pb2.LoginRequest(
             password=auth_pb2.PasswordGrant(subject=self.subject, password=self.password),
             audiences=self.audiences,
@@ -42,7 +42,7 @@ class PasswordLogin:
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """Signs a client in for itself (RFC 6749 section 4.4), and again when its token ends. Options as PasswordLogin."""
+    """Signs in as a client (RFC 6749 section 4.4), and again when the token expires. Options as of PasswordLogin."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -56,7 +56,7 @@ class ClientSecret:
             raise ValueError("ClientSecret needs a client_id and a client_secret; one of them is empty")
 
     def login_request(self) -> auth_pb2.LoginRequest:
-        """What to ask the auth service for."""
+        """Returns the request that signs in."""
         return auth_pb2.LoginRequest(
             client_credentials=auth_pb2.ClientCredentialsGrant(
                 client_id=self.client_id, client_secret=self.client_secret
@@ -69,9 +69,9 @@ class ClientSecret:
 
 @dataclass(frozen=True, slots=True)
 class RefreshTokenLogin:
-    """Carries on a session by its refresh token. When the session has ended, calls fail: somebody has to sign in.
+    """Continues a session by its refresh token. When the session has ended, calls fail until a user signs in.
 
-    A refresh token is used up by its first use; give `on_rotate` to keep the next one.
+    A refresh token works once; give `on_rotate` to keep its successor.
     """
 
     refresh_token: str = field(repr=False)
@@ -82,7 +82,7 @@ class RefreshTokenLogin:
 
 @dataclass(frozen=True, slots=True)
 class FixedToken:
-    """One access token or session token that somebody else looks after. It is sent as it is until the end."""
+    """One access token or session token that the application itself obtains and renews. It is sent unchanged."""
 
     token: str = field(repr=False)
 
@@ -92,10 +92,10 @@ class FixedToken:
 
 @dataclass(frozen=True, slots=True)
 class CallerToken:
-    """Propagation: sends on the credential of the call that is being served, so that the next service sees its caller.
+    """Propagates the credential of the call that is being served, so that the next service sees the same caller.
 
-    Works in the handler of a protected method (and in what the handler starts, where context variables follow).
-    Anywhere else the call fails with LookupError. The next service's audience must be in the caller's credential.
+    Works in the handler of a protected method, and in tasks and threads to which its context variables were passed.
+    Elsewhere a call raises LookupError. The caller's credential must hold the next service's audience.
     """
 
 
@@ -113,11 +113,11 @@ def _check_names(source: str, audiences: Sequence[str], scopes: Sequence[str]) -
 
 
 def _check_token(source: str, token: str) -> None:
-    # What cannot be a header's value would otherwise surface in each call, as an error that speaks of metadata.
+    # Otherwise each call would fail with gRPC's error about illegal metadata, which does not name the token.
     if not token:
         raise ValueError(f"{source}: the token is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
             f"{source}: the token holds a space, a line break or another character that no token has; give it without "
-            "'Bearer ', and strip what was read from a file"
+            "'Bearer ', and strip a text that was read from a file"
         )

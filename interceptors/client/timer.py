@@ -1,4 +1,4 @@
-"""Doing something at a moment to come: one thread for all of a process's alarms, while there are any."""
+"""Calls functions at given times, from one thread for the whole process. The thread ends when no call is due."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from interceptors.client.forks import tell_of_forks
+from interceptors.client.forks import register_for_forks
 
-__all__ = ["alarm"]
+__all__ = ["call_at"]
 
 
-class _Alarms:
-    """A heap of moments, and the thread that waits for the next of them."""
+class _TimerThread:
+    """A heap of scheduled calls, and the thread that waits for the next one."""
 
     def __init__(self) -> None:
-        tell_of_forks(self)
-        self.forked()
+        register_for_forks(self)
+        self.reset_after_fork()
 
-    def forked(self) -> None:
-        """See Forkable: what the parent set is for its own thread to do."""
-        self._wake = threading.Condition()
+    def reset_after_fork(self) -> None:
+        """See Forkable: the parent's thread makes the calls that the parent scheduled."""
+        self._condition = threading.Condition()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._sequence = itertools.count()  # orders calls of the same time, since functions cannot be compared
         self._running = False
 
-    def set(self, at: float, ring: Callable[[], None]) -> None:
-        with self._wake:
-            heapq.heappush(self._heap, (at, next(self._order), ring))
+    def schedule(self, at: float, callback: Callable[[], None]) -> None:
+        with self._condition:
+            heapq.heappush(self._heap, (at, next(self._sequence), callback))
             if not self._running:
-                threading.Thread(target=self._run, name="credmesh-alarm", daemon=True).start()
+                threading.Thread(target=self._run, name="credmesh-timer", daemon=True).start()
                 self._running = True
             elif self._heap[0][0] == at:
-                self._wake.notify()
+                self._condition.notify()
 
     def _run(self) -> None:
         while True:
-            with self._wake:
+            with self._condition:
                 while self._heap and (wait := self._heap[0][0] - time.monotonic()) > 0:
-                    self._wake.wait(wait)
+                    self._condition.wait(wait)
                 if not self._heap:
                     self._running = False
                     return
-                ring = heapq.heappop(self._heap)[2]
-            ring()
+                callback = heapq.heappop(self._heap)[2]
+            callback()
 
 
-_alarms: Final = _Alarms()
+_timer: Final = _TimerThread()
 
 
-def alarm(at: float, ring: Callable[[], None]) -> None:
-    """Has `ring` called in a thread of its own at a moment of the monotonic clock, or soon after. It must not raise.
+def call_at(at: float, callback: Callable[[], None]) -> None:
+    """Has `callback` called in the timer's thread, at a time in monotonic seconds or soon after.
 
-    There is no taking back: `ring` looks whether it is still wanted.
+    A scheduled call cannot be cancelled: the callback checks whether it is still needed. It must neither block nor
+    raise. RuntimeError if the thread cannot be started.
     """
-    _alarms.set(at, ring)
+    _timer.schedule(at, callback)

@@ -1,7 +1,7 @@
 """Connections to etcd's members: addresses, TLS, and gRPC's options.
 
-Every endpoint has a channel of its own. One target for all of them (`ipv4:a:1,b:2`) would not take DNS names or mixed
-addresses, and under TLS would look for a certificate that bears the whole list as its name.
+Every endpoint has a separate channel. One gRPC target for all of them (`ipv4:a:1,b:2`) would not allow DNS names or
+mixed addresses, and under TLS would require a certificate whose name is the whole list.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = ["METADATA", "Endpoint", "certificates_stamp", "open_endpoints"]
 _etcdrpc: Final = import_etcdrpc()
 
 METADATA: Final = (("hasleader", "true"),)
-"""A member that is cut off from its cluster then fails at once, instead of hanging or answering what was."""
+"""With this, a member that is cut off from its cluster fails at once, instead of hanging or giving old answers."""
 
 _OPTIONS: Final = (
-    # A dead connection is noticed within 12 s. etcd allows a ping every 5 s, and none while no call is open.
+    # A dead connection is detected within 12 s. etcd allows one ping every 5 s, and none while no call is open.
     ("grpc.keepalive_time_ms", 8_000),
     ("grpc.keepalive_timeout_ms", 4_000),
-    # Newer gRPC cores wait for the answer this long (60 s by default), whatever the option above says.
+    # Newer gRPC cores ignore the option above and wait this long for the answer (60 s by default).
     ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own figures (20 s to connect, up to 120 s between attempts) are made for the internet. Nodes that wait for
-    # their etcd are to be ready as soon as it is, and an attempt that is refused costs nobody much.
+    # gRPC's defaults (20 s to connect, up to 120 s between attempts) suit the internet. A node that waits for etcd must
+    # be ready as soon as etcd is, and a refused attempt costs little.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 300),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # A DNS name may stand for several members; one without a leader must not be asked over and over.
+    # A DNS name may stand for several members; requests must not stick to one that has no leader.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # A page or a batch of events may well exceed gRPC's 4 MiB.
+    # A page of keys or a batch of events can exceed gRPC's limit of 4 MiB.
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
 )
@@ -50,7 +50,7 @@ _OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One member of etcd (or a DNS name that stands for some), with its stubs."""
+    """One member of etcd, or a DNS name that stands for several, with its stubs."""
 
     name: str
     channel: grpc.Channel
@@ -62,7 +62,7 @@ class Endpoint:
 def open_endpoints(settings: EtcdSettings) -> tuple[Endpoint, ...]:
     """Opens a channel to each endpoint; gRPC connects when the first request is made.
 
-    Raises SettingsError for an endpoint that is no host:port, and for TLS files that are not what they should be.
+    Raises SettingsError for an endpoint that is not host:port, and for TLS files that cannot be used.
     """
     targets = {_name(text, settings): _target(_name(text, settings)) for text in settings.endpoints}
     credentials = _credentials(settings)
@@ -70,7 +70,7 @@ def open_endpoints(settings: EtcdSettings) -> tuple[Endpoint, ...]:
 
 
 def certificates_stamp(settings: EtcdSettings) -> tuple[tuple[int, int, int] | None, ...]:
-    """Changes when one of the TLS files is replaced."""
+    """Returns a value that changes when one of the TLS files is replaced."""
     return tuple(_stamp(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path is not None)
 
 
@@ -97,9 +97,9 @@ def _open(name: str, target: str, credentials: grpc.ChannelCredentials | None) -
 
 
 def _name(text: str, settings: EtcdSettings) -> str:
-    """The endpoint as host:port. etcd's own tools write it as a URL, so that is understood too."""
-    scheme, found, rest = text.partition("://")
-    if not found:
+    """Returns the endpoint as host:port. URLs are accepted too, since etcd's own tools use them."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
         return text
     if scheme != ("https" if settings.ca_file else "http"):
         raise SettingsError(
@@ -110,10 +110,10 @@ def _name(text: str, settings: EtcdSettings) -> str:
 
 
 def _target(name: str) -> str:
-    """The gRPC target of host:port."""
+    """Returns the gRPC target of host:port."""
     host, _, port = name.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise SettingsError(f"ETCD_ENDPOINTS: {name!r} is no host:port; for example: ETCD_ENDPOINTS=10.0.0.1:2379")
+        raise SettingsError(f"ETCD_ENDPOINTS: {name!r} is not host:port; for example: ETCD_ENDPOINTS=10.0.0.1:2379")
     try:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:

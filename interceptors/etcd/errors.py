@@ -1,11 +1,12 @@
 """What can go wrong with etcd.
 
 CredmeshError
- └─ EtcdUnavailable          nobody answered in time, or there is no quorum
-     └─ EtcdRefused          etcd answered and refuses this request; asking again changes nothing
-         ├─ Compacted        the revision asked for is compacted away, or is one that this etcd has not reached
-         ├─ EtcdFull         etcd has reached its quota, and takes nothing more before somebody makes room
-         └─ LeaseNotFound    the lease is gone
+ └─ EtcdUnavailable             no endpoint answered in time, or etcd has no quorum
+     └─ EtcdRefused             etcd refused the request; repeating it changes nothing
+         ├─ Compacted           the requested revision is compacted
+         ├─ EtcdFull            the database has reached its quota: etcd refuses writes until an operator frees space
+         ├─ LeaseNotFound       the lease is gone
+         └─ RevisionNotReached  the requested revision is higher than etcd's
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ __all__ = [
     "EtcdRefused",
     "EtcdUnavailable",
     "LeaseNotFound",
-    "TooLate",
+    "RevisionNotReached",
+    "WaitTimedOut",
     "never_sent",
     "refusal",
     "text_of",
@@ -49,45 +51,49 @@ _NEVER_SENT: Final = (
     "failed to connect to all addresses",
     "errors resolving",
     "DNS resolution failed",
-    # etcd looks for a leader before it looks at the request (with `hasleader`, which all of our calls send).
+    # etcd checks for a leader before it reads the request (with `hasleader`, which this client always sends).
     "etcdserver: no leader",
 )
 
 
 class EtcdUnavailable(CredmeshError):
-    """Nobody answered in time, or there is no quorum. A commit may or may not have happened."""
+    """No endpoint answered in time, or etcd has no quorum. A commit may or may not have happened."""
 
 
 class EtcdRefused(EtcdUnavailable):
-    """etcd answered, and refuses the request (no permission, malformed). Nothing was committed."""
+    """etcd refused the request, for example for lack of permission. Nothing was committed."""
 
 
 class Compacted(EtcdRefused):
-    """The revision is compacted away, or lies in this etcd's future."""
+    """The revision is compacted."""
 
 
 class EtcdFull(EtcdRefused):
-    """etcd's database has reached its quota: it refuses writes (before 3.5.3, transactions that only read, too)."""
+    """etcd's database has reached its quota: etcd refuses writes, and before 3.5.3 also transactions that only read."""
 
 
 class LeaseNotFound(EtcdRefused):
-    """The lease is gone: it ran out, was revoked, or never was."""
+    """The lease ran out, was revoked, or never existed."""
 
 
-class TooLate(grpc.RpcError):
-    """A request that is not waited for any longer, as gRPC tells of one whose deadline has passed."""
+class RevisionNotReached(EtcdRefused):
+    """The revision is higher than etcd's. If etcd had reached it before, etcd was restored from a backup."""
+
+
+class WaitTimedOut(grpc.RpcError):
+    """The wait for a request timed out. Like gRPC's error for a passed deadline, but the request goes on."""
 
     def code(self) -> grpc.StatusCode:
         """DEADLINE_EXCEEDED."""
         return _Code.DEADLINE_EXCEEDED
 
     def details(self) -> str:
-        """How long was waited."""
+        """How long the wait was."""
         return str(self.args[0])
 
 
 def refusal(error: grpc.RpcError) -> EtcdRefused | None:
-    """The answer as an exception if etcd understood the request and refuses it; None if trying again may help."""
+    """Returns the exception for a request that etcd refused; None if repeating the request may help."""
     code = error.code()
     if code is _Code.RESOURCE_EXHAUSTED and "space exceeded" in text_of(error):
         return EtcdFull(f"etcd is full: {text_of(error)}; compact and defragment it, then disarm its alarm")
@@ -95,21 +101,22 @@ def refusal(error: grpc.RpcError) -> EtcdRefused | None:
         return None
     text = f"etcd refuses: {text_of(error)}"
     if code is _Code.OUT_OF_RANGE:
-        return Compacted(text)
+        # etcd has one status code for both, so the text decides.
+        return Compacted(text) if "compacted" in text else RevisionNotReached(text)
     if code is _Code.NOT_FOUND and "lease" in text:
         return LeaseNotFound(text)
     return EtcdRefused(text)
 
 
 def never_sent(error: grpc.RpcError) -> bool:
-    """Whether the request certainly had no effect, so that even a commit may be tried again.
+    """Whether the request certainly had no effect, so that even a commit may be repeated.
 
-    gRPC has no code for it, so its text decides. A text that changes makes a commit fail where it could have been
-    tried again, and never makes one happen twice.
+    gRPC has no status code for this, so the text of the error decides. If another version changes that text, a commit
+    fails that could have been repeated, but none happens twice.
     """
     return error.code() is _Code.UNAVAILABLE and text_of(error).startswith(_NEVER_SENT)
 
 
 def text_of(error: grpc.RpcError) -> str:
-    """The failure in one line."""
+    """Returns the failure in one line."""
     return error.details() or error.code().name

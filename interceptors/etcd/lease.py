@@ -1,4 +1,4 @@
-"""A lease, and when to stop relying on it."""
+"""A lease, and until when it certainly exists."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Final
 
 from interceptors.etcd.client import EtcdClient
 
-__all__ = ["KeptLease"]
+__all__ = ["RenewableLease"]
 
-_GOODBYE: Final = 1.5
-"""Seconds. A process that leaves while etcd is away must be gone before it is killed; its leases end without it."""
+_REVOKE_TIMEOUT_SECONDS: Final = 1.5
+"""Short, since a process must end before it is killed, even while etcd does not answer. Its leases run out anyway."""
 
 
-class KeptLease:
-    """A lease that its owner renews, about every third of its `ttl` (seconds). It starts no thread.
+class RenewableLease:
+    """A lease that its owner renews, about every third of `ttl` (seconds). It starts no thread.
 
-    Making one raises EtcdUnavailable if etcd does not answer.
+    The constructor makes the lease. It raises EtcdUnavailable if etcd does not answer.
     """
 
     def __init__(self, client: EtcdClient, ttl: int) -> None:
@@ -27,26 +27,27 @@ class KeptLease:
         self._until = sent + ttl
 
     def renew(self) -> bool:
-        """Renews the lease; False if it is gone, with all keys under it. EtcdUnavailable says neither."""
+        """Renews the lease. Returns False if it is gone with its keys; after EtcdUnavailable this is unknown."""
         sent = time.monotonic()
         remaining = self._client.keep_alive(self.id)
-        # etcd may round a lease up (never down); who relies on it counts what was asked for.
+        # etcd may round the time to live up, never down. What counts is the requested time.
         self._until = sent + min(remaining, self.ttl) if remaining > 0 else sent
         return remaining > 0
 
     @property
     def certain_until(self) -> float:
-        """The time of `time.monotonic()` from which the lease is not certain any more."""
+        """The time of `time.monotonic()` until which the lease certainly exists."""
         return self._until
 
     def alive(self, monotonic: float) -> bool:
-        """Whether the lease is certainly alive at this time of `time.monotonic()`.
+        """Whether the lease certainly exists at this time of `time.monotonic()`.
 
-        Counted from before the last good request was sent, so that etcd cannot have given it up earlier.
+        The time to live is counted from before the last successful request was sent, so etcd cannot have ended the
+        lease earlier.
         """
         return monotonic < self._until
 
     def revoke(self) -> None:
-        """Ends the lease and deletes the keys under it. From this call on it does not count as alive."""
+        """Ends the lease and deletes the keys under it. From this call on, `alive` is false."""
         self._until = float("-inf")
-        self._client.revoke_lease(self.id, timeout=_GOODBYE)
+        self._client.revoke_lease(self.id, timeout=_REVOKE_TIMEOUT_SECONDS)

@@ -1,41 +1,42 @@
-"""Keeps up with everything below a prefix: reads it at revision R, then watches it from R+1.
+"""Mirrors everything below a prefix: reads it at revision R, then watches it from R+1.
 
-After a disconnect it resumes where it stopped; after a compaction it reads anew. Before it resumes it asks whether
-etcd still remembers the past that it remembers: an etcd that was restored from a backup does not.
+After a disconnect the mirror resumes where it stopped; after a compaction it reads the prefix again. Before it resumes
+it checks that etcd still has the history that the mirror has seen. An etcd that was restored from a backup has not.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from interceptors.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUnavailable, Snapshot
+from interceptors.backoff import Backoff
+from interceptors.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUnavailable, RevisionNotReached, Snapshot
 from interceptors.etcd.watch import Event, Watch
 from interceptors.settings import EtcdSettings
 
-__all__ = ["Event", "Mirror", "ReadAnew"]
+__all__ = ["Event", "Mirror", "RereadRequired", "change_notifier"]
 
 _log: Final = logging.getLogger("credmesh.etcd")
 
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
-_STOP_TIMEOUT: Final = 10.0
+_FIRST_BACKOFF_SECONDS: Final = 0.05
+_LONGEST_BACKOFF_SECONDS: Final = 2.0
+_STOP_TIMEOUT_SECONDS: Final = 10.0
 
 
-class ReadAnew(Exception):
-    """A callback raises this to have the prefix read anew, and no error logged."""
+class RereadRequired(Exception):
+    """A callback raises this to make the mirror read the prefix again without logging an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """How far the mirror is, and what proves that it is the same history: the key that was written last.
+    """How far the mirror is, and the key by which it recognizes etcd's history: the one that was written last.
 
-    key           any key that was read or seen; `mod_revision` is 0 if it did not exist at `revision`
-    value         what it held then; in another history the key may well be written at the same revision
+    key           a key that was read or watched; the prefix itself if none was
+    mod_revision  when the key was last written; 0 if it did not exist at `revision`
+    value         what the key held then. Another history may have written the key at the same revision
     """
 
     revision: int
@@ -48,13 +49,14 @@ class _Position:
 class Mirror:
     """Follows a prefix in one daemon thread, in which the callbacks run.
 
-    on_snapshot(snapshot)        everything below the prefix, to replace what was known: at first, and after a break
-    on_events(events, revision)  what changed since, in the order of the commits and in whole revisions; all that was
-                                 committed below the prefix up to `revision` is now known
+    on_snapshot(snapshot)        everything below the prefix, which replaces what came before: at first, and whenever
+                                 the watch cannot be resumed
+    on_events(events, revision)  the changes since, in the order of the commits and in whole revisions. Everything that
+                                 was committed below the prefix up to `revision` is then known
     before_read()                the prefix is about to be read
-    on_other_history(why)        etcd does not have the past that was seen here; the prefix is read anew next
+    on_other_history(reason)     etcd lacks the history that was seen here; the prefix is read again next
 
-    An exception in a callback is logged, and the prefix is read anew. Callbacks must not call stop().
+    After an exception in a callback the mirror logs it and reads the prefix again. Callbacks must not call stop().
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Mirror:
         on_events: Callable[[Sequence[Event], int], None],
         name: str,
         before_read: Callable[[], None] = lambda: None,
-        on_other_history: Callable[[str], None] = lambda _why: None,
+        on_other_history: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._client = EtcdClient(settings)
         self._where = ", ".join(settings.endpoints)
@@ -81,28 +83,28 @@ class Mirror:
         self._ready = threading.Event()
         self._watch: Watch | None = None
         self._position: _Position | None = None
-        self._waiting = False  # whether the warning that etcd does not answer was logged
-        self._watches = 0
+        self._failing = False  # whether the log says that etcd does not answer
+        self._watch_count = 0
 
     def start(self) -> None:
-        """Starts to follow. Does not wait for etcd: see wait_ready()."""
+        """Starts the thread. Does not wait for etcd: see wait_ready()."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops; no callback runs afterwards."""
+        """Ends the thread; no callback runs afterwards."""
         self._stopped.set()
         self._client.close()
         if self._thread.ident is not None:
-            self._thread.join(_STOP_TIMEOUT)
+            self._thread.join(_STOP_TIMEOUT_SECONDS)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Waits up to `timeout` seconds until the prefix was read for the first time; False if it was not."""
+        """Waits up to `timeout` seconds until the prefix has been read once. Returns whether it has."""
         return self._ready.wait(timeout)
 
     def reconnect(self) -> None:
-        """Gives up the watch and takes up another where this one stopped, at another endpoint if there is one.
+        """Replaces the watch by another that continues where it stopped, at another endpoint if there is one.
 
-        For who learns by other means that there is more than the watch has brought. Harmless at any time.
+        For callers that know of commits that the watch has not brought. Harmless at any time.
         """
         watch = self._watch
         if watch is not None:
@@ -110,59 +112,59 @@ class Mirror:
 
     @property
     def connected(self) -> bool:
-        """Whether the watch is up."""
+        """Whether the watch is open."""
         return self._watch is not None
 
     @property
     def reconnects(self) -> int:
-        """How often a watch was taken up again after the first."""
-        return max(self._watches - 1, 0)
+        """How many watches followed the first."""
+        return max(self._watch_count - 1, 0)
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS)
         while not self._stopped.is_set():
-            watches = self._watches
+            watch_count = self._watch_count
             try:
                 self._follow()
             except Compacted as error:
-                _log.info("%s: reading all of %s anew: %s", self._name, self._prefix, error)
+                _log.info("%s: reading all of %s again: %s", self._name, self._prefix, error)
                 self._position = None
             except EtcdUnavailable as error:
                 self._warn(error)
-            except ReadAnew:
+            except RereadRequired:
                 self._position = None
                 continue
-            except Exception:  # noqa: BLE001 -- it is logged, and whatever it was, the mirror must go on
-                # The state that the callbacks keep is in doubt now, and reading anew is what mends it.
-                _log.exception("%s: cannot process what etcd sent for %s; reading it anew", self._name, self._prefix)
+            except Exception:  # noqa: BLE001 -- it is logged, and the mirror must go on
+                # The callbacks' state may be wrong now. A new snapshot replaces it.
+                _log.exception("%s: cannot process what etcd sent for %s; reading it again", self._name, self._prefix)
                 self._position = None
-            # A watch that was up ended: resume at once. Otherwise give etcd, and whatever is wrong, some time.
-            pause = _FIRST_PAUSE if self._watches > watches and self._position else min(pause * 2, _LONGEST_PAUSE)
-            self._stopped.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            if self._watch_count > watch_count and self._position:
+                backoff.reset()  # the watch was up before it ended, so resuming is likely to succeed at once
+            self._stopped.wait(backoff.next_delay())
 
     def _follow(self) -> None:
-        """Reads or resumes, then passes events on until the watch breaks. Raises what kept it from getting there."""
+        """Reads the prefix or resumes, then delivers events until the watch breaks. Raises if there is no watch."""
         position = self._position
-        if position is None or not self._same_history(position):
+        if position is None or not self._has_same_history(position):
             position = self._read()
         watch = self._client.watch(self._prefix, position.revision + 1)
         with watch:
             self._watch = watch
-            self._watches += 1
-            self._tell_back()
+            self._watch_count += 1
+            self._log_recovery()
             try:
-                self._pass_on(watch, position)
+                self._deliver_events(watch, position)
             finally:
                 self._watch = None
 
-    def _pass_on(self, watch: Watch, position: _Position) -> None:
+    def _deliver_events(self, watch: Watch, position: _Position) -> None:
         while True:
             try:
                 events = watch.next_events()
             except EtcdRefused:
                 raise
             except EtcdUnavailable as error:
-                # Members restart and connections break; it is worth a warning only if resuming fails.
+                # Members restart and connections break. Only a failure to resume is worth a warning.
                 if not self._stopped.is_set():
                     _log.info("%s: the watch of %s broke, resuming: %s", self._name, self._prefix, error)
                 return
@@ -171,8 +173,8 @@ class Mirror:
     def _read(self) -> _Position:
         self._before_read()
         snapshot = self._client.read_prefix(self._prefix)
-        self._tell_back()
-        # Until the callback has returned, nothing is known for certain.
+        self._log_recovery()
+        # If the callback fails, there is no position to resume from.
         self._position = None
         self._on_snapshot(snapshot)
         newest = max(snapshot.values.items(), key=lambda item: item[1].mod_revision, default=None)
@@ -192,48 +194,64 @@ class Mirror:
         self._position = _Position(last.mod_revision, position.cluster_id, last.key, exists, last.value)
         return self._position
 
-    def _same_history(self, position: _Position) -> bool:
-        """Whether etcd has the past that the mirror knows. If not, everything may be different."""
+    def _has_same_history(self, position: _Position) -> bool:
+        """Returns whether etcd has the history that the mirror has seen. Reports and logs it if not.
+
+        Raises Compacted if the position's revision is compacted.
+        """
         try:
             then = self._client.read_at(position.key, position.revision)
-        except Compacted as error:
-            if "compacted" in str(error):
-                raise
-            self._log_other_history(f"revision {position.revision} was reached, and now is not")
+        except RevisionNotReached:
+            self._report_other_history(f"revision {position.revision} was reached, and now is not")
             return False
         entry = then.values.get(position.key)
         found = 0 if entry is None else entry.mod_revision
         if then.cluster_id != position.cluster_id:
-            self._log_other_history(f"it is cluster {then.cluster_id:x}, and was {position.cluster_id:x}")
+            self._report_other_history(f"it is cluster {then.cluster_id:x}, and was {position.cluster_id:x}")
             return False
         if found != position.mod_revision:
-            self._log_other_history(f"what revision {position.mod_revision} wrote is not there")
+            self._report_other_history(f"the write of revision {position.mod_revision} is gone")
             return False
         if entry is not None and entry.value != position.value:
-            self._log_other_history(f"revision {position.mod_revision} wrote something else")
+            self._report_other_history(f"revision {position.mod_revision} wrote something else")
             return False
         return True
 
-    def _log_other_history(self, text: str) -> None:
+    def _report_other_history(self, reason: str) -> None:
         _log.error(
-            "%s: etcd at %s has another history (%s); was it restored from a backup? Reading all of %s anew",
+            "%s: etcd at %s has another history (%s); was it restored from a backup? Reading all of %s again",
             self._name,
             self._where,
-            text,
+            reason,
             self._prefix,
         )
-        self._on_other_history(text)
+        self._on_other_history(reason)
 
     def _warn(self, error: EtcdUnavailable) -> None:
-        if self._waiting or self._stopped.is_set():
+        if self._failing or self._stopped.is_set():
             return
-        self._waiting = True
+        self._failing = True
         if isinstance(error, EtcdRefused):
-            _log.warning("%s: %s; trying again", self._name, error)
+            _log.warning("%s: %s; retrying", self._name, error)
         else:
             _log.warning("%s: %s; waiting", self._name, error)
 
-    def _tell_back(self) -> None:
-        if self._waiting:
-            self._waiting = False
+    def _log_recovery(self) -> None:
+        if self._failing:
+            self._failing = False
             _log.info("%s: etcd at %s answers again", self._name, self._where)
+
+
+def change_notifier(settings: EtcdSettings, prefix: str, on_change: Callable[[], None], *, name: str) -> Mirror:
+    """Returns a mirror, to be started, that calls `on_change` whenever something below the prefix may have changed.
+
+    It calls once after each read of the prefix, the first one included, and once for each batch of events.
+    """
+
+    def on_snapshot(_snapshot: Snapshot) -> None:
+        on_change()
+
+    def on_events(_events: Sequence[Event], _revision: int) -> None:
+        on_change()
+
+    return Mirror(settings, prefix, on_snapshot=on_snapshot, on_events=on_events, name=name)

@@ -1,26 +1,31 @@
-"""What is read from etcd and written to it, and how that becomes etcd's messages."""
+"""The values of etcd reads and writes, and their translation to etcd's messages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from interceptors.etcd.compat import import_etcdrpc
 
 __all__ = [
+    "Condition",
     "CreatedAt",
     "Delete",
     "KeyValue",
     "NoneSince",
+    "Present",
     "Put",
     "Snapshot",
+    "Transaction",
     "Unchanged",
-    "collect",
-    "compare",
+    "UnderLease",
+    "UnwrittenSince",
+    "collect_pairs",
+    "compare_messages",
     "decode_key",
     "encode_key",
-    "operate",
+    "operation_message",
     "prefix_end",
 ]
 
@@ -29,7 +34,7 @@ _etcdrpc: Final = import_etcdrpc()
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """One key's value. Revisions are etcd's; `lease` is 0 if the key has none."""
+    """A key's value with its etcd revisions; `lease` is 0 if the key has none."""
 
     value: bytes
     mod_revision: int
@@ -50,8 +55,8 @@ class Snapshot:
 class Unchanged:
     """Condition: the key was last written at this revision; 0 means that it must be absent.
 
-    value: and holds this, if it is given: a restored etcd may write another's value at the very revision that ours had
-    before it.
+    value: if given, the key must also hold this. In a restored etcd another write may have the revision that ours had
+    before the restore.
     """
 
     key: str
@@ -61,10 +66,10 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class CreatedAt:
-    """Condition: the key exists without a break since this revision (a leader's fence).
+    """Condition: the key has existed without interruption since this revision (a leader's fence).
 
-    value: and holds this, if it is given. Revisions are unique in one history of etcd; in one that was restored from a
-    backup, another's key may be created at the very revision of ours that was lost.
+    value: if given, the key must also hold this. Revisions are unique only within one history: in a restored etcd
+    another process may have created the key at the revision of the lost one.
     """
 
     key: str
@@ -74,15 +79,41 @@ class CreatedAt:
 
 @dataclass(frozen=True, slots=True)
 class NoneSince:
-    """Condition: no key that begins with this was written after this revision."""
+    """Condition: no key that begins with this prefix was written after this revision."""
 
     prefix: str
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
+class UnwrittenSince:
+    """Condition: the key was not written after this revision. An absent key meets it."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Condition: the key exists."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnderLease:
+    """Condition: the key exists and is under this lease."""
+
+    key: str
+    lease: int
+
+
+Condition = Unchanged | CreatedAt | NoneSince | UnwrittenSince | Present | UnderLease
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
-    """Writes a key, under a lease unless that is 0."""
+    """Writes a key, under a lease unless `lease` is 0."""
 
     key: str
     value: bytes
@@ -97,32 +128,48 @@ class Delete:
     prefix: bool = False
 
 
-def collect(pairs: Any, values: dict[str, KeyValue]) -> None:
-    """Adds what etcd answered to `values`."""
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Operations that are executed together if all conditions hold, and not at all otherwise."""
+
+    conditions: Sequence[Condition]
+    operations: Sequence[Put | Delete]
+
+
+def collect_pairs(pairs: Any, values: dict[str, KeyValue]) -> None:
+    """Adds etcd's KeyValue messages to `values`, by key."""
     for pair in pairs:
         values[decode_key(pair.key)] = KeyValue(pair.value, pair.mod_revision, pair.create_revision, pair.lease)
 
 
-def compare(condition: Unchanged | CreatedAt | NoneSince) -> list[Any]:
-    """A condition as etcd's messages."""
+def compare_messages(condition: Condition) -> list[Any]:
+    """Returns a condition as etcd's Compare messages."""
     message = _etcdrpc.Compare
     if isinstance(condition, NoneSince):
         start, end = encode_key(condition.prefix), prefix_end(condition.prefix)
         after = condition.revision + 1
         return [message(key=start, range_end=end, result=message.LESS, target=message.MOD, mod_revision=after)]
     key = encode_key(condition.key)
+    if isinstance(condition, UnwrittenSince):
+        # etcd compares an absent key as one that was written at revision 0.
+        after = condition.revision + 1
+        return [message(key=key, result=message.LESS, target=message.MOD, mod_revision=after)]
+    if isinstance(condition, Present):
+        return [message(key=key, result=message.GREATER, target=message.CREATE, create_revision=0)]
+    if isinstance(condition, UnderLease):
+        return [message(key=key, result=message.EQUAL, target=message.LEASE, lease=condition.lease)]
     if isinstance(condition, Unchanged):
         written = message(key=key, result=message.EQUAL, target=message.MOD, mod_revision=condition.mod_revision)
     else:
-        created_at = condition.create_revision
-        written = message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=created_at)
+        created = condition.create_revision
+        written = message(key=key, result=message.EQUAL, target=message.CREATE, create_revision=created)
     if condition.value is None:
         return [written]
     return [written, message(key=key, result=message.EQUAL, target=message.VALUE, value=condition.value)]
 
 
-def operate(operation: Put | Delete) -> Any:
-    """An operation as etcd's message."""
+def operation_message(operation: Put | Delete) -> Any:
+    """Returns an operation as etcd's RequestOp message."""
     key = encode_key(operation.key)
     if isinstance(operation, Put):
         put = _etcdrpc.PutRequest(key=key, value=operation.value, lease=operation.lease)
@@ -132,18 +179,18 @@ def operate(operation: Put | Delete) -> Any:
 
 
 def encode_key(key: str) -> bytes:
-    """A key as etcd's bytes."""
+    """Returns a key as etcd's bytes."""
     if not key:
         raise ValueError("an etcd key must not be empty")
     return key.encode("utf-8", "surrogateescape")
 
 
 def decode_key(key: bytes) -> str:
-    """A key as text. Somebody else's bytes that are no UTF-8 survive the way back."""
+    """Returns a key as text. `encode_key` restores even bytes that are not UTF-8, as a foreign key may have."""
     return key.decode("utf-8", "surrogateescape")
 
 
 def prefix_end(prefix: str) -> bytes:
-    """The first key after all that begin with `prefix`, as etcd wants a range's end."""
+    """Returns the first key after all that begin with `prefix`: the end of etcd's range."""
     key = encode_key(prefix).rstrip(b"\xff")
     return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"

@@ -1,7 +1,7 @@
 """One watch of one prefix, on one stream to one endpoint.
 
-How it ends: by an exception, always. EtcdUnavailable when the stream breaks (the member died, lost its leader, or the
-watch was closed); Compacted when events that were asked for are gone, so that the prefix has to be read anew.
+A watch always ends by an exception. EtcdUnavailable: the stream broke (the member died, lost its leader, or the watch
+was closed). Compacted: requested events are gone, so the prefix has to be read again.
 """
 
 from __future__ import annotations
@@ -29,30 +29,34 @@ _DELETE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A key was put, or deleted (`value` is None), by the transaction of `mod_revision`."""
+    """A key was put, or deleted (`value` is None), by the transaction of `mod_revision`.
+
+    lease  the lease under which the key was put; 0 for none, and for a deletion
+    """
 
     key: str
     value: bytes | None
     mod_revision: int
+    lease: int = 0
 
 
 class Watch:
-    """A confirmed watch. `next_events()` waits for events; `close()`, from any thread, ends the waiting.
+    """A watch that etcd has confirmed. `next_events()` waits for events; `close()`, from any thread, ends that wait.
 
-    `failed` is called if the endpoint let the watch down, not if it was closed from this side.
+    on_failure  called if the endpoint ends the watch, but not if this side closes it
     """
 
     def __init__(
-        self, endpoint: Endpoint, prefix: str, start_revision: int, *, timeout: float, failed: Callable[[], None]
+        self, endpoint: Endpoint, prefix: str, start_revision: int, *, timeout: float, on_failure: Callable[[], None]
     ) -> None:
         create = _etcdrpc.WatchCreateRequest(
             key=encode_key(prefix), range_end=prefix_end(prefix), start_revision=start_revision
         )
         self._endpoint = endpoint
-        self._failed = failed
+        self._on_failure = on_failure
         self._closed = False
         self._confirmed = False
-        # etcd ends the watch when our side of the stream ends, so the requests' iterator blocks until close().
+        # etcd ends the watch when the client's side of the stream ends, so the requests' iterator blocks until close().
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._requests.put(_etcdrpc.WatchRequest(create_request=create))
         self._call = endpoint.watch.Watch(iter(self._requests.get, None), metadata=METADATA)
@@ -83,8 +87,8 @@ class Watch:
         self._requests.put(None)
 
     def abandon(self) -> None:
-        """Ends the watch since its endpoint does not do well, though it may seem to."""
-        self._failed()
+        """Ends the watch, and makes the next one use another endpoint. For an endpoint that hangs without an error."""
+        self._on_failure()
         self.close()
 
     def __enter__(self) -> Self:
@@ -99,22 +103,23 @@ class Watch:
         try:
             response = next(self._call)
         except StopIteration:
-            raise self._broken("the watch ended") from None
+            raise self._lost_watch("the watch ended") from None
         except grpc.RpcError as error:
-            late = error.code() is grpc.StatusCode.CANCELLED and not (self._closed or self._confirmed)
-            raise refusal(error) or self._broken("no answer in time" if late else text_of(error)) from error
+            timed_out = error.code() is grpc.StatusCode.CANCELLED and not (self._closed or self._confirmed)
+            raise refusal(error) or self._lost_watch("no answer in time" if timed_out else text_of(error)) from error
         if response.compact_revision:
             raise Compacted(f"etcd refuses: compacted up to revision {response.compact_revision}")
         if response.canceled:
             raise EtcdRefused(f"etcd refuses: {response.cancel_reason or 'it cancelled the watch'}")
         return response
 
-    def _broken(self, text: str) -> EtcdUnavailable:
+    def _lost_watch(self, text: str) -> EtcdUnavailable:
         if not self._closed:
-            self._failed()
+            self._on_failure()
         return EtcdUnavailable(f"etcd at {self._endpoint.name} does not answer ({text})")
 
 
 def _event(event: Any) -> Event:
-    value = None if event.type == _DELETE else event.kv.value
-    return Event(decode_key(event.kv.key), value, event.kv.mod_revision)
+    pair = event.kv
+    value = None if event.type == _DELETE else pair.value
+    return Event(decode_key(pair.key), value, pair.mod_revision, pair.lease)

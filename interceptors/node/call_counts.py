@@ -1,4 +1,4 @@
-"""Counting the calls of one method."""
+"""Counts of the calls of one method."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["CallCounts"]
 
 
 class CallCounts:
-    """How many calls of one method were let in and refused.
+    """How many calls of one method were accepted and refused, and how many of its open streams were ended.
 
-    Plain integers, so that counting costs a call nothing. Their `+= 1` has no point at which CPython switches threads;
-    a build without the GIL may lose one now and then.
+    The counts are plain integers, which cost a call next to nothing. CPython does not switch threads within `+= 1`; a
+    build without the GIL may lose an increment now and then.
     """
 
     __slots__ = ("accepted", "ended", "refused")
@@ -19,10 +19,10 @@ class CallCounts:
         self.refused: dict[str, int] = {}
         self.ended: dict[str, int] = {}
 
-    def refuse(self, reason: str) -> None:
-        """A call was refused."""
+    def count_refused(self, reason: str) -> None:
+        """Counts a refused call."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
-    def end(self, reason: str) -> None:
-        """An open stream was ended."""
+    def count_ended(self, reason: str) -> None:
+        """Counts an open stream that was ended."""
         self.ended[reason] = self.ended.get(reason, 0) + 1

@@ -1,4 +1,4 @@
-"""A node: a process that verifies credentials, and keeps up with what the mesh knows."""
+"""A node: a process that verifies credentials by a trust bundle that it keeps up to date."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from interceptors.errors import NotReady, Reason, Refusal
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Snapshot
 from interceptors.etcd.mirror import Event, Mirror
 from interceptors.keyspace import Layout
-from interceptors.node.audit import RefusalLog
+from interceptors.node.audit import AuditLog
 from interceptors.node.call_counts import CallCounts
 from interceptors.node.heartbeat import AppliedBarrier, Heartbeat
-from interceptors.node.open_streams import OpenCalls
+from interceptors.node.open_streams import OpenStreams
 from interceptors.policy import Policy
 from interceptors.settings import MeshSettings
-from interceptors.tokens.verification_key import RecordError, read_key
+from interceptors.stored_records import FORMAT, RecordError
+from interceptors.tokens.verification_key import read_key
 from interceptors.trust.bundle import Changes, TrustBundle
 from interceptors.trust.continuity import Continuity
 from interceptors.verification.lookups import LookupService
@@ -37,19 +38,20 @@ __all__ = ["MeshNode"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
-_CALLS_WAIT: Final = 1.0
-"""Seconds that a call waits for etcd, which a node that is well asks every second anyway."""
+_LOOKUP_TIMEOUT_SECONDS: Final = 1.0
+"""How long a call waits for etcd. A healthy node gets an answer of etcd every second anyway."""
 
 
 class MeshNode:
-    """Verifies credentials by keys and epochs that it mirrors from etcd. One per process serves all of its servers.
+    """Verifies credentials by the keys and epochs that it mirrors from etcd. One node serves all servers of a process.
 
     settings  how to reach etcd, and what to accept
-    resolver  asks the auth service about opaque sessions; without one they are refused here
+    resolver  resolves opaque sessions at the auth service; without a resolver the node refuses them
     policy    the methods' rules; by default those of all loaded .proto files
-    node_id   unique among the living; by default the service's name, the host's, and something random
+    node_id   unique among the running nodes; by default the service's name, the host's name, and a random suffix
+    bundle    the trust bundle that the node keeps up to date; by default a new one
 
-    `start` it before the server takes calls, and `stop` it after, or use it as a context manager.
+    Call `start` before the server accepts calls and `stop` after it has ended, or use the node as a context manager.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class MeshNode:
         resolver: SessionResolver | None = None,
         policy: Policy | None = None,
         node_id: str | None = None,
+        bundle: TrustBundle | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy or Policy()
@@ -66,10 +69,10 @@ class MeshNode:
         self.id = node_id or f"{settings.service}-{socket.gethostname()}-{secrets.token_hex(4)}"
         layout = Layout(settings.etcd.prefix)
         self._layout = layout
-        self.bundle = TrustBundle(layout, settings.issuer)
-        self.calls = OpenCalls(lambda: self.bundle.proven_at)
-        self.counts: dict[str, CallCounts] = {}
-        self.refusals = RefusalLog()
+        self.bundle = bundle or TrustBundle(layout, settings.issuer)
+        self.streams = OpenStreams(lambda: self.bundle.proven_at)
+        self.call_counts: dict[str, CallCounts] = {}
+        self.audit_log = AuditLog()
         self.verifier = Verifier(
             self.bundle,
             leeway=settings.leeway,
@@ -77,77 +80,77 @@ class MeshNode:
             cached_credentials=settings.cached_credentials,
             resolves_sessions=resolver is not None,
         )
-        self.asker = LookupService(self._fetch_key, resolver, self._ask_revision)
+        self.lookups = LookupService(self._fetch_key, resolver, self._check_revision)
         self._client = EtcdClient(settings.etcd)
-        self._read = threading.Event()
-        self._since = self.bundle.continuity.observed
+        self._mesh_read = threading.Event()
+        self._observed_before_read = self.bundle.monitor.observed
         self._mirror = Mirror(
             settings.etcd,
             layout.mesh,
             on_snapshot=self._on_snapshot,
             on_events=self._on_events,
             before_read=self._before_read,
-            on_other_history=self.bundle.continuity.report_loss,
+            on_other_history=self.bundle.monitor.report_loss,
             name="mesh",
         )
         record = mesh_pb2.NodeRecord(
-            format=1, node_id=self.id, service=settings.service, address=settings.address, version=_version()
+            format=FORMAT, node_id=self.id, service=settings.service, address=settings.address, version=_version()
         )
         record.longest_freshness.FromNanoseconds(int(settings.longest_freshness * 1e9))
-        # Registered first, mirrored second: whoever waits for every node then knows of this one before it could serve.
-        self._pulse = Heartbeat(
+        # The node registers before it mirrors, so every barrier waits for it from before it can accept a credential.
+        self._heartbeat = Heartbeat(
             self._client,
             layout,
             self.bundle,
             record,
             lease_ttl=settings.node_lease,
             on_registered=self._mirror.start,
-            on_behind=self._mirror.reconnect,
+            on_watch_lagging=self._mirror.reconnect,
         )
-        self.bundle.continuity.listeners.append(self._on_lost)
+        self.bundle.monitor.loss_listeners.append(self._on_loss)
 
     def start(self, timeout: float | None = None, *, strict_timeout: float = 5.0) -> None:
-        """Connects to etcd and returns when the mesh's state has been read.
+        """Connects to etcd, and returns when the trust bundle has been read. Raises NotReady after `timeout`.
 
-        timeout: seconds; None waits as long as it takes, and the log says what for. Raises NotReady when it has passed;
-        the node goes on trying until it is stopped.
+        timeout: seconds; with None it waits without limit, and the log says what it waits for. After NotReady the node
+        goes on trying until it is stopped.
 
-        strict_timeout: seconds to wait, of these, until methods with a freshness rule can be served too: until the auth
-        service has vouched that nothing is missing in what was read, and a first proof of freshness counts. They are
-        refused until then however long it takes; all others are served at once.
+        strict_timeout: how many of these seconds to wait for strict methods: until the auth service has vouched for
+        etcd's history, and the node has its first proof of freshness. The node refuses strict methods until then, even
+        after this time. It serves all other methods as soon as the bundle has been read.
         """
         begun = time.monotonic()
-        self._pulse.start()
-        if not await_event(self._read, timeout):
+        self._heartbeat.start()
+        if not await_event(self._mesh_read, timeout):
             endpoints = ", ".join(self.settings.etcd.endpoints)
             raise NotReady(
-                f"the mesh's state could not be read from etcd at {endpoints} within {timeout:g} s; is etcd up, and is "
+                f"the trust bundle could not be read from etcd at {endpoints} within {timeout:g} s; is etcd up, and is "
                 "ETCD_ENDPOINTS right?"
             )
         if timeout is not None:
             strict_timeout = min(strict_timeout, max(timeout - (time.monotonic() - begun), 0.0))
         if strict_timeout > 0 and not await_event(self.bundle.proven, strict_timeout):
             missing = (
-                "this node could not prove how fresh its knowledge is; strict methods are refused until it can"
-                if self.bundle.continuity.vouched
+                "this node could not prove its freshness; strict methods are refused until it can"
+                if self.bundle.monitor.vouched
                 else "no auth replica has vouched for etcd's history; strict methods are refused until one does"
             )
             _log.warning("after %g s %s", strict_timeout, missing)
 
     def stop(self) -> None:
-        """Takes the node out of the mesh and ends its threads. Verification goes on with what is known."""
-        self._pulse.stop()
+        """Deregisters the node and ends its threads. Verification goes on with the last trust bundle."""
+        self._heartbeat.stop()
         self._mirror.stop()
-        self.calls.stop()
-        self.asker.stop()
+        self.streams.stop()
+        self.lookups.stop()
         self._client.close()
 
     def __enter__(self) -> MeshNode:
         try:
             self.start()
         except BaseException:
-            # Nobody else will: a node that is told to end while it waits may be registered already, and a rotation or a
-            # receipt would wait for it until its lease is over.
+            # Without __exit__ it has to be stopped here. A node that is interrupted while it waits may be registered
+            # already, and a rotation or a receipt would wait for it until its lease has run out.
             self.stop()
             raise
         return self
@@ -159,114 +162,114 @@ class MeshNode:
 
     @property
     def ready(self) -> bool:
-        """Whether the mesh's state has been read, so that calls can be decided."""
+        """Whether the trust bundle has been read, so that calls can be decided."""
         return self.bundle.revision > 0
 
     @property
     def connected(self) -> bool:
-        """Whether the watch on etcd is up."""
+        """Whether the watch on etcd is open."""
         return self._mirror.connected
 
     def freshness_age(self) -> float | None:
-        """Seconds: how old this node's knowledge of revocations can be at most. None before the first proof."""
+        """Returns the node's freshness: the age of its newest proof, in seconds. None before the first proof."""
         proven_at = self.bundle.proven_at
         return None if proven_at is None else ticks() - proven_at
 
-    def counts_of(self, method: str) -> CallCounts:
-        """Where the calls of a method are counted."""
-        return self.counts.setdefault(method, CallCounts())
+    def call_counts_of(self, method: str) -> CallCounts:
+        """Returns the counts of a method's calls."""
+        return self.call_counts.setdefault(method, CallCounts())
 
     def verify(self, credential: str, *, audience: str | None = None) -> Caller:
-        """Verifies a credential outside a call: everything but scopes and freshness, and the audience if one is given.
+        """Verifies a credential outside a call. Checks the audience if one is given, but not scopes and freshness.
 
-        May ask etcd or the auth service. Raises Refusal.
+        May wait for a lookup in etcd or at the auth service. Raises Refusal.
         """
         if not self.ready:
-            raise Refusal(Reason.MESH_NOT_READY, "nothing was read from etcd yet")
+            raise Refusal(Reason.MESH_NOT_READY, "the node has not read its trust bundle from etcd yet")
         if len(credential) > self.settings.max_credential_bytes:
             raise Refusal(Reason.CREDENTIAL_TOO_LARGE, f"{len(credential)} bytes")
         if not credential.isascii():
             raise Refusal(Reason.CREDENTIAL_MALFORMED, "the credential is not ASCII")
-        caller = self.asker.run(self.verifier.identify(credential, time.time())).caller
+        caller = self.lookups.run(self.verifier.authenticate(credential, time.time())).caller
         if audience is not None and audience not in caller.audiences:
             raise Refusal(Reason.AUDIENCE_MISMATCH, f"the credential is not for {audience!r}")
         return caller
 
     def _fetch_key(self, kid: str) -> None:
-        """Reads one key from etcd into the bundle, if it is there: a token may be quicker than the watch.
+        """Adds one key to the bundle if etcd has it: a token may arrive before the watch brings its key.
 
-        Refusal KEY_UNKNOWN if nobody can say whether it is there.
+        Raises Refusal KEY_UNKNOWN if etcd does not answer, or has lost a part of its history.
         """
-        name = self._layout.key(kid)
-        since = self.bundle.continuity.observed
+        etcd_key = self._layout.key(kid)
+        since = self.bundle.monitor.observed
         try:
-            found = self._client.read(name, self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
-        except EtcdUnavailable as error:
-            # Not "there is no such key": whoever comes next asks again, and is served as soon as etcd answers.
-            _log.warning("key %r is unknown, and etcd could not be asked for it: %s", kid, error)
-            raise Refusal(Reason.KEY_UNKNOWN, f"etcd could not be asked for key {kid!r}: {error}") from error
-        entry = found.values.get(name)
-        if self.bundle.record_read(found, since) is not Continuity.UNBROKEN:
-            # A key that is back since etcd was restored may have been revoked, and one that is missing may come back.
-            raise Refusal(
-                Reason.KEY_UNKNOWN, f"key {kid!r} cannot be told from one that was revoked: etcd was restored"
+            found = self._client.read(
+                etcd_key, self._layout.beacon, self._layout.history, timeout=_LOOKUP_TIMEOUT_SECONDS
             )
+        except EtcdUnavailable as error:
+            # A refusal is not remembered as an absent key is: the next call looks it up again.
+            _log.warning("key %r is unknown, and could not be looked up in etcd: %s", kid, error)
+            raise Refusal(Reason.KEY_UNKNOWN, f"key {kid!r} could not be looked up in etcd: {error}") from error
+        entry = found.values.get(etcd_key)
+        if self.bundle.record_read(since, found) is not Continuity.UNBROKEN:
+            # In a restored etcd a revoked key may be present again, and a valid one may be missing.
+            raise Refusal(Reason.KEY_UNKNOWN, f"etcd was restored, so key {kid!r} cannot be told from a revoked one")
         if entry is None:
             return
         try:
             self.bundle.add_key(read_key(entry.value), found.revision)
         except RecordError as error:
-            _log.error("%s cannot be used: %s", name, error)
+            _log.error("skipped %s: %s", etcd_key, error)
 
-    def _ask_revision(self, revision: int) -> None:
-        """Asks etcd whether it has reached a revision that a credential claims."""
-        since = self.bundle.continuity.observed
+    def _check_revision(self, revision: int) -> None:
+        """Reads etcd's revision, and records in the monitor whether it has reached one that a credential claims."""
+        since = self.bundle.monitor.observed
         try:
-            found = self._client.read(self._layout.beacon, self._layout.history, timeout=_CALLS_WAIT)
+            found = self._client.read(self._layout.beacon, self._layout.history, timeout=_LOOKUP_TIMEOUT_SECONDS)
         except EtcdUnavailable as error:
-            raise Refusal(Reason.MESH_STALE, f"etcd could not be asked for revision {revision}: {error}") from error
-        if self.bundle.record_read(found, since) is Continuity.UNBROKEN:
-            self.bundle.continuity.resolve_unseen_epoch(revision, found.revision)
+            raise Refusal(Reason.MESH_STALE, f"revision {revision} could not be looked up in etcd: {error}") from error
+        if self.bundle.record_read(since, found) is Continuity.UNBROKEN:
+            self.bundle.monitor.resolve_unseen_epoch(revision, found.revision)
 
     def _before_read(self) -> None:
-        self._since = self.bundle.continuity.observed
+        self._observed_before_read = self.bundle.monitor.observed
 
-    def _on_lost(self) -> None:
-        # Whichever thread has noticed: the auth service is told, and the watch is asked what there is.
-        self._pulse.wake()
+    def _on_loss(self) -> None:
+        # Called in any thread. The heartbeat writes the loss into the node's record; the mirror checks etcd's history.
+        self._heartbeat.wake()
         self._mirror.reconnect()
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         before = self.bundle.revision
-        changes = self.bundle.load(snapshot, self._since)
+        changes = self.bundle.load(snapshot, self._observed_before_read)
         ended = 0
-        if changes.another:
-            self.verifier.forget()
-            self.calls.end_all(Refusal(Reason.CREDENTIAL_REVOKED, "etcd has lost a part of its history"))
+        if changes.new_history:
+            self.verifier.clear_cache()
+            self.streams.end_all(Refusal(Reason.CREDENTIAL_REVOKED, "etcd has lost a part of its history"))
         elif before:
-            ended = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
+            ended = self.streams.recheck(self.verifier.recheck, now=time.time(), unbroken=False)
         self._acknowledge(changes, {revision: ended for _, revision in changes.barriers if revision > before})
-        self._tell_ready()
+        self._signal_ready()
 
     def _on_events(self, events: Sequence[Event], revision: int) -> None:
         changes = self.bundle.apply(events, revision)
         ended: dict[int, int] = {}
         for scope, epoch in changes.revoked:
-            ended[epoch] = ended.get(epoch, 0) + self.calls.revoke(scope, epoch)
-        if changes.keys:
-            without_key = self.calls.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
-            ended.update({revision: ended.get(revision, 0) + without_key for revision in changes.keys})
+            ended[epoch] = ended.get(epoch, 0) + self.streams.revoke(scope, epoch)
+        if changes.key_revisions:
+            without_key = self.streams.recheck(self.verifier.recheck, now=time.time(), unbroken=True)
+            ended.update({revision: ended.get(revision, 0) + without_key for revision in changes.key_revisions})
         self._acknowledge(changes, ended)
-        self._tell_ready()
+        self._signal_ready()
 
-    def _tell_ready(self) -> None:
+    def _signal_ready(self) -> None:
         if self.ready:
-            self._read.set()
+            self._mesh_read.set()
 
     def _acknowledge(self, changes: Changes, ended: Mapping[int, int] = MappingProxyType({})) -> None:
-        """Has the barriers acknowledged that were raised. ended: live streams that were ended, by revision."""
+        """Acknowledges the raised barriers. ended: how many open streams were ended, by revision."""
         for barrier_id, revision in changes.barriers:
-            self._pulse.acknowledge(AppliedBarrier(barrier_id, revision, ended.get(revision, 0)))
+            self._heartbeat.acknowledge(AppliedBarrier(barrier_id, revision, ended.get(revision, 0)))
 
 
 def _version() -> str:

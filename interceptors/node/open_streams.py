@@ -1,4 +1,11 @@
-"""The open streams of a node, and ending them when their credential ends, or can no longer be known to be good."""
+"""The open streams of a node: found by revocation scope and by deadline, and ended when their credential ends.
+
+A stream also ends when its node can no longer know whether the credential is valid.
+
+Streams are opened and closed far more often than scopes are revoked, so opening and closing are kept cheap. A stream is
+indexed by the scopes of its subject and its session only. The scopes that many credentials share (client, audience,
+signing key, everyone) are revoked seldom, and then all open streams are searched.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +19,33 @@ from typing import Final
 
 from interceptors.clock import ticks
 from interceptors.errors import Reason, Refusal
+from interceptors.scopes import is_own_scope
 from interceptors.verification.verifier import KeyRevoked, VerifiedCredential
 
-__all__ = ["OpenCall", "OpenCalls"]
+__all__ = ["OpenStream", "OpenStreams"]
 
-_log: Final = logging.getLogger("credmesh.calls")
+_log: Final = logging.getLogger("credmesh.streams")
 
-_LOOK_AGAIN: Final = 1.0
-"""Seconds. A wait stands still while the machine sleeps; deadlines do not."""
-_A_LITTLE: Final = 0.001
+_POLL_INTERVAL_SECONDS: Final = 1.0
+"""The longest wait for a deadline: while the machine sleeps, a wait stands still and a deadline does not."""
+
+_STALENESS_MARGIN_SECONDS: Final = 0.001
+_MAX_ENDED_IN_HEAP: Final = 1000
 
 
-class OpenCall:
+class OpenStream:
     """One open stream.
 
-    method     its full method name
-    verified   the credential that opened it
-    deadline   when it ends with its credential, by interceptors.clock
-    following  whether it may outlive its token as long as the session lives
-    freshness  seconds: it ends when the node's knowledge of revocations is older. None: any age will do
+    method           its full method name
+    verified         the credential that opened it
+    deadline         when the stream ends with its credential, by interceptors.clock
+    follows_session  whether the stream may outlive its token as long as the session lives
+    end              ends the call with a refusal; must return at once, because thousands are ended in a row
+    freshness        seconds: the stream ends when the node's freshness is above this. None: no limit
+    ended            whether the stream is no longer among the open ones
     """
 
-    __slots__ = ("deadline", "end", "ended", "following", "freshness", "method", "verified")
+    __slots__ = ("deadline", "end", "ended", "follows_session", "freshness", "method", "verified")
 
     def __init__(
         self,
@@ -41,119 +53,135 @@ class OpenCall:
         verified: VerifiedCredential,
         deadline: float,
         *,
-        following: bool,
+        follows_session: bool,
         end: Callable[[Refusal], None],
         freshness: float | None = None,
     ) -> None:
         self.method = method
         self.verified = verified
         self.deadline = deadline
-        self.following = following
+        self.follows_session = follows_session
         self.freshness = freshness
-        self.end = end  # must return at once: thousands are ended in a row
+        self.end = end
         self.ended = False
 
 
-class OpenCalls:
-    """All open streams, found by revocation scope and by deadline. Thread-safe.
+class OpenStreams:
+    """All open streams of a node. Thread-safe.
 
-    proven_at  tells when the node last proved how fresh it is (see TrustBundle); None for never
+    proven_at  returns when the node last proved its freshness (see TrustBundle); None for never
 
-    Ending is the part of each server's adapter; it is called outside the lock, from the thread that noticed.
+    `OpenStream.end`, which the server's adapter provides, is called outside the lock, in the thread that found the
+    cause.
     """
 
     def __init__(self, proven_at: Callable[[], float | None] = lambda: None) -> None:
         self._proven_at = proven_at
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._calls: set[OpenCall] = set()
-        self._by_scope: dict[str, set[OpenCall]] = {}
-        self._strict: dict[float, set[OpenCall]] = {}
-        self._deadlines: list[tuple[float, int, OpenCall]] = []
+        self._streams: set[OpenStream] = set()
+        self._by_scope: dict[str, set[OpenStream]] = {}
+        self._strict: dict[float, set[OpenStream]] = {}
+        self._deadlines: list[tuple[float, int, OpenStream]] = []
         self._sequence = itertools.count()
         self._thread: threading.Thread | None = None
+        self._wakes_at = -math.inf  # the time by which the thread looks at the deadlines again, unless it is woken
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._streams)
 
-    def add(self, call: OpenCall) -> None:
-        """Keeps a stream. The caller then rechecks its credential: an epoch may have passed by in between.
+    def add(self, stream: OpenStream) -> None:
+        """Adds a stream. The caller then rechecks its credential: an epoch may have come just before it was added.
 
-        RuntimeError if the process can have no thread that watches its end.
+        RuntimeError if the process cannot start the thread that watches deadlines.
         """
         with self._lock:
             if self._thread is None and not self._stopped:
-                # First: without it nobody would end the stream in time, so if it cannot be had, neither can the stream.
+                # Before the stream is added: without the thread the stream would not end in time.
                 thread = threading.Thread(target=self._watch_deadlines, name="credmesh-deadlines", daemon=True)
                 thread.start()
                 self._thread = thread
-            self._calls.add(call)
-            for scope in call.verified.scopes:
-                self._by_scope.setdefault(scope, set()).add(call)
-            if call.freshness is not None:
-                self._strict.setdefault(call.freshness, set()).add(call)
-            heapq.heappush(self._deadlines, (call.deadline, next(self._sequence), call))
-            if self._deadlines[0][2] is call or call.freshness is not None:
+            self._streams.add(stream)
+            for scope in stream.verified.own_scopes:
+                streams = self._by_scope.get(scope)
+                if streams is None:
+                    self._by_scope[scope] = {stream}
+                else:
+                    streams.add(stream)
+            due = stream.deadline
+            heapq.heappush(self._deadlines, (due, next(self._sequence), stream))
+            if stream.freshness is not None:
+                self._strict.setdefault(stream.freshness, set()).add(stream)
+                due = min(due, self._stale_at(stream.freshness))
+            # Waking the thread for every stream would cost more than everything else that is done here.
+            if due < self._wakes_at:
                 self._wake.notify()
 
-    def remove(self, call: OpenCall) -> None:
-        """Forgets a stream that has ended by itself."""
+    def remove(self, stream: OpenStream) -> None:
+        """Removes a stream that is over."""
         with self._lock:
-            self._discard(call)
+            if self._discard(stream):
+                # The heap keeps this object for a while. It must not keep the call's context and messages as well.
+                stream.end = _ignore
 
     def revoke(self, scope: str, epoch: int) -> int:
         """Ends every stream of a scope whose credential is older than `epoch`; returns how many there were.
 
-        Where the scope is a key's, every stream of what the key signed, however new the credential claims to be.
+        If the scope is a signing key's, ends every stream whose token the key signed, whatever epoch the token claims.
         """
         with self._lock:
-            members = self._by_scope.get(scope, ())
-            of_key = [call for call in members if call.verified.key_scope == scope]
-            found = of_key or [call for call in members if call.verified.caller.epoch < epoch]
-            for call in found:
-                self._discard(call)
+            if is_own_scope(scope):
+                members = list(self._by_scope.get(scope, ()))
+            else:
+                members = [stream for stream in self._streams if scope in stream.verified.scopes]
+            of_key = [stream for stream in members if stream.verified.key_scope == scope]
+            revoked = of_key or [stream for stream in members if stream.verified.caller.epoch < epoch]
+            for stream in revoked:
+                self._discard(stream)
         reason = Reason.KEY_UNKNOWN if of_key else Reason.CREDENTIAL_REVOKED
-        return self._end(found, Refusal(reason, f"scope {scope} was revoked at revision {epoch}"))
+        return self._end(revoked, Refusal(reason, f"scope {scope} was revoked at revision {epoch}"))
 
     def end_all(self, refusal: Refusal) -> int:
         """Ends every stream; returns how many there were."""
         with self._lock:
-            found = list(self._calls)
-            for call in found:
-                self._discard(call)
-        return self._end(found, refusal)
+            streams = list(self._streams)
+            for stream in streams:
+                self._discard(stream)
+        return self._end(streams, refusal)
 
     def recheck(self, recheck: Callable[[VerifiedCredential], None], *, now: float, unbroken: bool) -> int:
-        """Checks every open stream anew, after keys changed or the mesh was read again; returns how many ended.
+        """Checks every open stream again, after keys changed or the mesh was read again; returns how many ended.
 
-        unbroken: whether no event can have been missed. If some may have been, an epoch may have come and leased out
-        unseen; a stream whose own token has expired rests on its session alone, and ends in that doubt.
+        now       seconds since 1970
+        unbroken  whether no event can have been missed. If one may have been, an epoch may have come and its lease may
+                  have ended unseen. A stream whose own token has expired depends on its session alone, so it ends
         """
         with self._lock:
-            calls = list(self._calls)
+            streams = list(self._streams)
         ended = 0
-        for call in calls:
+        for stream in streams:
+            expired = now >= stream.verified.usable_until
             refusal: Refusal | None = None
             try:
-                recheck(call.verified)
-            except Refusal as found:
-                # A retired key's tokens have all expired; a stream that follows its session does not need it any more.
-                # Not so where the key was revoked: whoever stole it chose himself when his token was to expire.
-                expired = now >= call.verified.usable_until
-                retired = found.reason is Reason.KEY_UNKNOWN and not isinstance(found, KeyRevoked)
-                if not (retired and call.following and expired):
-                    refusal = found
-            if refusal is None and not unbroken and now >= call.verified.usable_until:
+                recheck(stream.verified)
+            except Refusal as refused:
+                # When a key retires, all its tokens have expired, and a stream that follows its session no longer needs
+                # the key. If the key was revoked, the stream ends: a thief of the key chose the token's expiry.
+                retired = refused.reason is Reason.KEY_UNKNOWN and not isinstance(refused, KeyRevoked)
+                if not (retired and stream.follows_session and expired):
+                    refusal = refused
+            if refusal is None and not unbroken and expired:
                 refusal = Refusal(Reason.CREDENTIAL_EXPIRED, "events were missed, and the token has expired meanwhile")
             if refusal is not None:
                 with self._lock:
-                    self._discard(call)
-                ended += self._end([call], refusal)
+                    open_until_now = self._discard(stream)
+                if open_until_now:
+                    ended += self._end([stream], refusal)
         return ended
 
     def stop(self) -> None:
-        """Ends the thread that watches deadlines. The streams are left to the server's own shutdown."""
+        """Ends the thread that watches deadlines. Open streams are left to the server's own shutdown."""
         with self._lock:
             self._stopped = True
             self._wake.notify()
@@ -161,80 +189,95 @@ class OpenCalls:
         if thread is not None:
             thread.join(timeout=5)
 
-    def _discard(self, call: OpenCall) -> None:
-        if call not in self._calls:
-            return
-        self._calls.discard(call)
-        for scope in call.verified.scopes:
-            calls = self._by_scope.get(scope)
-            if calls is not None:
-                calls.discard(call)
-                if not calls:
-                    del self._by_scope[scope]
-        if call.freshness is not None:
-            strict = self._strict[call.freshness]
-            strict.discard(call)
+    def _discard(self, stream: OpenStream) -> bool:
+        """Removes a stream from all indices, the heap excepted. Returns whether it was there."""
+        if stream.ended or stream not in self._streams:
+            return False
+        stream.ended = True
+        self._streams.discard(stream)
+        for scope in stream.verified.own_scopes:
+            streams = self._by_scope[scope]
+            streams.discard(stream)
+            if not streams:
+                del self._by_scope[scope]
+        if stream.freshness is not None:
+            strict = self._strict[stream.freshness]
+            strict.discard(stream)
             if not strict:
-                del self._strict[call.freshness]
-        call.ended = True
-        # Its entry in the heap stays until its time comes; short streams under long tokens would pile up there.
-        if len(self._deadlines) > 2 * len(self._calls) + 1000:
+                del self._strict[stream.freshness]
+        # The heap keeps the stream until its deadline. Short streams under long tokens would pile up there.
+        if len(self._deadlines) > 2 * len(self._streams) + _MAX_ENDED_IN_HEAP:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
             heapq.heapify(self._deadlines)
+        return True
 
-    def _end(self, calls: Iterable[OpenCall], refusal: Refusal) -> int:
+    def _end(self, streams: Iterable[OpenStream], refusal: Refusal) -> int:
         count = 0
-        for call in calls:
+        for stream in streams:
             count += 1
             try:
-                call.end(refusal)
-            except Exception:  # noqa: BLE001 - logged, and the others come first
-                # One stream that cannot be ended must not keep the others alive.
-                _log.exception("could not end a stream of %s", call.method)
+                stream.end(refusal)
+            except Exception:  # noqa: BLE001 - logged; a stream that cannot be ended must not keep the others open
+                _log.exception("could not end a stream of %s", stream.method)
         return count
 
     def _watch_deadlines(self) -> None:
         expired = Refusal(Reason.CREDENTIAL_EXPIRED, "the credential expired while the stream was open")
-        stale = Refusal(Reason.MESH_STALE, "the node's knowledge of revocations grew too old while the stream was open")
+        too_stale = Refusal(Reason.MESH_STALE, "the node became too stale for the method while the stream was open")
         while True:
             with self._lock:
                 while True:
                     if self._stopped:
                         return
                     now = ticks()
-                    over, next_deadline = self._take_expired(now)
-                    outdated, next_outdated = self._take_outdated(now)
-                    if over or outdated:
+                    past_deadline, next_deadline = self._remove_expired(now)
+                    stale_streams, next_stale = self._remove_stale(now)
+                    if past_deadline or stale_streams:
                         break
-                    self._wake.wait(min(next_deadline, next_outdated, _LOOK_AGAIN) if self._calls else None)
-            self._end(over, expired)
-            self._end(outdated, stale)
+                    if self._streams:
+                        wait = min(next_deadline, next_stale, _POLL_INTERVAL_SECONDS)
+                        self._wakes_at = now + wait
+                        self._wake.wait(wait)
+                    else:
+                        self._wakes_at = math.inf  # the next stream wakes the thread
+                        self._wake.wait()
+            self._end(past_deadline, expired)
+            self._end(stale_streams, too_stale)
 
-    def _take_expired(self, now: float) -> tuple[list[OpenCall], float]:
-        """The streams whose deadline has passed, and the seconds until the next one's."""
-        due: list[OpenCall] = []
+    def _remove_expired(self, now: float) -> tuple[list[OpenStream], float]:
+        """Removes the streams whose deadline has passed. Returns them, and the seconds until the next deadline."""
+        due: list[OpenStream] = []
         while self._deadlines and (self._deadlines[0][2].ended or self._deadlines[0][0] <= now):
-            call = heapq.heappop(self._deadlines)[2]
-            if not call.ended:
-                self._discard(call)
-                due.append(call)
+            stream = heapq.heappop(self._deadlines)[2]
+            if self._discard(stream):
+                due.append(stream)
         return due, self._deadlines[0][0] - now if self._deadlines else math.inf
 
-    def _take_outdated(self, now: float) -> tuple[list[OpenCall], float]:
-        """The streams for which the node is too stale, and the seconds until the next ones are unless it proves itself.
+    def _remove_stale(self, now: float) -> tuple[list[OpenStream], float]:
+        """Removes the streams for which the node is too stale.
 
-        A stream that a strict method let in must not go on where a call of it would be refused: it may be the very one
-        of whose revocation this node cannot know.
+        Returns them, and the seconds until the node is too stale for the next ones, unless it proves its freshness.
+
+        A stream of a strict method must not go on where a call of that method would be refused: the node may be cut off
+        from the revocation that ends the stream.
         """
-        due: list[OpenCall] = []
+        due: list[OpenStream] = []
         wait = math.inf
-        proven_at = self._proven_at()
-        for freshness, calls in list(self._strict.items()):
-            left = -math.inf if proven_at is None else proven_at + freshness - now
-            if left < 0:
-                due.extend(calls)
+        for freshness, streams in list(self._strict.items()):
+            stale_at = self._stale_at(freshness)
+            if stale_at < now:
+                due.extend(streams)
             else:
-                wait = min(wait, left + _A_LITTLE)
-        for call in due:
-            self._discard(call)
+                wait = min(wait, stale_at + _STALENESS_MARGIN_SECONDS - now)
+        for stream in due:
+            self._discard(stream)
         return due, wait
+
+    def _stale_at(self, freshness: float) -> float:
+        """When the node becomes too stale for a strict method, unless it proves its freshness until then."""
+        proven_at = self._proven_at()
+        return -math.inf if proven_at is None else proven_at + freshness
+
+
+def _ignore(_refusal: Refusal) -> None:
+    """Ends nothing: the stream is over."""

@@ -1,4 +1,4 @@
-"""The gate before one method: what sync and aio servers do alike for a call."""
+"""What the sync and the aio server interceptors share: deciding on calls, and recording the decisions."""
 
 from __future__ import annotations
 
@@ -15,107 +15,166 @@ from interceptors.clock import ticks
 from interceptors.errors import Refusal
 from interceptors.node.call_counts import CallCounts
 from interceptors.node.mesh_node import MeshNode
-from interceptors.node.open_streams import OpenCall
+from interceptors.node.open_streams import OpenStream
 from interceptors.policy import MethodRule
 from interceptors.verification.verifier import VerifiedCredential
 
-__all__ = ["HIDDEN", "OTHERS", "MethodAdmission", "WrappedHandlers", "log_unexpected", "refused_unruled"]
+__all__ = [
+    "INTERNAL_ERROR",
+    "OTHER_METHODS",
+    "MethodAdmission",
+    "WrappedHandlers",
+    "log_handler_error",
+    "record_denied_method",
+    "status_after_error",
+]
 
 H = TypeVar("H")
 
 _log: Final = logging.getLogger("credmesh.server")
-_MOST_METHODS: Final = 10_000
 
-HIDDEN: Final = "internal error"
-"""What a caller is told of an exception that the handler did not mean for it."""
+_MAX_METHODS: Final = 10_000
 
-OTHERS: Final = "others"
-"""Where refusals are counted once there are too many methods to count each."""
+INTERNAL_ERROR: Final = "internal error"
+"""All that a caller learns of an exception that the handler did not raise for the caller."""
+
+OTHER_METHODS: Final = "others"
+"""The name under which refusals are counted once there are too many methods to count each."""
+
+_STATUS_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class MethodAdmission:
-    """Lets calls of one method in, or refuses them, and keeps count and trail of both."""
+    """Admits or refuses the calls of one method. Counts both, and writes refusals to the audit trail.
 
-    __slots__ = ("counts", "method", "node", "rule")
+    `context` is the context of a call: of a `grpc.server`, of a `grpc.aio.server`, or the blocking context that a
+    `grpc.aio.server` gives to plain functions.
+    """
+
+    __slots__ = ("_lookups", "_read_credential", "_verify", "_verify_cached", "counts", "method", "node", "rule")
 
     def __init__(self, node: MeshNode, rule: MethodRule) -> None:
         self.node = node
         self.rule = rule
         self.method = rule.method
-        self.counts: CallCounts = node.counts_of(rule.method)
+        self.counts: CallCounts = node.call_counts_of(rule.method)
+        self._lookups = node.lookups
+        self._read_credential = node.verifier.read_credential
+        self._verify_cached = node.verifier.verify_cached
+        self._verify = node.verifier.verify
 
-    def hold(self, verified: VerifiedCredential, end: Callable[[Refusal], None], peer: str) -> OpenCall:
-        """Keeps an open stream among those that end with their credential.
+    def admit(self, context: Any) -> VerifiedCredential | None:
+        """Decides on a call. Returns its credential; None if the method is public. Raises Refusal.
 
-        Raises Refusal if it was revoked since it was verified: the epoch may have passed by before the stream was kept.
+        Blocks where the decision needs a lookup in etcd or at the auth service.
         """
-        ends_in = verified.stream_ends_at(follow_session=self.rule.follow_session) - time.time()
+        if self.rule.public:
+            return None
+        now = time.time()
+        credential = self._read_credential(context.invocation_metadata())
+        verified = self._verify_cached(self.rule, credential, now)
+        if verified is None:
+            verified = self._lookups.run(self._verify(self.rule, credential, now))
+        self.counts.accepted += 1
+        return verified
 
-        def end_and_tell(refusal: Refusal) -> None:
-            self.counts.end(refusal.reason.name)
+    async def admit_async(self, context: Any) -> VerifiedCredential | None:
+        """As `admit`, without blocking the event loop."""
+        if self.rule.public:
+            return None
+        now = time.time()
+        credential = self._read_credential(context.invocation_metadata())
+        verified = self._verify_cached(self.rule, credential, now)
+        if verified is None:
+            verified = await self._lookups.run_async(self._verify(self.rule, credential, now))
+        self.counts.accepted += 1
+        return verified
+
+    def open_stream(self, verified: VerifiedCredential, context: Any, end: Callable[[Refusal], None]) -> OpenStream:
+        """Adds a call to the node's open streams: `end` is called when its credential ends.
+
+        Raises Refusal if the credential was revoked since `admit`: its epoch may have come before the stream was added.
+        """
+        rule = self.rule
+        peer = context.peer()  # not in `end_and_record`: grpc crashes if another thread asks for it while the call ends
+        seconds_left = verified.stream_ends_at(follow_session=rule.follow_session) - time.time()
+
+        def end_and_record(refusal: Refusal) -> None:
+            self.counts.count_ended(refusal.reason.name)
             end(refusal)
-            self.node.refusals.ended(self.method, peer, refusal, subject=verified.caller.subject)
+            self.node.audit_log.log_ended(self.method, peer, refusal, subject=verified.caller.subject)
 
-        call = OpenCall(
+        stream = OpenStream(
             self.method,
             verified,
-            ticks() + ends_in,
-            following=self.rule.follow_session,
-            end=end_and_tell,
-            freshness=self.rule.freshness,
+            ticks() + seconds_left,
+            follows_session=rule.follow_session,
+            end=end_and_record,
+            freshness=rule.freshness,
         )
-        self.node.calls.add(call)
+        self.node.streams.add(stream)
         try:
             self.node.verifier.recheck(verified)
         except Refusal:
-            self.node.calls.remove(call)
+            self.node.streams.remove(stream)
             raise
-        return call
+        return stream
 
-    def release(self, call: OpenCall) -> None:
-        """The stream has ended."""
-        self.node.calls.remove(call)
+    def close_stream(self, stream: OpenStream) -> None:
+        """Removes a call that is over from the node's open streams."""
+        self.node.streams.remove(stream)
 
-    def refused(self, refusal: Refusal, peer: str) -> None:
-        """Counts a refusal and writes its audit line. To be called where the handler runs, or would have run."""
+    def record_refusal(self, refusal: Refusal, context: Any) -> None:
+        """Counts a refusal and writes it to the audit trail. To be called in the context of the handler."""
         subject = refusal.subject
         if subject is None:
-            # A refusal of the handler's own: the caller is the one that it serves.
+            # The handler itself may have refused. Then the subject is that of the caller that it serves.
             with contextlib.suppress(LookupError):
                 subject = current_caller().subject
-        self.counts.refuse(refusal.reason.name)
-        self.node.refusals.refused(self.method, peer, refusal, subject=subject)
+        self.counts.count_refused(refusal.reason.name)
+        self.node.audit_log.log_refused(self.method, context.peer(), refusal, subject=subject)
 
 
 class WrappedHandlers(Generic[H]):
-    """Wraps each method's handler once, and again only if the server's handler for it changes."""
+    """Wraps each method's handler once, and again only if the server's handler for the method changes."""
 
     def __init__(self, node: MeshNode, wrap: Callable[[MethodAdmission, Any], H]) -> None:
         self._node = node
         self._wrap = wrap
-        self._known: dict[str, tuple[object, H]] = {}
+        self._wrapped: dict[str, tuple[object, H]] = {}
 
     def get(self, method: str, handler: object) -> H:
-        """The wrapped handler. Refusal METHOD_DENIED if the method has no valid rule."""
-        known = self._known.get(method)
+        """Returns the wrapped handler. Refusal METHOD_DENIED if the method has no valid rule."""
+        known = self._wrapped.get(method)
         if known is not None and known[0] is handler:
             return known[1]
         wrapped = self._wrap(MethodAdmission(self._node, self._node.policy.rule(method)), handler)
-        if len(self._known) < _MOST_METHODS:
-            self._known[method] = (handler, wrapped)
+        if len(self._wrapped) < _MAX_METHODS:
+            self._wrapped[method] = (handler, wrapped)
         return wrapped
 
 
-def refused_unruled(node: MeshNode, method: str, peer: str, refusal: Refusal) -> None:
-    """Counts the refusal of a method without a valid rule, and writes its audit line."""
-    # A server that answers to any name lets its callers choose the names.
-    counted = method if method in node.counts or len(node.counts) < _MOST_METHODS else OTHERS
-    node.counts_of(counted).refuse(refusal.reason.name)
-    node.refusals.refused(method, peer, refusal)
+def record_denied_method(node: MeshNode, method: str, refusal: Refusal, peer: str) -> None:
+    """Counts the refusal of a method without a valid rule, and writes it to the audit trail."""
+    # On a server with a generic handler, callers choose the methods' names. Their number must stay bounded.
+    counted = method if method in node.call_counts or len(node.call_counts) < _MAX_METHODS else OTHER_METHODS
+    node.call_counts_of(counted).count_refused(refusal.reason.name)
+    node.audit_log.log_refused(method, peer, refusal)
 
 
-def log_unexpected(method: str, error: BaseException) -> None:
-    """Logs what a handler, or this package, did not mean to raise."""
+def status_after_error(code: Any, details: Any) -> tuple[grpc.StatusCode, str]:
+    """The status of a call whose handler raised an unexpected exception, given the context's code and details.
+
+    That is the status that the handler had set before, or else UNKNOWN without the exception's text.
+    """
+    status = _STATUS_BY_NUMBER.get(code, code)  # the aio server's context returns the number
+    if status is None or status is grpc.StatusCode.OK:
+        return grpc.StatusCode.UNKNOWN, INTERNAL_ERROR
+    return status, (details.decode() if isinstance(details, bytes) else details) or INTERNAL_ERROR
+
+
+def log_handler_error(method: str, error: BaseException) -> None:
+    """Logs an exception that a handler, or this package, raised unexpectedly."""
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         _log.error("%s failed: a call that it made was answered %s: %s", method, error.code(), error.details())
     else:

@@ -1,4 +1,8 @@
-"""Ending a call of the aio server from outside its handler, with a status."""
+"""Ending a call of the aio server from outside its handler, with a status.
+
+The handler of a stream gets a context from here: the server's own context, whose call any thread can end.
+interceptors/node/open_streams.py decides which streams end, and when.
+"""
 
 from __future__ import annotations
 
@@ -10,155 +14,164 @@ import grpc.aio
 
 from interceptors.errors import Refusal
 
-__all__ = ["RunningHandler", "ThreadedHandler"]
+__all__ = ["StreamContext", "ThreadedStreamContext"]
 
-_ENDING: Final = 10.0
-"""Seconds that a handler waits for the end of its call, at most: its event loop may have ended."""
+_MAX_WAIT_FOR_END_SECONDS: Final = 10.0
+"""How long a handler waits for the end of its call at most: the call's event loop may have stopped."""
 
 
-class RunningHandler:
-    """A stream's handler, to be ended from any thread.
+class StreamContext:
+    """The context of a stream whose handler is a coroutine or an async generator.
 
-    context    what to give to the handler as its context
-    inside     whether the handler runs. A call that is just being refused or answered is left to finish: to cancel it
-               then would swallow its status
-    beginning  whether the first response is on its way. grpc sends the initial metadata with it, and fails if a status
-               that would do the same comes in between
-    begun      whether the first response is sent
-    over       by what the call is about to be ended. Set at once, in the thread that ends it: no response that the
-               handler has not handed over by then is sent, however late the event loop gets to ending the call
+    handler_runs              whether the handler runs. A call that is just being refused or answered is not ended:
+                              cancelling it would lose its status
+    first_response_in_flight  whether the first response is being sent. grpc sends the initial metadata with it, and
+                              fails if a status, which would send them too, comes in between
+    first_response_sent       whether the first response was sent
+    ended_by                  the refusal that ends the call. Set at once, in the thread that ends the call: a response
+                              that the handler has not handed over by then is never sent, however late the event loop
+                              ends the call
 
-    All the rest is read and written in the handler's event loop only.
+    Everything but `ended_by` is read and written in the handler's event loop only.
     """
 
-    __slots__ = ("_call", "_due", "_loop", "_task", "beginning", "begun", "context", "inside", "over")
+    __slots__ = (
+        "_context",
+        "_loop",
+        "_postponed",
+        "_task",
+        "ended_by",
+        "first_response_in_flight",
+        "first_response_sent",
+        "handler_runs",
+    )
 
     def __init__(self, context: Any) -> None:
-        self._call = context
+        self._context = context
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._due: Refusal | None = None
-        self.context = _Context(context, self)
-        self.over: Refusal | None = None
-        self.inside = False
-        self.beginning = False
-        self.begun = False
-
-    def end_soon(self, refusal: Refusal) -> None:
-        """Ends the call. May be called from any thread, and returns at once."""
-        self.over = refusal
-        self._loop.call_soon_threadsafe(self._end, refusal)
-
-    async def has_begun(self) -> None:
-        """The first response is sent. Ends the call here, by raising, if that had to wait for it."""
-        self.beginning = False
-        self.begun = True
-        if self._due is not None:
-            await self._abort(self._due)
-
-    async def end_if_over(self) -> None:
-        """Ends the call here, by raising, if it is over: what comes next must not be sent any more."""
-        if self.over is None:
-            return
-        try:
-            await self._abort(self.over)
-        except grpc.aio.UsageError:
-            # It is being ended from outside in this very moment, which cancels this handler when it is done.
-            await asyncio.Event().wait()
-
-    def _end(self, refusal: Refusal) -> None:
-        if self.beginning:
-            self._due = refusal
-        elif self.inside:
-            ending = asyncio.ensure_future(self._abort_and_cancel(refusal))
-            # The event loop itself keeps only weak references to tasks.
-            _endings.add(ending)
-            ending.add_done_callback(_endings.discard)
-
-    async def _abort_and_cancel(self, refusal: Refusal) -> None:
-        # In this order: a handler that is only cancelled sends no status at all.
-        try:
-            await self._abort(refusal)
-        except grpc.aio.AbortError:  # how an abort that succeeded returns
-            if self._task is not None:
-                self._task.cancel()
-        except grpc.aio.UsageError:
-            pass  # the handler has aborted by itself in this very moment
-
-    async def _abort(self, refusal: Refusal) -> None:
-        await self._call.abort(refusal.status, refusal.message, refusal.trailing_metadata())
-
-
-class _Context:
-    """The context as the handler sees it: the same, except that the beginning of the answer is noticed."""
-
-    def __init__(self, context: Any, handler: RunningHandler) -> None:
-        self._context = context
-        self._handler = handler
+        self._postponed: Refusal | None = None  # ends the call as soon as the first response was sent
+        self.ended_by: Refusal | None = None
+        self.handler_runs = False
+        self.first_response_in_flight = False
+        self.first_response_sent = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
-        await self._begin(self._context.send_initial_metadata(initial_metadata))
+        """As the server's context."""
+        await self._send(self._context.send_initial_metadata(initial_metadata))
 
     async def write(self, message: Any) -> None:
-        await self._begin(self._context.write(message))
+        """As the server's context."""
+        await self._send(self._context.write(message))
 
-    async def _begin(self, sending: Any) -> None:
-        if self._handler.over is not None:
+    def end_soon(self, refusal: Refusal) -> None:
+        """Ends the call. May be called from any thread, and returns at once."""
+        self.ended_by = refusal
+        self._loop.call_soon_threadsafe(self._end, refusal)
+
+    async def note_first_response_sent(self) -> None:
+        """Notes that the first response was sent. Ends the call, by raising, if its end had to wait for that."""
+        self.first_response_in_flight = False
+        self.first_response_sent = True
+        if self._postponed is not None:
+            await self._abort(self._postponed)
+
+    async def abort_if_ended(self) -> None:
+        """Ends the call, by raising, if a refusal ends it: the next response must not be sent."""
+        if self.ended_by is None:
+            return
+        try:
+            await self._abort(self.ended_by)
+        except grpc.aio.UsageError:
+            # `_abort_and_cancel` is ending the call at this moment, and cancels this handler afterwards.
+            await asyncio.Event().wait()
+
+    async def _send(self, sending: Any) -> None:
+        if self.ended_by is not None:
             sending.close()
-            await self._handler.end_if_over()
-        if self._handler.begun:
+            await self.abort_if_ended()
+        if self.first_response_sent:
             await sending
             return
-        self._handler.beginning = True
+        self.first_response_in_flight = True
         await sending
-        await self._handler.has_begun()
+        await self.note_first_response_sent()
+
+    def _end(self, refusal: Refusal) -> None:
+        if self.first_response_in_flight:
+            self._postponed = refusal
+        elif self.handler_runs:
+            ending = asyncio.ensure_future(self._abort_and_cancel(refusal))
+            # The event loop keeps only weak references to tasks.
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+
+    async def _abort_and_cancel(self, refusal: Refusal) -> None:
+        # In this order: a call whose handler is only cancelled gets no status.
+        try:
+            await self._abort(refusal)
+        except grpc.aio.AbortError:  # raised by every abort that succeeds
+            if self._task is not None:
+                self._task.cancel()
+        except grpc.aio.UsageError:
+            pass  # the handler itself has aborted the call at this moment
+
+    async def _abort(self, refusal: Refusal) -> None:
+        await self._context.abort(refusal.status, refusal.message, refusal.trailing_metadata())
 
 
 _endings: Final[set[asyncio.Task[None]]] = set()
 
 
-class ThreadedHandler:
-    """A plain function that serves a stream in a thread of the aio server, to be ended from another thread.
+class ThreadedStreamContext:
+    """The context of a call whose handler is a plain function, in a thread of the aio server.
 
-    context  what to give to the handler as its context
-    aborted  by what the call was ended; what the handler raises after that is of no interest
+    aborted  the exception by which the call was ended, None until then. Exceptions that the handler raises afterwards
+             are ignored
     """
 
-    __slots__ = ("_beginning", "_begun", "_call", "_due", "_ended", "_inside", "_lock", "aborted", "context")
+    __slots__ = ("_beginning", "_begun", "_context", "_ended", "_handler_runs", "_lock", "_postponed", "aborted")
 
     def __init__(self, context: Any) -> None:
-        self._call = context
+        self._context = context
         self._lock = threading.Lock()
-        self._due: Refusal | None = None
-        self._inside = True
-        self._beginning = False
-        self._begun = False
-        self._ended: threading.Event | None = None  # set when the call was ended from outside; None before that begins
+        self._postponed: Refusal | None = None  # ends the call as soon as the initial metadata is sent
+        self._handler_runs = True
+        self._beginning = False  # whether the initial metadata is being sent
+        self._begun = False  # whether the initial metadata was sent
+        self._ended: threading.Event | None = None  # set when the call has been ended; None until `end_soon`
         self.aborted: grpc.aio.AbortError | None = None
-        self.context = _ThreadedContext(context, self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        """As the server's context."""
+        self.begin(initial_metadata)
 
     def end_soon(self, refusal: Refusal) -> None:
-        """Ends the call. Returns at once."""
+        """Ends the call. May be called from any thread, and returns at once."""
         with self._lock:
             if self._beginning:
-                self._due = refusal
+                self._postponed = refusal
                 return
-            if not self._inside or self._ended is not None:
+            if not self._handler_runs or self._ended is not None:
                 return
             ended = threading.Event()
-            # This context's abort blocks until the loop has sent the status. In a daemon thread, since nobody wakes it
-            # up if the server's loop ends meanwhile.
+            # This context's abort blocks until the event loop has sent the status, and for ever if the event loop stops
+            # meanwhile. Hence a daemon thread.
             threading.Thread(target=self._end, args=(refusal, ended), name="credmesh-end", daemon=True).start()
             self._ended = ended
 
     def begin(self, initial_metadata: Any = ()) -> None:
-        """Sends the initial metadata, unless that is done: see RunningHandler.beginning. Ends the call if that is due.
+        """Sends the initial metadata, unless they were sent; then ends the call if its end had to wait for that.
 
-        grpc takes a response from this thread long before it has sent it, so here the two are sent apart. Where the
-        call is being ended in this very moment, waits until it is, and raises what it was ended by.
+        grpc takes a response from this thread long before it sends it. So the initial metadata, which must not be sent
+        twice (see StreamContext.first_response_in_flight), are sent here and not with the first response. If the call
+        is being ended at this moment, waits for its end, and raises the exception that ended it.
         """
         with self._lock:
             if self._begun:
@@ -166,24 +179,24 @@ class ThreadedHandler:
             ended = self._ended
             self._beginning = ended is None
         if ended is not None:
-            ended.wait(_ENDING)
+            ended.wait(_MAX_WAIT_FOR_END_SECONDS)
             raise self.aborted or grpc.aio.AbortError("the call was ended")
-        self._call.send_initial_metadata(initial_metadata)
+        self._context.send_initial_metadata(initial_metadata)
         with self._lock:
             self._begun, self._beginning = True, False
-            due = self._due
-        if due is not None:
-            self._abort(due)
+            postponed = self._postponed
+        if postponed is not None:
+            self._abort(postponed)
 
-    def left(self) -> None:
-        """The handler has returned: there is nothing left to end."""
+    def finish(self) -> None:
+        """Notes that the handler has returned: there is no call left to end."""
         with self._lock:
-            self._inside = False
+            self._handler_runs = False
 
     def _end(self, refusal: Refusal, ended: threading.Event) -> None:
         try:
             self._abort(refusal)
-        except grpc.aio.AbortError as aborted:  # how an abort that succeeded returns
+        except grpc.aio.AbortError as aborted:  # raised by every abort that succeeds
             self.aborted = aborted
         except grpc.aio.BaseError:
             pass  # the call was over already
@@ -191,19 +204,5 @@ class ThreadedHandler:
             ended.set()
 
     def _abort(self, refusal: Refusal) -> None:
-        self._call.set_trailing_metadata(refusal.trailing_metadata())
-        self._call.abort(refusal.status, refusal.message)
-
-
-class _ThreadedContext:
-    """As _Context, for plain functions."""
-
-    def __init__(self, context: Any, handler: ThreadedHandler) -> None:
-        self._context = context
-        self._handler = handler
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    def send_initial_metadata(self, initial_metadata: Any) -> None:
-        self._handler.begin(initial_metadata)
+        self._context.set_trailing_metadata(refusal.trailing_metadata())
+        self._context.abort(refusal.status, refusal.message)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -11,14 +11,17 @@ import grpc
 from interceptors.caller import set_caller
 from interceptors.errors import Refusal
 from interceptors.node.mesh_node import MeshNode
-from interceptors.server.admission import HIDDEN, MethodAdmission, WrappedHandlers, log_unexpected, refused_unruled
-from interceptors.server.handlers import behaviour_of, like
+from interceptors.server.admission import (
+    MethodAdmission,
+    WrappedHandlers,
+    log_handler_error,
+    record_denied_method,
+    status_after_error,
+)
+from interceptors.server.handlers import behaviour_of, handler_like
 from interceptors.server.sync_ending import end_call
-from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = ["ServerInterceptor"]
-
-Admit = Callable[[grpc.ServicerContext], VerifiedCredential | None]
 
 
 class ServerInterceptor(grpc.ServerInterceptor):
@@ -26,8 +29,8 @@ class ServerInterceptor(grpc.ServerInterceptor):
 
         server = grpc.server(ThreadPoolExecutor(), interceptors=[ServerInterceptor(node)])
 
-    Handlers find the caller by `current_caller()`. A handler may raise Refusal itself. What else it raises is logged,
-    and its caller learns no more than that there was an error.
+    Handlers get the caller from `current_caller()`. A handler may raise Refusal itself. Any other exception of a
+    handler is logged, and the caller learns only that there was an internal error.
     """
 
     def __init__(self, node: MeshNode) -> None:
@@ -39,7 +42,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the method's handler. The work is done in the handler's thread: here the server holds a lock."""
+        """Wraps the method's handler. The call is verified in the handler's thread: here the server holds a lock."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
@@ -47,109 +50,99 @@ class ServerInterceptor(grpc.ServerInterceptor):
         try:
             return self._handlers.get(method, handler)
         except Refusal as refusal:
-            return _refuse_all(self._node, method, refusal)
+            return _denying_handler(self._node, method, refusal)
 
 
-def _wrap(gate: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(admission: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     behaviour = behaviour_of(handler)
     if getattr(behaviour, "experimental_non_blocking", False):
-        raise TypeError(f"{gate.method}: experimental_non_blocking handlers are not supported")
-    admit = _admit_anybody if gate.rule.public else _admission(gate)
-    wrap = _streaming_response if handler.response_streaming else _unary_response
-    return like(handler, wrap(gate, admit, behaviour, streaming=handler.request_streaming))
+        raise TypeError(f"{admission.method}: experimental_non_blocking handlers are not supported")
+    if handler.response_streaming:
+        wrapped = _wrap_response_stream(admission, behaviour)
+    elif handler.request_streaming:
+        wrapped = _wrap_request_stream(admission, behaviour)
+    else:
+        wrapped = _wrap_unary(admission, behaviour)
+    return handler_like(handler, wrapped)
 
 
-def _admission(gate: MethodAdmission) -> Admit:
-    rule, counts, asker = gate.rule, gate.counts, gate.node.asker
-    check, flow = gate.node.verifier.check, gate.node.verifier.flow
-    wall = time.time
+def _wrap_unary(admission: MethodAdmission, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    admit = admission.admit
 
-    def admit(context: grpc.ServicerContext) -> VerifiedCredential:
-        now = wall()
-        verified = check(rule, context.invocation_metadata(), now)
-        if verified.__class__ is str:
-            verified = asker.run(flow(rule, verified, now))
-        set_caller(verified)  # type: ignore[arg-type]  # no longer a str: this runs for every call, so no isinstance
-        counts.accepted += 1
-        return verified  # type: ignore[return-value]
-
-    return admit
-
-
-def _admit_anybody(context: grpc.ServicerContext) -> None:
-    del context
-
-
-def _unary_response(
-    gate: MethodAdmission, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool
-) -> Callable[..., Any]:
     def unary(request: Any, context: grpc.ServicerContext) -> Any:
         try:
-            admit(context)
+            verified = admit(context)
+            if verified is not None:
+                set_caller(verified)
             return behaviour(request, context)
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
-            _leave(gate, error, context)
+            _abort_after(error, admission, context)
 
+    return unary
+
+
+def _wrap_request_stream(admission: MethodAdmission, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def request_stream(requests: Any, context: grpc.ServicerContext) -> Any:
         try:
-            _hold(gate, admit(context), context)
+            _open_stream(admission, context)
             return behaviour(requests, context)
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
-            _leave(gate, error, context)
+            _abort_after(error, admission, context)
 
-    return request_stream if streaming else unary
+    return request_stream
 
 
-def _streaming_response(
-    gate: MethodAdmission, admit: Admit, behaviour: Callable[..., Any], *, streaming: bool
-) -> Callable[..., Any]:
-    del streaming
-
+def _wrap_response_stream(admission: MethodAdmission, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     def response_stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            _hold(gate, admit(context), context)
+            _open_stream(admission, context)
             yield from behaviour(request, context)
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
-            _leave(gate, error, context)
+            _abort_after(error, admission, context)
 
     return response_stream
 
 
-def _hold(gate: MethodAdmission, verified: VerifiedCredential | None, context: grpc.ServicerContext) -> None:
+def _open_stream(admission: MethodAdmission, context: grpc.ServicerContext) -> None:
+    """Admits a stream, and has it ended with its credential."""
+    verified = admission.admit(context)
     if verified is None:
         return
-    call = gate.hold(verified, lambda refusal: end_call(context, refusal), context.peer())
-    # Not when the handler returns, but when the call is over: a handler may be blocked long after that.
-    if not context.add_callback(lambda: gate.release(call)):
-        gate.release(call)
+    set_caller(verified)
+    stream = admission.open_stream(verified, context, partial(end_call, context))
+    # The stream is open until its call is over. A handler may return much later: it may be blocked.
+    close_stream = partial(admission.close_stream, stream)
+    if not context.add_callback(close_stream):
+        close_stream()
 
 
-def _leave(gate: MethodAdmission, error: Exception, context: grpc.ServicerContext) -> NoReturn:
-    """Ends the call after an exception, by raising: with the refusal's status, the handler's own, or a mute one."""
+def _abort_after(error: Exception, admission: MethodAdmission, context: grpc.ServicerContext) -> NoReturn:
+    """Ends the call after an exception, by raising: with a refusal's status, the handler's own, or UNKNOWN."""
     if isinstance(error, Refusal):
-        gate.refused(error, context.peer())
+        admission.record_refusal(error, context)
         context.set_trailing_metadata(error.trailing_metadata())
         context.abort(error.status, error.message)
-    if type(error) in _ENDED and not error.args:
-        raise error  # from context.abort, or from the request iterator of a call that is over
+    if type(error) in _UNWINDING and not error.args:
+        raise error
     if context.is_active():
-        log_unexpected(gate.method, error)
+        log_handler_error(admission.method, error)
     code, details = context.code(), context.details()  # type: ignore[attr-defined]  # the stubs are older
-    if code is None or code is grpc.StatusCode.OK:
-        code, details = grpc.StatusCode.UNKNOWN, HIDDEN
-    context.abort(code, details.decode() if isinstance(details, bytes) else details or HIDDEN)
+    context.abort(*status_after_error(code, details))
 
 
-# What grpc raises, bare, to unwind a handler.
-_ENDED: Final = frozenset({Exception, grpc.RpcError})
+# What grpc raises, without arguments, to unwind a handler: `context.abort` an Exception, and the request iterator of a
+# call that is over an RpcError.
+_UNWINDING: Final = frozenset({Exception, grpc.RpcError})
 
 
-def _refuse_all(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
-    def refuse(request: Any, context: grpc.ServicerContext) -> NoReturn:
+def _denying_handler(node: MeshNode, method: str, refusal: Refusal) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns a handler that refuses every call of a method without a valid rule."""
+
+    def deny(request: Any, context: grpc.ServicerContext) -> NoReturn:
         del request
-        refused_unruled(node, method, context.peer(), refusal)
+        record_denied_method(node, method, refusal, context.peer())
         context.set_trailing_metadata(refusal.trailing_metadata())
         context.abort(refusal.status, refusal.message)
 
-    # Every kind can be refused by this one: the request is not even parsed.
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    # This kind of handler can refuse calls of every kind, since the request is not even parsed.
+    return grpc.stream_stream_rpc_method_handler(deny)

@@ -1,9 +1,11 @@
 """Ending a call of the sync server from another thread, at once and with a status.
 
-grpc offers two public ways, and each does half: `context.cancel()` ends the call at once, but the client sees CANCELLED
-and no reason; `context.abort()` carries a reason, but sends it only when the handler returns, and a handler that is
-blocked does not. What does both is the abort inside the server. It is not public, so it is looked for when this module
-is imported, and `cancel` is what remains without it.
+grpc has two public ways, and each does half of that. `context.cancel()` ends the call at once, but its client gets
+CANCELLED without a reason. `context.abort()` sends a reason, but only when the handler returns, and a blocked handler
+does not return. The server's internal abort does both. It is not public, so this module checks for it when it is
+imported, and falls back to `cancel`.
+
+interceptors/node/open_streams.py decides which streams end, and when.
 """
 
 from __future__ import annotations
@@ -19,42 +21,49 @@ from interceptors.errors import Refusal
 __all__ = ["CAN_END_WITH_STATUS", "end_call"]
 
 _log: Final = logging.getLogger("credmesh.server")
-_internals: Final[Any] = _server
-_STATE_HAS: Final = ("client", "code", "condition", "context", "details", "statused", "trailing_metadata")
+
+_grpc_server: Final[Any] = _server
+_SERVER_ATTRIBUTES: Final = ("_CANCELLED", "_RPCState", "_abort", "_application_code")
+_STATE_ATTRIBUTES: Final = ("client", "code", "condition", "context", "details", "statused", "trailing_metadata")
 
 
-def _internals_are_known() -> bool:
-    if not all(hasattr(_internals, name) for name in ("_CANCELLED", "_RPCState", "_abort", "_application_code")):
+def _has_known_internals() -> bool:
+    if not all(hasattr(_grpc_server, name) for name in _SERVER_ATTRIBUTES):
         return False
-    state = _internals._RPCState()
-    return all(hasattr(state, name) for name in _STATE_HAS)
+    state = _grpc_server._RPCState()
+    return all(hasattr(state, name) for name in _STATE_ATTRIBUTES)
 
 
-CAN_END_WITH_STATUS: Final = _internals_are_known()
-"""Whether a stream that is ended tells its client why, or only that it was cancelled."""
+CAN_END_WITH_STATUS: Final = _has_known_internals()
+"""Whether the client of an ended stream gets the reason. If not, it gets CANCELLED."""
 
 if not CAN_END_WITH_STATUS:  # pragma: no cover - depends on the installed grpcio
-    _log.warning("grpcio %s is not known here: streams that are revoked end as CANCELLED", grpc.__version__)
+    _log.warning(
+        "grpcio %s has other internals than this version of credmesh expects: revoked streams end with CANCELLED and "
+        "without a reason; install the grpcio version that credmesh was tested with",
+        grpc.__version__,
+    )
 
 
 def end_call(context: Any, refusal: Refusal) -> None:
-    """Ends a call with a refusal's status. Returns at once; does nothing if the call is over.
+    """Ends a call with a refusal's status. Returns at once. Does nothing if the call is over.
 
-    The handler finds `context.is_active()` false, its request iterator raises, and what it still sends goes nowhere.
+    Afterwards `context.is_active()` is false for the handler, its request iterator raises, and its responses are
+    dropped.
     """
     if not CAN_END_WITH_STATUS or not hasattr(context, "_state"):
         context.cancel()
         return
     state = context._state
     with state.condition:
-        if state.client is _internals._CANCELLED or state.statused:
+        if state.client is _grpc_server._CANCELLED or state.statused:
             return
-        # What the handler may have set half-way does not outlive the refusal.
+        # These overwrite what the handler may have set.
         state.trailing_metadata = refusal.trailing_metadata()
         state.code = refusal.status
         state.details = refusal.message.encode()
-        code = _internals._application_code(refusal.status)
-        _internals._abort(state, context._rpc_event.call, code, state.details)
-        # From here on the server takes the client for gone, which makes everything else that it may do a no-op.
-        state.client = _internals._CANCELLED
+        code = _grpc_server._application_code(refusal.status)
+        _grpc_server._abort(state, context._rpc_event.call, code, state.details)
+        # From here on the server treats the client as gone, and ignores everything that the handler still does.
+        state.client = _grpc_server._CANCELLED
         state.condition.notify_all()

@@ -1,4 +1,4 @@
-"""Running an asyncio server (grpc.aio.server) until somebody says stop."""
+"""Running an asyncio server (grpc.aio.server) until a signal stops it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["serve_aio"]
 
 _log: Final = logging.getLogger("credmesh.serving")
 
-_HEALTH_INTERVAL: Final = 0.2
+_HEALTH_INTERVAL_SECONDS: Final = 0.2
 
 
 async def serve_aio(
@@ -35,10 +35,10 @@ async def serve_aio(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     on_stop: Sequence[Callable[[], None]] = (),
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; see `serve`, whose arguments and errors these are.
+    """Serves until SIGTERM or SIGINT, then drains. See `serve` for arguments and errors.
 
-    `add` and the `on_stop` callbacks run in this event loop; channels that the servicers use are best opened around
-    this call (`async with aio_channel(…) as channel: await serve_aio(…)`), so that they outlive the drain.
+    `add` and the `on_stop` callbacks run in this event loop. Open the channels that the servicers use around this call
+    (`async with aio_channel(…) as channel: await serve_aio(…)`), so that they outlive the drain.
     """
     node.policy.check(tuple(services))
     server = grpc.aio.server(interceptors=[AioServerInterceptor(node), *interceptors], options=SERVER_OPTIONS)
@@ -62,7 +62,7 @@ async def serve_aio(
     reporter = asyncio.create_task(_report_health(servicer, node, ("", *services)))
     try:
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
-        _log.info("stopping on %s; open calls get %g s", (await signals.get()).name, settings.drain)
+        _log.info("stopping on %s; open calls have %g s to end", (await signals.get()).name, settings.drain)
         reporter.cancel()
         await servicer.enter_graceful_shutdown()
         for callback in on_stop:
@@ -72,19 +72,19 @@ async def serve_aio(
         reporter.cancel()
         for number, handler in before.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, handler)  # the loop would leave the default one
-        # Its thread answers scrapes; closing it waits for the one in hand, and must not hold up the loop.
+            signal.signal(number, handler)  # the loop leaves the default handler
+        # Stopping waits for a scrape in progress, and must not block the event loop.
         await asyncio.to_thread(stop_metrics)
     _log.info("%s has stopped", node.settings.service)
 
 
 async def _drain(server: grpc.aio.Server, seconds: float, signals: asyncio.Queue[signal.Signals]) -> None:
-    """Waits for the drain. A second signal means now."""
+    """Waits until the drain is over, or cancels the open calls at a second signal."""
     drained = asyncio.create_task(server.stop(seconds))
     again = asyncio.create_task(signals.get())
     done, _ = await asyncio.wait((drained, again), return_when=asyncio.FIRST_COMPLETED)
     if drained not in done:
-        _log.warning("asked again to stop; open calls are cancelled")
+        _log.warning("a second signal: open calls are cancelled")
         await server.stop(0)
     again.cancel()
     await drained
@@ -97,7 +97,7 @@ async def _report_health(servicer: health.aio.HealthServicer, node: MeshNode, na
         if ready != reported:
             await _set_health(servicer, names, ready=ready)
             reported = ready
-        await asyncio.sleep(_HEALTH_INTERVAL)
+        await asyncio.sleep(_HEALTH_INTERVAL_SECONDS)
 
 
 async def _set_health(servicer: health.aio.HealthServicer, names: Sequence[str], *, ready: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where a server listens: TLS that follows renewed certificates, and errors that say what is in the way."""
+"""Listening on a port: TLS with certificates that may be renewed, and errors that say why a server cannot listen."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["SERVER_OPTIONS", "ListenError", "listen", "split_address"]
 _log: Final = logging.getLogger("credmesh.serving")
 
 SERVER_OPTIONS: Final = (
-    # Without this a second process shares the port silently and takes half of the calls.
+    # With port sharing a second process would take half of the calls, without an error.
     ("grpc.so_reuseport", 0),
-    # Clients of a mesh ping idle connections, so that they notice a peer that is gone; do not punish them for it.
+    # Clients of a mesh ping idle connections to notice a peer that is gone. Do not close their connections for that.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_time_ms", 30_000),
@@ -31,16 +31,16 @@ SERVER_OPTIONS: Final = (
 )
 
 
-_ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
-_FINAL: Final = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL})
+_ALL_INTERFACES: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_BIND_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL})
 
 
 class ListenError(CredmeshError):
-    """The server cannot listen: the port is taken, not allowed, or the address is not this machine's."""
+    """The server cannot listen: the port is in use or not permitted, or the address is not one of this machine."""
 
 
 class _Listener(Protocol):
-    """What grpc.Server and grpc.aio.Server have in common here."""
+    """What grpc.Server and grpc.aio.Server have in common for listening."""
 
     def add_insecure_port(self, address: str) -> int: ...
 
@@ -48,13 +48,13 @@ class _Listener(Protocol):
 
 
 def listen(server: _Listener, settings: ServerSettings) -> int:
-    """Adds the port that the settings name; returns the port that it became. ListenError, SettingsError."""
+    """Listens on the address of the settings, and returns the port. Raises ListenError or SettingsError."""
     credentials = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        credentials = _credentials(_Certificate(settings.tls_cert_file, settings.tls_key_file))
-    # Looked at before, since gRPC would write a line of its own about it, which says less. Whoever takes the port
-    # between the two is found below.
-    if problem := _in_the_way(settings.listen):
+        credentials = _server_credentials(_Certificate(settings.tls_cert_file, settings.tls_key_file))
+    # Checked before gRPC tries, because gRPC would log a line that says less. A process that takes the port after this
+    # check is found below.
+    if problem := _find_bind_problem(settings.listen):
         raise ListenError(f"cannot listen on {settings.listen}: {problem}")
     try:
         if credentials is None:
@@ -62,34 +62,37 @@ def listen(server: _Listener, settings: ServerSettings) -> int:
         else:
             port = server.add_secure_port(settings.listen, credentials)
     except RuntimeError:
-        port = 0  # grpc says no more than that it failed
+        port = 0  # grpc gives no cause
     if port == 0:
-        raise ListenError(f"cannot listen on {settings.listen}: {_why_not(settings.listen)}")
+        raise ListenError(f"cannot listen on {settings.listen}: {_explain_failed_bind(settings.listen)}")
     return port
 
 
 def split_address(address: str, variable: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`. SettingsError names the variable."""
+    """Returns host and port of `host:port` or `[v6]:port`. SettingsError names the variable."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"{variable}={address!r} is not host:port; for example: {variable}=0.0.0.0:8443")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - the meaning of an empty host
 
 
-def _in_the_way(address: str) -> str:
-    """Why nobody can listen there; "" if gRPC may find a way. Nothing listens meanwhile, so nobody connects to it."""
+def _find_bind_problem(address: str) -> str:
+    """Why no server can listen on an address; "" if gRPC may be able to.
+
+    Binds to the address, without listening, so that no client connects meanwhile.
+    """
     try:
         host, port = split_address(address, "CREDMESH_LISTEN")
     except SettingsError:
-        return ""  # e.g. unix:/run/a.sock, which gRPC knows
+        return ""  # e.g. unix:/run/a.sock, which gRPC accepts
     problem = ""
-    # gRPC is content with one of a name's addresses, and takes either family's "any" for the other's.
-    for one in _ANY if host in _ANY else (host,):
+    # gRPC needs only one of a name's addresses, and falls back from one family's wildcard address to the other's.
+    for candidate in _ALL_INTERFACES if host in _ALL_INTERFACES else (host,):
         try:
-            found = socket.getaddrinfo(one, port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(candidate, port, type=socket.SOCK_STREAM)
         except OSError:
-            return ""  # to resolve names is gRPC's own affair
-        for family, kind, protocol, _, target in found:
+            return ""  # gRPC resolves names by itself
+        for family, kind, protocol, _, target in addresses:
             try:
                 with socket.socket(family, kind, protocol) as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +102,7 @@ def _in_the_way(address: str) -> str:
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT:
                     continue  # a machine without IPv6
-                if error.errno not in _FINAL:
+                if error.errno not in _BIND_ERRORS:
                     return ""
                 problem = problem or _advice(error)
             else:
@@ -107,7 +110,7 @@ def _in_the_way(address: str) -> str:
     return problem
 
 
-def _why_not(address: str) -> str:
+def _explain_failed_bind(address: str) -> str:
     host, port = split_address(address, "CREDMESH_LISTEN")
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -117,7 +120,7 @@ def _why_not(address: str) -> str:
             probe.listen(1)
     except OSError as error:
         return _advice(error)
-    return "gRPC refused it without saying why"
+    return "gRPC gave no cause; try again, or set CREDMESH_LISTEN to another host:port"
 
 
 def _advice(error: OSError) -> str:
@@ -125,39 +128,38 @@ def _advice(error: OSError) -> str:
 
 
 class _Certificate:
-    """A certificate and its key on disk, read anew when they change: cert-manager and others renew them in place."""
+    """A certificate and its key on disk, read again when they change: cert-manager and others renew them in place."""
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
-        # Before they are read: what changes meanwhile is read again.
-        self._stamp = self._stamp_now()
+        # Before the files are read, so that files that change meanwhile are read again.
+        self._modified_at = self._read_modified_at()
         self.configuration = self._read()
 
-    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The new certificate, or None if it is the one in use. Called for every handshake."""
+    def read_renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Returns the new certificate, or None if the files have not changed. Called for every handshake."""
         with self._lock:
-            stamp = self._stamp_now()
-            if stamp == self._stamp:
+            modified_at = self._read_modified_at()
+            if modified_at == self._modified_at:
                 return None
             try:
                 configuration = self._read()
             except SettingsError as error:
-                # Half-way through a renewal, or deleted: the one in use goes on being used.
-                _log.warning("the TLS certificate changed, and the one before goes on being used: %s", error)
+                # A renewal is half done, or the files were deleted.
+                _log.warning("the TLS certificate changed, and the previous one stays in use: %s", error)
                 return None
-            self._stamp = stamp
+            self._modified_at = modified_at
             self.configuration = configuration
             _log.info("the TLS certificate was renewed")
             return configuration
 
-    def _stamp_now(self) -> tuple[int, int] | None:
+    def _read_modified_at(self) -> tuple[int, int] | None:
         try:
             return self._cert_file.stat().st_mtime_ns, self._key_file.stat().st_mtime_ns
         except OSError:
-            return None  # reading them says what is wrong
+            return None  # `_read` says what is wrong
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         chain, key = read_pair(
@@ -170,7 +172,7 @@ class _Certificate:
         return grpc.ssl_server_certificate_configuration([(key, chain)])
 
 
-def _credentials(certificate: _Certificate) -> grpc.ServerCredentials:
-    # The stubs do not know that the fetcher may return None for "the same as before"; gRPC's own documentation does.
-    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", certificate.renewed)
+def _server_credentials(certificate: _Certificate) -> grpc.ServerCredentials:
+    # The stubs do not allow None, by which gRPC's documentation means that the certificate is unchanged.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", certificate.read_renewed)
     return grpc.dynamic_ssl_server_credentials(certificate.configuration, fetch, require_client_authentication=False)

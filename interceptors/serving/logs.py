@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on stderr, with the caller that the line is about."""
+"""Structured logs: one JSON object per line on stderr, with the caller that is being served."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["LogSettings", "configure_logging"]
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
-# What libraries tell for every request or watch would drown what matters.
-_QUIET: Final = ("etcd3", "grpc._cython", "asyncio", "uvicorn.access", "urllib3")
+# These libraries log every request or watch.
+_QUIET_LOGGERS: Final = ("etcd3", "grpc._cython", "asyncio", "uvicorn.access", "urllib3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
-    """How much is logged."""
+    """The settings of the log."""
 
     level: str = setting("CREDMESH_LOG_LEVEL", "debug", default="info", help="debug, info, warning or error")
 
@@ -32,7 +32,7 @@ class LogSettings:
 
 
 class _CallerFilter(logging.Filter):
-    """Adds `subject` and `session_id` to what is logged while a verified call is served, unless the line has them."""
+    """Adds `subject` and `session_id` of the caller that is being served, unless the line has them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not hasattr(record, "subject"):
@@ -48,9 +48,9 @@ class _CallerFilter(logging.Filter):
 def configure_logging(service: str, settings: LogSettings | None = None, *, stream: TextIO | None = None) -> None:
     """Sends every log line of this process to stderr (or `stream`) as JSON.
 
-    Each line has `time` (UTC, ISO 8601), `level`, `logger`, `service`, `message` and whatever the line adds by `extra`.
-    The level comes from CREDMESH_LOG_LEVEL unless settings are given; SettingsError if it is none of the levels. The
-    audit trail (logger "credmesh.audit") is written whatever the level.
+    Each line has `time` (UTC, ISO 8601), `level`, `logger`, `service`, `message` and the line's own `extra`. Without
+    `settings`, the level comes from CREDMESH_LOG_LEVEL; SettingsError if that is not a level. The audit trail (logger
+    "credmesh.audit") is written at every level.
     """
     settings = settings or read_settings(LogSettings)
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -58,7 +58,7 @@ def configure_logging(service: str, settings: LogSettings | None = None, *, stre
     handler.setFormatter(_Formatter(service))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     logging.getLogger("credmesh.audit").setLevel(logging.INFO)
-    for name in _QUIET:
+    for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 

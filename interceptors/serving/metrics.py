@@ -1,4 +1,4 @@
-"""Prometheus metrics of a node over HTTP."""
+"""Serving the Prometheus metrics of a node over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _log: Final = logging.getLogger("credmesh.serving")
 
 
 def serve_metrics(node: MeshNode, settings: ServerSettings) -> Callable[[], None]:
-    """Serves /metrics where CREDMESH_METRICS says, if it says so; returns what stops it. ListenError."""
+    """Serves /metrics on the address of CREDMESH_METRICS, if it is set. Returns a function that stops serving.
+
+    Raises ListenError if the address cannot be used.
+    """
     if not settings.metrics:
         return lambda: None
     host, port = split_address(settings.metrics, "CREDMESH_METRICS")
@@ -34,7 +37,7 @@ def serve_metrics(node: MeshNode, settings: ServerSettings) -> Callable[[], None
         raise ListenError(
             f"cannot serve metrics on {settings.metrics}: {error.strerror}; set CREDMESH_METRICS to another host:port"
         ) from None
-    _log.info("metrics at http://%s/metrics", settings.metrics)
+    _log.info("serving metrics at http://%s/metrics", settings.metrics)
 
     def stop() -> None:
         server.shutdown()

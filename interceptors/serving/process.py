@@ -1,4 +1,4 @@
-"""The edge of a process: what a person sees when it cannot start."""
+"""The main program of a service: its exit codes, and what it prints when it cannot start."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ _log: Final = logging.getLogger("credmesh.process")
 
 @contextmanager
 def service_process(service: str) -> Iterator[None]:
-    """Configures logging, and turns what a person can repair into one line and an exit code.
+    """Configures logging, and turns errors that an operator can repair into one line and an exit code.
 
-    Wrong settings exit with 2 and say on stderr which variable is wrong and what it should look like; anything else
-    that this package raises on purpose exits with 1. Unexpected errors keep their traceback: they are bugs.
+    Wrong settings exit with 2, and one line on stderr names the variable, with an example. Other errors of this package
+    (CredmeshError) exit with 1. Unexpected errors keep their traceback, because they are bugs.
 
-    SIGTERM ends the process in order, with 0, wherever it is; while it serves, the server takes it for the drain.
+    SIGTERM raises SystemExit(0), so that the process cleans up. While a server serves, SIGTERM begins its drain.
     """
     try:
         configure_logging(service)
-        with _ended_by_sigterm():
+        with _exiting_at_sigterm():
             yield
     except SettingsError as error:
         print(f"{service}: {error}", file=sys.stderr)
         raise SystemExit(EXIT_SETTINGS) from None
     except CredmeshError as error:
-        _log.critical("%s cannot go on: %s", service, error)
+        _log.critical("%s ends: %s", service, error)
         raise SystemExit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        # Ctrl-C before the server listened: nothing to drain.
+        # Ctrl-C before the server listened: there is nothing to drain.
         raise SystemExit(_EXIT_INTERRUPTED) from None
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    # The first process of a container gets no signal that it has no handler for, so that nothing but SIGKILL would end
-    # it while it waits for etcd; and any other process would leave its registration behind.
+def _exiting_at_sigterm() -> Iterator[None]:
+    # Linux delivers to the first process of a container only those signals that it handles: without a handler SIGKILL
+    # alone would end it while it waits for etcd. Any other process would end without removing its registration.
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
+        yield  # only the main thread may set signal handlers
         return
-    before = signal.signal(signal.SIGTERM, _leave)
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave(*_: object) -> NoReturn:
+def _exit(*_: object) -> NoReturn:
     raise SystemExit(0)

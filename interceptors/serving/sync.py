@@ -1,4 +1,4 @@
-"""Running a sync server (grpc.server) until somebody says stop."""
+"""Running a sync server (grpc.server) until a signal stops it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = ["serve"]
 _log: Final = logging.getLogger("credmesh.serving")
 
 _POOL_NAME: Final = "credmesh-call"
-_HEALTH_INTERVAL: Final = 0.2
-_STUCK_AFTER: Final = 5.0
+_HEALTH_INTERVAL_SECONDS: Final = 0.2
+_MAX_EXIT_DELAY_SECONDS: Final = 5.0
 
 
 def serve(
@@ -42,18 +42,18 @@ def serve(
     workers: int = 32,
     on_stop: Sequence[Callable[[], None]] = (),
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: at most `settings.drain` seconds, none after a second signal.
+    """Serves until SIGTERM or SIGINT, then drains: at most `settings.drain` seconds, or until a second signal.
 
     add           adds the servicers, e.g. `lambda server: add_OrdersServiceServicer_to_server(Orders(), server)`
-    node          a started node; its interceptor is put first, so that nothing runs before a call is verified
-    services      full names of the services, for reflection and health; PolicyError for a method without a rule,
-                  and for a service whose _pb2 module is not imported
-    interceptors  further ones, behind ours
-    workers       how many calls are served at once; an open stream takes one
-    on_stop       called when the drain begins, for handlers that would otherwise go on: to end their streams
+    node          a started node; its interceptor comes first, so that no other code runs before a call is verified
+    services      full names of the services, for reflection and health. PolicyError if a method has no rule, or if the
+                  _pb2 module of a service is not imported
+    interceptors  further interceptors, behind credmesh's
+    workers       how many calls are served at once; an open stream occupies one worker
+    on_stop       called when the drain begins; they should end the streams of handlers that would not end by themselves
 
     gRPC health says SERVING for "" and for each service only while the node is ready. Must be called from the main
-    thread. If the port cannot be had it logs why and raises SystemExit(1).
+    thread. If the server cannot listen, logs the cause and raises SystemExit(1).
     """
     node.policy.check(tuple(services))
     pool = ThreadPoolExecutor(workers, thread_name_prefix=_POOL_NAME)
@@ -73,8 +73,8 @@ def serve(
     reporter = threading.Thread(
         target=_report_health, args=(servicer, node, ("", *services), stopping), name="credmesh-health", daemon=True
     )
-    # Put into by signal handlers, which run between any two lines of this very thread: an Event or a Queue could be
-    # holding its own lock right then; SimpleQueue.put is reentrant.
+    # The signal handlers run in this thread, between any two of its instructions. If the thread held the lock of an
+    # Event or a Queue at that moment, they would deadlock. SimpleQueue.put is reentrant.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     before = {number: signal.signal(number, lambda n, _: signals.put(n)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -82,25 +82,27 @@ def serve(
         server.start()
         reporter.start()
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
-        _log.info("stopping on %s; open calls get %g s", signal.Signals(await_item(signals)).name, settings.drain)
+        _log.info(
+            "stopping on %s; open calls have %g s to end", signal.Signals(await_item(signals)).name, settings.drain
+        )
         stopping.set()
         servicer.enter_graceful_shutdown()
         done = server.stop(settings.drain)
         for callback in on_stop:
             callback()
-        _wait(done, server, signals)
+        _wait_for_drain(done, server, signals)
     finally:
         stopping.set()
         stop_metrics()
         for number, handler in before.items():
             signal.signal(number, handler)
         pool.shutdown(wait=False, cancel_futures=True)
-        _leave_anyway()
+        _force_exit_later()
     _log.info("%s has stopped", node.settings.service)
 
 
-def _wait(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue[int]) -> None:
-    """Waits for the drain. A second signal means now."""
+def _wait_for_drain(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue[int]) -> None:
+    """Waits until the drain is over, or cancels the open calls at a second signal."""
 
     def watch() -> None:
         done.wait()
@@ -108,7 +110,7 @@ def _wait(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue
 
     threading.Thread(target=watch, name="credmesh-drain", daemon=True).start()
     if await_item(signals) != 0:
-        _log.warning("asked again to stop; open calls are cancelled")
+        _log.warning("a second signal: open calls are cancelled")
         server.stop(0).wait()
 
 
@@ -116,7 +118,7 @@ def _report_health(
     servicer: health.HealthServicer, node: MeshNode, names: Sequence[str], stopping: threading.Event
 ) -> None:
     reported: bool | None = None
-    while not stopping.wait(_HEALTH_INTERVAL):
+    while not stopping.wait(_HEALTH_INTERVAL_SECONDS):
         ready = node.ready
         if ready != reported:
             _set_health(servicer, names, ready=ready)
@@ -129,17 +131,17 @@ def _set_health(servicer: health.HealthServicer, names: Sequence[str], *, ready:
         servicer.set(name, status)
 
 
-def _leave_anyway() -> None:
-    """A handler that never returns would keep the interpreter from ending. It gets a while, then the process goes."""
+def _force_exit_later() -> None:
+    """Ends the process if handlers have not returned some seconds from now: they would keep the interpreter running."""
 
     def watch() -> None:
-        deadline = time.monotonic() + _STUCK_AFTER
+        deadline = time.monotonic() + _MAX_EXIT_DELAY_SECONDS
         while stuck := [thread for thread in threading.enumerate() if thread.name.startswith(_POOL_NAME)]:
             left = deadline - time.monotonic()
             if left <= 0:
-                _log.error("%d handlers have not returned; the process leaves without them", len(stuck))
+                _log.error("%d handlers have not returned; the process ends without waiting for them", len(stuck))
                 logging.shutdown()
                 os._exit(1)
             stuck[0].join(left)
 
-    threading.Thread(target=watch, name="credmesh-leave", daemon=True).start()
+    threading.Thread(target=watch, name="credmesh-exit", daemon=True).start()

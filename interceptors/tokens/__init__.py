@@ -1,1 +1,1 @@
-"""Reading and checking tokens and verification keys, without I/O."""
+"""Reading and checking tokens and verification keys. Pure."""

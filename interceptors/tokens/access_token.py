@@ -1,15 +1,13 @@
-"""Access tokens: reading a JWT (RFC 7519) of the at+jwt profile (RFC 9068) strictly.
+"""Reading access tokens: JWTs (RFC 7519) of the at+jwt profile (RFC 9068), strictly.
 
-Pure: keys, the issuer and the time are arguments. The signature is checked before the payload is even parsed, so only
-what our own auth service wrote gets that far; everything before that point expects hostile input.
+Pure: keys, the issuer and the time are arguments. The signature is checked before the payload is parsed, so a payload
+that is parsed was written by the auth service. All code before that point expects hostile input.
 """
 
 from __future__ import annotations
 
-import binascii
 import json
 import math
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,33 +15,31 @@ from typing import Any, Final
 
 from interceptors.caller import Caller
 from interceptors.errors import Reason, Refusal
+from interceptors.tokens import base64url
+from interceptors.tokens.token_rules import HEADER_MEMBERS, MEDIA_TYPES
 from interceptors.tokens.verification_key import VerificationKey
 
 __all__ = ["AccessToken", "TokenReader", "UnknownKey", "check_times", "token_kid"]
 
-_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
-_HEADER_MEMBERS: Final = frozenset({"alg", "kid", "typ"})
 _MAX_HEADER_CHARACTERS: Final = 512
 _MAX_KID_CHARACTERS: Final = 128
 _TEXT: Final = frozenset({str})
-_TO_STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/***")
-"""From base64url's alphabet to base64's (RFC 4648). What is of base64 only, padding too, becomes what is of neither."""
 
 
 class UnknownKey(Exception):
-    """The token names a key that is not held. It may have been made a moment ago: ask etcd, then try once more."""
+    """The token names a key that is not in the bundle. It may be new: look it up in etcd, then read the token again."""
 
     def __init__(self, kid: str) -> None:
-        super().__init__(f"kid {kid!r} is not held")
+        super().__init__(f"kid {kid!r} is unknown")
         self.kid = kid
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a well-signed token says.
+    """The contents of a token whose signature is valid.
 
     not_before, expires_at  seconds since 1970 (`nbf`, `exp`), without leeway
-    session_expires_at      when the session ends at the latest; 0.0 where the token has none
+    session_expires_at      seconds since 1970: when the session ends at the latest; 0.0 if there is no session
     """
 
     caller: Caller
@@ -56,8 +52,8 @@ class AccessToken:
 class TokenReader:
     """Reads tokens of one issuer with one set of keys.
 
-    A header is checked in full when it is first seen under a good signature. Every token of a key has the same one, so
-    it is then known by its encoded text; the set is as small as the set of keys.
+    All tokens of a key have the same header. So a header is checked in full once, with its signature, and then
+    recognized by its encoded text. There are only about as many headers as keys.
     """
 
     def __init__(self, issuer: str, keys: Mapping[str, VerificationKey]) -> None:
@@ -66,7 +62,7 @@ class TokenReader:
         self._known_headers: dict[str, VerificationKey] = {}
 
     def read(self, token: str) -> AccessToken:
-        """Checks form, header, signature, issuer and the presence and types of the claims; not times, not audience.
+        """Checks form, header, signature, issuer, and presence and types of claims. Does not check times and audience.
 
         Raises UnknownKey, and Refusal with CREDENTIAL_MALFORMED or CREDENTIAL_INVALID.
         """
@@ -99,13 +95,13 @@ class TokenReader:
 
 
 def token_kid(token: str) -> str:
-    """The `kid` that a token claims, unverified. Refusal if the header is not one of ours."""
+    """Returns the `kid` that a token claims, unverified. Refusal if the header is not valid."""
     kid: str = _header(token.partition(".")[0])["kid"]
     return kid
 
 
 def check_times(token: AccessToken, now: float, leeway: float) -> None:
-    """Refusal unless `nbf - leeway <= now < exp + leeway`, all in seconds since 1970."""
+    """Raises Refusal unless `nbf - leeway <= now < exp + leeway`, all in seconds since 1970."""
     if now >= token.expires_at + leeway:
         raise Refusal(Reason.CREDENTIAL_EXPIRED, f"expired {now - token.expires_at:.0f} s ago")
     if now < token.not_before - leeway:
@@ -116,44 +112,35 @@ def _header(text: str) -> dict[str, Any]:
     if len(text) > _MAX_HEADER_CHARACTERS:
         raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the header is longer than {_MAX_HEADER_CHARACTERS} characters")
     header = _json_object(_decode(text, "header"), "header")
-    # RFC 7515 lets a reader ignore members that it does not know. Ours never has others, and jku, x5u, jwk and crit are
-    # the ones that attacks use: whatever is unexpected refuses.
-    unexpected = header.keys() - _HEADER_MEMBERS
+    # RFC 7515 lets a reader ignore unknown members. The auth service never writes any, and attacks use jku, x5u, jwk
+    # and crit, so an unexpected member refuses the token.
+    unexpected = header.keys() - HEADER_MEMBERS
     if unexpected:
-        raise Refusal(Reason.CREDENTIAL_INVALID, f"the header has members that ours never has: {len(unexpected)}")
-    if not all(isinstance(header.get(member), str) for member in _HEADER_MEMBERS):
+        raise Refusal(Reason.CREDENTIAL_INVALID, f"the header has {len(unexpected)} members besides alg, kid and typ")
+    if not all(isinstance(header.get(member), str) for member in HEADER_MEMBERS):
         raise Refusal(Reason.CREDENTIAL_INVALID, "the header lacks alg, kid or typ, or one is not a string")
-    if header["typ"].lower() not in _TYPES:
+    if header["typ"].lower() not in MEDIA_TYPES:
         raise Refusal(Reason.CREDENTIAL_INVALID, "typ is not at+jwt (RFC 9068 section 4)")
     kid = header["kid"]
     if not 0 < len(kid) <= _MAX_KID_CHARACTERS:
         raise Refusal(Reason.CREDENTIAL_INVALID, f"the kid is empty or longer than {_MAX_KID_CHARACTERS} characters")
     if not (kid.isascii() and kid.isprintable()):
-        # A kid that is not held is asked for, so it becomes a part of an etcd key, before any signature is checked; and
-        # JSON can write what is no text at all: half of a surrogate pair.
-        raise Refusal(Reason.CREDENTIAL_INVALID, "the kid has characters that ours never has")
+        # Before any signature is checked, an unknown kid is looked up and so becomes a part of an etcd key. JSON can
+        # even express a lone surrogate, which cannot be encoded.
+        raise Refusal(Reason.CREDENTIAL_INVALID, "the kid has characters other than printable ASCII")
     return header
 
 
 def _decode(text: str, part: str) -> bytes:
-    """Base64url without padding (RFC 7515 section 2), and only in its one canonical form.
-
-    Decoders forgive stray characters and left-over bits, so that several texts would be the same token. What encodes to
-    the same text again had none.
-    """
-    standard = text.encode("ascii", "replace").translate(_TO_STANDARD) + b"=" * (-len(text) % 4)
     try:
-        raw = a2b_base64(standard)
-    except binascii.Error:
-        raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not base64url") from None
-    if b2a_base64(raw, newline=False) != standard:
-        raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not in canonical base64url")
-    return raw
+        return base64url.decode(text)
+    except ValueError as error:
+        raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is {error}") from None
 
 
 def _json_object(raw: bytes, part: str) -> dict[str, Any]:
     try:
-        # Decoded here: json would take UTF-16 and UTF-32 too, which a JWT is not (RFC 7519 section 3).
+        # Decoded here, since json.loads accepts UTF-16 and UTF-32, and a JWT is UTF-8 (RFC 7519 section 3).
         value = json.loads(raw.decode())
     except (ValueError, RecursionError):
         raise Refusal(Reason.CREDENTIAL_MALFORMED, f"the {part} is not JSON") from None
@@ -167,10 +154,10 @@ def _claims_of(body: str) -> dict[str, Any]:
 
 
 class _Claims(Mapping[str, Any]):
-    """The claims of a token that was verified, read again when somebody asks for them.
+    """The claims of a verified token, parsed when they are first used.
 
-    Few handlers do: what calls are decided by stands in the Caller. Keeping them read would more than double the memory
-    of a cached credential, and what is kept longer than a call is what makes the next allocation slow.
+    Few handlers use them, since the Caller has the claims that decide on calls. Parsed claims would more than double
+    the memory of a cached credential, and long-lived objects make later allocations slow.
     """
 
     __slots__ = ("_read", "_token")
@@ -199,7 +186,7 @@ class _Claims(Mapping[str, Any]):
 
 def _access_token(token: str, claims: dict[str, Any], kid: str, issuer: str) -> AccessToken:
     if claims.get("iss") != issuer:
-        raise Refusal(Reason.CREDENTIAL_INVALID, "the issuer is another one")
+        raise Refusal(Reason.CREDENTIAL_INVALID, "the issuer is not the expected one")
     audience = claims.get("aud")
     audiences = [audience] if isinstance(audience, str) else audience
     if not isinstance(audiences, list) or not _TEXT.issuperset(map(type, audiences)):
@@ -236,7 +223,7 @@ def _access_token(token: str, claims: dict[str, Any], kid: str, issuer: str) -> 
 
 @lru_cache(maxsize=1024)
 def _shared(names: tuple[str, ...]) -> frozenset[str]:
-    """One set for all tokens that name the same: there are many tokens, and few sets of scopes and of audiences."""
+    """Returns one set for all tokens with these names: there are few different sets of scopes and of audiences."""
     return frozenset(names)
 
 
@@ -249,7 +236,7 @@ def _text(claims: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
     value: Any = claims.get(name)
-    # bool is an int to Python, and JSON readers take NaN: neither is a NumericDate (RFC 7519 section 2).
+    # In Python bool is an int, and json.loads accepts NaN. Neither is a NumericDate (RFC 7519 section 2).
     if type(value) not in (int, float) or not math.isfinite(value):
         raise _bad_claim(name)
     return float(value)

@@ -1,4 +1,4 @@
-"""Verification keys: a public key that knows its one algorithm."""
+"""Verification keys: a public key with its only algorithm."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from google.protobuf.message import DecodeError
 from jwt.algorithms import Algorithm, get_default_algorithms
 
 from credmesh.store.v1 import mesh_pb2
+from interceptors.stored_records import RecordError, parse_record
+from interceptors.tokens.token_rules import ALGORITHMS
 
-__all__ = ["ALGORITHMS", "RecordError", "VerificationKey", "read_key"]
+__all__ = ["VerificationKey", "read_key"]
 
-ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
-"""What a key may sign with (RFC 7518 section 3.1, RFC 8037). Nothing else is ever accepted."""
-
-FORMAT: Final = 1
 _IMPLEMENTATIONS: Final[dict[str, Algorithm]] = {name: get_default_algorithms()[name] for name in ALGORITHMS}
-
-
-class RecordError(ValueError):
-    """A record in etcd cannot be used. The text says why; the record is skipped and the node goes on."""
 
 
 class VerificationKey:
     """A key that verifies access tokens.
 
-    kid        its id
+    kid        the key's id
     algorithm  one of ALGORITHMS. It belongs to the key; a token's header only repeats it
-    state      mesh_pb2.VerificationKey.State; a PREPARED key verifies already, so that its first token is no surprise
+    state      mesh_pb2.VerificationKey.State. A PREPARED key verifies already, before its first token is issued
     """
 
     __slots__ = ("_implementation", "_public_key", "algorithm", "kid", "state")
@@ -49,22 +42,17 @@ class VerificationKey:
 
     @property
     def public_key(self) -> Any:
-        """The public key, as `cryptography` holds it: for those who publish it."""
+        """The public key as an object of `cryptography`, for publishing it."""
         return self._public_key
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
-        """Whether the signature (in JWS form, RFC 7515 section 5.2) is this key's over the message."""
+        """Whether this key made the signature (in JWS form, RFC 7515 section 5.2) over the message."""
         return bool(self._implementation.verify(message, self._public_key, signature))
 
 
 def read_key(value: bytes) -> VerificationKey:
-    """Reads a `mesh/keys/<kid>` record. RecordError if it is foreign, newer than this code, or contradicts itself."""
-    try:
-        record = mesh_pb2.VerificationKey.FromString(value)
-    except DecodeError:
-        raise RecordError("not a VerificationKey record") from None
-    if record.format != FORMAT:
-        raise RecordError(f"format {record.format} is unknown here (only {FORMAT}); is this node older than the mesh?")
+    """Parses a `mesh/keys/<kid>` record. RecordError if it is of another kind or format, or contradicts itself."""
+    record = parse_record(mesh_pb2.VerificationKey, value)
     if record.algorithm not in _IMPLEMENTATIONS:
         raise RecordError(f"algorithm {record.algorithm!r} is not one of {', '.join(ALGORITHMS)}")
     if not record.kid:

@@ -1,15 +1,18 @@
-"""Telling whether etcd still has the monitor that was seen in it. Pure.
+"""Deciding whether etcd continues the history that was observed in it. Pure.
 
-An etcd that is restored from a backup goes back to an earlier point of its history, and from there makes another one,
-in which the same revisions mean something else. What was revoked after the backup is not revoked in it, and credentials
-that were issued after the backup claim revisions that it has yet to reach. etcd itself gives no sign of it. But whoever
-has seen more of the past than is there knows: by a revision that was reached and now is not, by a beacon that was
-moved and now was not, by the id of the cluster, or by the id of the history, which the auth service draws anew whenever
-it
-has answered such a loss (mesh/history).
+An etcd that was restored from a backup goes back to an earlier revision. From there it makes another history, in which
+the same revisions stand for other commits. Revocations made after the backup are gone, and credentials issued after the
+backup claim revisions that the restored etcd has yet to reach. etcd itself gives no sign of this. An observer can tell
+if it has seen more than etcd has now: a higher revision, a later beacon, another cluster id, or another history id. The
+auth service draws a new history id (mesh/history) each time that it recovers from a loss.
 
-Numbers tell only until the restored etcd has outgrown what was lost. From then on it is told by what the beacon holds,
-which is random: whoever has seen it at some revision can ask what it holds as of that revision now (`Beacon`).
+Numbers show a loss only until the restored etcd has grown beyond what was lost. After that the beacon's random value
+shows it: an observer compares the value that it saw at a revision with the value that etcd has for that revision now
+(`Beacon`).
+
+These find a loss by the rules of this module or by their own: `ContinuityMonitor` (a node's reads),
+`TrustBundle._confirms_beacon` (the watch against the reads), `Verifier._has_unseen_epoch` (a credential's claim),
+`Mirror._has_same_history` (a watch that resumes), and the auth service's `ContinuityGuard` (by its watermark).
 """
 
 from __future__ import annotations
@@ -18,10 +21,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from credmesh.store.v1 import mesh_pb2
-from interceptors.tokens.verification_key import RecordError
+from interceptors.stored_records import RecordError, parse_record
 
 __all__ = [
     "NOTHING_OBSERVED",
@@ -34,27 +35,29 @@ __all__ = [
     "read_history",
 ]
 
-_FORMAT: Final = 1
-
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A history, as its record tells.
+    """A history of etcd, as the record mesh/history describes it.
 
-    cluster_id  the etcd cluster that it is in
-    ancestors   the ids of the histories that ended before it, each by a loss
-    vouched_at  the revision at which the auth service last made sure that nothing of it is missing
+    cluster_id      the etcd cluster that the history belongs to
+    ancestors       the ids of the earlier histories, each of which ended by a loss
+    vouch_revision  the revision of the newest vouch, by which the auth service confirmed that the history is complete
     """
 
     history_id: str
     cluster_id: int
     ancestors: frozenset[str] = frozenset()
-    vouched_at: int = 0
+    vouch_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Beacon:
-    """mesh/beacon as it is, or was: when it was put, 0 if it was not there, and what it holds; None if nobody knows."""
+    """The key mesh/beacon at some time.
+
+    revision  when the key was put; 0 if it did not exist
+    value     what the key held; None if that is unknown
+    """
 
     revision: int
     value: bytes | None = None
@@ -62,16 +65,16 @@ class Beacon:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """How far somebody has seen. Everything is 0 or None for who has seen nothing.
+    """How far an observer has seen etcd's history. Fields are 0 or None for what was never seen.
 
-    revision      the highest revision that is known to exist
-    beacon        the highest revision at which mesh/beacon is known to have been put
-    beacon_value  what was put then
+    revision         the highest revision that is known to exist
+    beacon_revision  the highest revision at which mesh/beacon is known to have been put
+    beacon_value     what mesh/beacon held as of beacon_revision
     """
 
     cluster_id: int = 0
     revision: int = 0
-    beacon: int = 0
+    beacon_revision: int = 0
     history: History | None = None
     beacon_value: bytes | None = None
 
@@ -80,83 +83,80 @@ NOTHING_OBSERVED: Final = Observation()
 
 
 class Continuity(enum.Enum):
-    """What somebody who has seen something can say of what is there now."""
+    """How etcd's present state relates to an earlier observation."""
 
-    UNBROKEN = "nothing that was seen is missing"
-    LOST = "something that was seen is missing, and the auth service has not answered that yet"
-    ANOTHER = "it is another history, all of which has to be read anew"
+    UNBROKEN = "nothing that was observed is missing"
+    LOST = "something that was observed is missing, and the auth service has not recovered from that yet"
+    NEW_HISTORY = "etcd is in another history, so everything has to be read again"
 
 
 def assess_continuity(
     known: Observation, now: Observation, beacon_then: Beacon | None = None
 ) -> tuple[Continuity, str]:
-    """Whether `now` goes on from what is known, and what speaks against it, for people.
+    """Returns whether `now` continues what is known, and the reason why not, for people; "" if it does.
 
-    `now` must have been read linearizably, after `known` was put together.
-
-    beacon_then: the beacon as of the revision `known.beacon`, as etcd has it now. Without it, an etcd that has lost
-    something and has outgrown that is not told from one that has lost nothing.
+    known        the earlier observation
+    now          what was read linearizably after `known` was complete
+    beacon_then  the beacon as of the revision `known.beacon_revision`, as etcd has it now. Without it, an etcd that has
+                 grown beyond a loss looks like one that has lost nothing
     """
-    there, then = now.history, known.history
-    if there is not None and then is not None and there.history_id != then.history_id:
-        if there.history_id in then.ancestors:
-            return Continuity.LOST, f"it is in history {there.history_id} again, which had ended"
-        return Continuity.ANOTHER, f"history {there.history_id} has followed {then.history_id}"
-    if there is not None and there.cluster_id != now.cluster_id:
-        return Continuity.LOST, f"its history is of cluster {there.cluster_id:x}, and it is {now.cluster_id:x}"
-    why = _missing(known, now, beacon_then)
-    if then is None:
-        # Nobody has begun a history here, so nobody would answer: all that can be done is to read anew.
-        return (Continuity.ANOTHER, why) if why else (Continuity.UNBROKEN, "")
-    if there is None:
-        return Continuity.LOST, f"history {then.history_id} has no record any more"
-    return (Continuity.LOST, why) if why else (Continuity.UNBROKEN, "")
+    if now.history is not None and known.history is not None and now.history.history_id != known.history.history_id:
+        if now.history.history_id in known.history.ancestors:
+            return Continuity.LOST, f"it is in history {now.history.history_id} again, which had ended"
+        return Continuity.NEW_HISTORY, f"history {now.history.history_id} has followed {known.history.history_id}"
+    if now.history is not None and now.history.cluster_id != now.cluster_id:
+        return Continuity.LOST, f"its history is of cluster {now.history.cluster_id:x}, and it is {now.cluster_id:x}"
+    reason = _missing_part(known, now, beacon_then)
+    if known.history is None:
+        # The auth service has begun no history, so it would not recover from a loss. Reading again is all that helps.
+        return (Continuity.NEW_HISTORY, reason) if reason else (Continuity.UNBROKEN, "")
+    if now.history is None:
+        return Continuity.LOST, f"the record of history {known.history.history_id} is gone"
+    return (Continuity.LOST, reason) if reason else (Continuity.UNBROKEN, "")
 
 
-def _missing(known: Observation, now: Observation, then: Beacon | None) -> str:
+def _missing_part(known: Observation, now: Observation, beacon_then: Beacon | None) -> str:
+    """Returns what was observed and is missing now; "" if nothing is."""
     if known.cluster_id and now.cluster_id != known.cluster_id:
         return f"it is cluster {now.cluster_id:x}, and was {known.cluster_id:x}"
     if now.revision < known.revision:
         return f"it is at revision {now.revision}, and was at {known.revision}"
-    if now.beacon < known.beacon:
-        return f"the beacon was put at revision {now.beacon} last, and had been at {known.beacon}"
-    if now.beacon == known.beacon:
-        then = Beacon(now.beacon, now.beacon_value)
-    if then is not None:
-        if then.revision != known.beacon:
-            return f"no beacon was put at revision {known.beacon}, and one had been"
-        if known.beacon_value is not None and then.value not in (None, known.beacon_value):
-            return f"the beacon of revision {known.beacon} is not the one that was put there"
+    if now.beacon_revision < known.beacon_revision:
+        return f"the beacon was put at revision {now.beacon_revision} last, and had been at {known.beacon_revision}"
+    if now.beacon_revision == known.beacon_revision:
+        beacon_then = Beacon(now.beacon_revision, now.beacon_value)
+    if beacon_then is not None:
+        if beacon_then.revision != known.beacon_revision:
+            return f"no beacon was put at revision {known.beacon_revision}, and one had been"
+        if known.beacon_value is not None and beacon_then.value not in (None, known.beacon_value):
+            return f"the beacon of revision {known.beacon_revision} is not the one that was put there"
     return ""
 
 
 def merge_observations(one: Observation, other: Observation) -> Observation:
-    """What two know together who have seen the same history. Of two histories the one that followed counts."""
+    """Returns what two observations of the same history show together. Of two histories, the later one is kept."""
     if one.history is None or other.history is None:
         newest = one.history or other.history
     elif one.history.history_id != other.history.history_id:
         return one if other.history.history_id in one.history.ancestors else other
     else:
-        newest = max(one.history, other.history, key=lambda history: history.vouched_at)
-    # Of two that saw the same beacon one may know what it held.
-    moved = max(one, other, key=lambda observation: (observation.beacon, observation.beacon_value is not None))
+        newest = max(one.history, other.history, key=lambda history: history.vouch_revision)
+    # Two observations of the same beacon can differ in whether they know its value.
+    latest = max(one, other, key=lambda each: (each.beacon_revision, each.beacon_value is not None))
     return Observation(
         cluster_id=other.cluster_id or one.cluster_id,
         revision=max(one.revision, other.revision),
-        beacon=moved.beacon,
+        beacon_revision=latest.beacon_revision,
         history=newest,
-        beacon_value=moved.beacon_value,
+        beacon_value=latest.beacon_value,
     )
 
 
 def read_history(value: bytes, revision: int) -> History:
-    """Reads a mesh/history record that was put at `revision`. RecordError if it is foreign, or newer than this code."""
-    try:
-        record = mesh_pb2.History.FromString(value)
-    except DecodeError:
-        raise RecordError("not a History record") from None
-    if record.format != _FORMAT or not record.history_id:
-        raise RecordError(f"format {record.format} is unknown here (only {_FORMAT}); is this node older than the mesh?")
+    """Parses the record mesh/history as it was put at `revision`. Raises RecordError."""
+    record = parse_record(mesh_pb2.History, value)
+    if not record.history_id:
+        raise RecordError("the history_id is empty")
     return History(
         record.history_id,
         record.cluster_id,

@@ -1,9 +1,11 @@
-"""What a node has observed of etcd, and what follows when some of it is gone.
+"""What a node has observed of etcd's history, and what follows when a part of it is lost.
 
-A node that finds a loss keeps what it knows: the restored etcd knows of fewer revocations. It proves nothing any more,
-so that strict methods refuse, says so in its registration, and reads all anew when the auth service has answered the
-loss by another history. A node that has seen nothing, or has been out of touch, cannot find a loss by itself: its
-proofs count only once the auth service has vouched, after the node came (back), that nothing is missing.
+A node that finds a loss keeps its trust bundle, since the restored etcd knows fewer revocations. Its proofs of
+freshness no longer count, so strict methods refuse. It names the broken history in its registration, and reads
+everything again when the auth service has recovered from the loss and begun another history.
+
+A node that has observed nothing yet, or was without etcd for a while, cannot find a loss by itself. Its proofs count
+only once the auth service has vouched, after the node registered, that the history is complete.
 """
 
 from __future__ import annotations
@@ -24,126 +26,133 @@ from interceptors.trust.continuity import (
     merge_observations,
 )
 
-__all__ = ["OUT_OF_TOUCH_SECONDS", "ContinuityMonitor"]
+__all__ = ["MAX_SILENCE_SECONDS", "ContinuityMonitor"]
 
 _log: Final = logging.getLogger("credmesh.node")
 
-OUT_OF_TOUCH_SECONDS: Final = 2.5
-"""Seconds: no etcd is restored in less from a backup that was made before something was revoked in it."""
+MAX_SILENCE_SECONDS: Final = 2.5
+"""After more than this time without an answer, etcd may have been restored.
+
+A restore is assumed to last longer than this, from the last commit that it loses to the first answer after it. So if
+etcd has answered within this time, it has not been restored in between.
+"""
 
 
 class ContinuityMonitor:
-    """Thread-safe; attributes may be read without a lock.
+    """Finds a loss: etcd lacks a part of its history. Thread-safe; attributes may be read without a lock.
 
-    observation      how far this node has seen
-    lost       what is missing of it, for people; "" while nothing is
-    history_generation        moves on with every other history: nothing that was accepted in one counts in the next
-    listeners  are called when something is found missing, in the thread that found it
+    observed            how far this node has seen etcd's history
+    loss                what etcd has lost of that, for people; "" while no loss is known
+    history_generation  increases with every new history: what was verified in one history does not count in the next
+    loss_listeners      are called when a loss is found, in the thread that found it
     """
 
     def __init__(self) -> None:
         self.observed = NOTHING_OBSERVED
-        self.lost = ""
+        self.loss = ""
         self.history_generation = 0
-        self.listeners: list[Callable[[], None]] = []
+        self.loss_listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
-        self._vouch_wanted_at = 0
+        self._vouch_required_after = 0
         self._highest_unseen_epoch = 0
-        self._broken = ""
+        self._broken_history_id = ""
 
     @property
     def history(self) -> History | None:
-        """The history that this node is in; None where the auth service has begun none."""
+        """The history that this node is in; None if the auth service has begun none."""
         return self.observed.history
 
     @property
     def broken_history(self) -> str:
-        """The id of the history that has lost something; "" while none has."""
-        return self._broken if self.lost else ""
+        """The id of the history that is known to have lost something; "" while no loss is known."""
+        return self._broken_history_id if self.loss else ""
 
     @property
     def vouched(self) -> bool:
-        """Whether the auth service has made sure, since this node wanted it, that nothing is missing."""
+        """Whether the auth service has vouched that the history is complete, since this node last required it."""
         history = self.observed.history
-        return not self.lost and (history is None or history.vouched_at > self._vouch_wanted_at)
+        return not self.loss and (history is None or history.vouch_revision > self._vouch_required_after)
 
     def require_vouch_after(self, revision: int) -> None:
-        """From here on only a vouch counts that was committed after this revision."""
+        """From now on only a vouch counts that was committed after this revision."""
         with self._lock:
-            self._vouch_wanted_at = revision
+            self._vouch_required_after = revision
 
     def record_read(self, since: Observation, now: Observation) -> Continuity:
-        """Takes in what was read linearizably, when `since` was already known (a value of `observation` before the
-        read).
+        """Records a linearizable read, and returns how it relates to what had been observed.
 
-        ANOTHER leaves it to the caller to read everything and `begin_history` anew.
+        since: the value of `observed` before the read was sent. After NEW_HISTORY the caller must read everything again
+        and then call `begin_history`.
         """
-        verdict, why = assess_continuity(since, now)
+        continuity, reason = assess_continuity(since, now)
         with self._lock:
-            if self.lost and verdict is not Continuity.LOST:
-                # Time alone mends nothing: a restored etcd outgrows every revision that was seen.
-                answered = now.history is not None and now.history.history_id != self._broken
-                return Continuity.ANOTHER if answered else Continuity.LOST
-            if verdict is Continuity.UNBROKEN:
+            if self.loss and continuity is not Continuity.LOST:
+                # A restored etcd grows beyond every observed revision, so only another history ends a loss.
+                recovered = now.history is not None and now.history.history_id != self._broken_history_id
+                return Continuity.NEW_HISTORY if recovered else Continuity.LOST
+            if continuity is Continuity.UNBROKEN:
                 self.observed = merge_observations(self.observed, now)
-            if verdict is not Continuity.LOST or self.lost:
-                return verdict
+            if continuity is not Continuity.LOST:
+                return continuity
+            if self.loss:
+                return continuity  # the loss is known already
             history = now.history or since.history
-            self.lost, self._broken = why, "" if history is None else history.history_id
-        self._tell(why)
-        return verdict
+            self.loss, self._broken_history_id = reason, "" if history is None else history.history_id
+        self._notify_of_loss(reason)
+        return continuity
 
-    def report_loss(self, why: str) -> None:
-        """Something is missing, as somebody else has found out. Where there is no history nobody would answer it."""
+    def report_loss(self, reason: str) -> None:
+        """Records a loss that was found elsewhere. Does nothing without a history: there would be no recovery."""
         with self._lock:
-            if self.lost or self.observed.history is None:
+            if self.loss or self.observed.history is None:
                 return
-            self.lost, self._broken = why, self.observed.history.history_id
-        self._tell(why)
+            self.loss, self._broken_history_id = reason, self.observed.history.history_id
+        self._notify_of_loss(reason)
 
     def begin_history(self, now: Observation) -> None:
-        """All was read anew, in another history."""
+        """Records that everything was read again, in another history."""
         with self._lock:
-            if self.observed.history is not None or self.lost:
+            if self.observed.history is not None or self.loss:
                 self.history_generation += 1
-            self.observed, self.lost, self._broken, self._highest_unseen_epoch = now, "", "", 0
-            # Revisions of the history before say nothing in this one, and beginning it was as good as vouching for it.
-            self._vouch_wanted_at = 0
+            self.observed, self.loss, self._broken_history_id, self._highest_unseen_epoch = now, "", "", 0
+            # A revision of the history before means nothing in this one. The auth service vouched by beginning it.
+            self._vouch_required_after = 0
 
     def record_watched(self, revision: int, *, beacon: Beacon | None = None, history: History | None = None) -> None:
-        """The watch has brought this revision."""
+        """Records a revision that the watch has brought, with the beacon or the history that it contained."""
         with self._lock:
-            observation = self.observed
-            if beacon is not None and beacon.revision > observation.beacon:
-                observation = replace(observation, beacon=beacon.revision, beacon_value=beacon.value)
+            observed = self.observed
+            if beacon is not None and beacon.revision > observed.beacon_revision:
+                observed = replace(observed, beacon_revision=beacon.revision, beacon_value=beacon.value)
             self.observed = replace(
-                observation, revision=max(observation.revision, revision), history=history or observation.history
+                observed, revision=max(observed.revision, revision), history=history or observed.history
             )
 
     def note_unseen_epoch(self, epoch: int) -> None:
-        """A credential of ours, rightly signed, claims a revision that this node has not heard of."""
+        """Records that a validly signed credential claims an epoch above every observed revision."""
         with self._lock:
             self._highest_unseen_epoch = max(self._highest_unseen_epoch, epoch)
 
     def highest_unseen_epoch(self) -> int:
-        """The highest revision that was claimed. To be asked before etcd is, and settled by what it says."""
+        """Returns the highest epoch noted. Call it before reading etcd; then call `resolve_unseen_epoch`."""
         return self._highest_unseen_epoch
 
-    def resolve_unseen_epoch(self, highest_unseen_epoch: int, revision: int) -> None:
-        """Etcd, asked after `highest_unseen_epoch` was known, is at this revision."""
-        with self._lock:
-            if self._highest_unseen_epoch <= highest_unseen_epoch:
-                self._highest_unseen_epoch = 0
-        if highest_unseen_epoch > revision:
-            self.report_loss(
-                f"a credential was issued as of revision {highest_unseen_epoch}, and etcd is at {revision}"
-            )
+    def resolve_unseen_epoch(self, epoch: int, revision: int) -> None:
+        """Compares an epoch that was noted with the revision of an etcd that was read after that.
 
-    def _tell(self, why: str) -> None:
+        Reports a loss if etcd has not reached the epoch.
+        """
+        with self._lock:
+            if self._highest_unseen_epoch <= epoch:
+                self._highest_unseen_epoch = 0
+        if epoch > revision:
+            self.report_loss(f"a credential was issued as of revision {epoch}, and etcd is at {revision}")
+
+    def _notify_of_loss(self, reason: str) -> None:
         _log.error(
-            "etcd has lost a part of its history: %s. Was it restored from a backup? Until the auth service answers "
-            "that, strict methods refuse, and all others go by what was known before",
-            why,
+            "etcd has lost a part of its history: %s. Was it restored from a backup? Until the auth service "
+            "recovers from the loss, strict methods refuse, and all others use the trust bundle from before it",
+            reason,
         )
-        for listener in self.listeners:
+        for listener in self.loss_listeners:
             listener()

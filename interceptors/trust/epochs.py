@@ -11,13 +11,13 @@ _BUCKETS: Final = 1 << 16
 
 
 class Epochs:
-    """The last revocation of every scope that has one.
+    """The epochs of all revoked scopes.
 
-    A dict of a million of them takes 140 MB on every node. So they lie end to end as lines of text, in one of many
-    strings, which the scope's hash picks: little more than their own characters, and a look-up searches some hundred.
+    A dict of a million epochs takes 140 MB. So epochs are stored as lines of text in many strings (buckets), chosen by
+    the scope's hash: this takes little more than their characters, and a lookup searches some hundred characters.
 
-    One thread writes, any number read without a lock: each change replaces one string by another. Whoever must not miss
-    a write reads the bundle's generation first (see TrustBundle).
+    One thread writes, and any number read without a lock, since each change replaces one string. A reader that must not
+    miss a write reads the bundle's version first (see TrustBundle).
     """
 
     __slots__ = ("_buckets", "_count")
@@ -38,28 +38,28 @@ class Epochs:
                 yield scope, int(revision)
 
     def put(self, scope: str, revision: int) -> None:
-        """The scope was revoked at this revision."""
+        """Sets a scope's epoch."""
         if "\n" in scope or "\t" in scope:
-            return  # somebody else's key: names of ours are percent-encoded, so no credential belongs to it
+            return  # a foreign key: scopes are percent-encoded, so no credential belongs to this one
         self._replace(scope, f"{scope}\t{revision}\n")
 
     def drop(self, scope: str) -> None:
-        """The scope's epoch has leased out: nothing that it could kill is left."""
+        """Removes a scope's epoch. Its lease expires only when every credential that it revokes has expired."""
         self._replace(scope, "")
 
-    def revokes(self, scopes: Iterable[str], epoch: int) -> str | None:
-        """The first of these scopes that was revoked after `epoch`, or None: the one rule of revocation."""
+    def find_revoked_scope(self, scopes: Iterable[str], epoch: int) -> str | None:
+        """Returns the first of these scopes whose epoch is greater than `epoch`, or None: the rule of revocation."""
         buckets = self._buckets
         for scope in scopes:
             bucket = buckets.get(hash(scope) % _BUCKETS)
             if bucket is not None:
-                found = bucket.find(f"\n{scope}\t")
-                if found >= 0 and int(bucket[found + len(scope) + 2 : bucket.index("\n", found + 1)]) > epoch:
+                start = bucket.find(f"\n{scope}\t")
+                if start >= 0 and int(bucket[start + len(scope) + 2 : bucket.index("\n", start + 1)]) > epoch:
                     return scope
         return None
 
     def _replace(self, scope: str, line: str) -> None:
-        """Puts this line where the scope's was, or at the end; an empty one takes the scope away."""
+        """Replaces the scope's line, or appends it. An empty line removes the scope."""
         at = hash(scope) % _BUCKETS
         bucket = self._buckets.get(at, "\n")
         begin = bucket.find(f"\n{scope}\t") + 1

@@ -12,9 +12,9 @@ V = TypeVar("V")
 class TwoGenerationCache(Generic[V]):
     """Keeps at least the `size` most recently used entries and at most twice as many.
 
-    A hit in the young generation writes nothing; a hit in the old one moves the entry up. When the young one is full it
-    becomes the old one, and what was not used for a whole generation is gone. This is LRU to within a generation, at
-    the price of one dict lookup, and every step is a single dict operation or assignment.
+    A hit in the young generation writes nothing; a hit in the old one moves the entry to the young one. A young
+    generation that is full becomes the old one, and the old one's entries are dropped. This approximates LRU at the
+    price of one dict lookup. Every step is a single dict operation or assignment, so no lock is needed.
     """
 
     def __init__(self, size: int) -> None:
@@ -26,7 +26,7 @@ class TwoGenerationCache(Generic[V]):
         return len(self._young) + len(self._old)
 
     def get(self, key: str) -> V | None:
-        """The entry, or None."""
+        """Returns the entry, or None."""
         value = self._young.get(key)
         if value is None:
             value = self._old.pop(key, None)
@@ -44,11 +44,11 @@ class TwoGenerationCache(Generic[V]):
         self._young[key] = value
 
     def drop(self, key: str) -> None:
-        """Forgets an entry."""
+        """Removes an entry."""
         self._young.pop(key, None)
         self._old.pop(key, None)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Removes all entries."""
         self._young = {}
         self._old = {}

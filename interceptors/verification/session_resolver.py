@@ -1,4 +1,4 @@
-"""Resolving opaque sessions: asking the auth service what stands behind one."""
+"""Resolving opaque sessions at the auth service."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from interceptors.errors import Reason, Refusal
 
 __all__ = ["GrpcSessionResolver", "SessionResolver"]
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5.0
 
 
 class SessionResolver(Protocol):
-    """Asks the auth service for the session behind an opaque token."""
+    """Resolves the session that an opaque token stands for."""
 
     def resolve(self, request: auth_pb2.ResolveSessionRequest) -> auth_pb2.ResolveSessionResponse:
-        """The session, or why there is none (`refusal`). Refusal MESH_STALE if nobody can be asked now."""
+        """Returns the session, or the reason of its refusal. Raises Refusal MESH_STALE if no answer can be had."""
         ...
 
 
 class GrpcSessionResolver:
-    """Asks over a channel to the auth service, whose credentials must hold the scope `credmesh.introspect`."""
+    """Calls the auth service over a channel whose credentials must hold the scope `credmesh.introspect`."""
 
-    def __init__(self, channel: grpc.Channel, *, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, channel: grpc.Channel, *, timeout: float = _TIMEOUT_SECONDS) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
         self._timeout = timeout
 
@@ -34,6 +34,6 @@ class GrpcSessionResolver:
         try:
             return self._stub.ResolveSession(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            # Whatever went wrong is about this node or the service, and no verdict on the session: retry.
+            # The failure is this node's or the auth service's, and no verdict on the session, so the caller may retry.
             code = error.code() if isinstance(error, grpc.Call) else None
             raise Refusal(Reason.MESH_STALE, f"the auth service could not be asked for the session: {code}") from error

@@ -1,4 +1,4 @@
-"""`make demo`: a story with real calls that shows what the mesh does, and fails loudly if it does not."""
+"""`make demo`: shows with real calls what the mesh does, and checks it."""
 
 from localmesh.demo.story import demo
 

@@ -1,4 +1,4 @@
-"""What the story measures, as build/demo.json holds it."""
+"""The figures that the demo measures, in the form of build/demo.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Calls", "Figures", "Hostile", "Milliseconds", "Outage", "Revocation"
 
 @dataclass(slots=True)
 class Calls:
-    """Every call of the story that should have been served: how many were, and how many were not."""
+    """All calls that had to succeed: how many succeeded, and how many were refused."""
 
     ok: int = 0
     refused: int = 0
@@ -21,7 +21,7 @@ class Calls:
 
 @dataclass(slots=True)
 class Rotation:
-    """Rotations under load. `refused` counts every call meanwhile that did not end in OK, whatever the reason."""
+    """Rotations under load. `refused` counts every call during the rotations that did not end with status OK."""
 
     rotations: int = 0
     calls_during: int = 0
@@ -30,20 +30,20 @@ class Rotation:
 
 @dataclass(slots=True)
 class Milliseconds:
-    """A distribution; None before anything was measured."""
+    """Median and maximum; None if nothing was measured."""
 
     p50: float | None = None
     max: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Milliseconds:
-        """The distribution of some values."""
+        """The median and maximum of some values."""
         return cls(round(statistics.median(values), 2), round(max(values), 2)) if values else cls()
 
 
 @dataclass(slots=True)
 class Revocation:
-    """From the commit of a revocation until the callers noticed. `nodes`: how many nodes were asked all the time."""
+    """From the commit of a revocation to the first refusal. `nodes` is the number of nodes that were called."""
 
     nodes: int = 0
     commit_to_refused_ms: Milliseconds = field(default_factory=Milliseconds)
@@ -52,7 +52,7 @@ class Revocation:
 
 @dataclass(slots=True)
 class Hostile:
-    """Bad credentials: how many were tried, and how many were not refused with the reason that they deserve."""
+    """Calls with bad credentials: how many were made, and how many were accepted."""
 
     tried: int = 0
     accepted: int = 0
@@ -60,9 +60,9 @@ class Hostile:
 
 @dataclass(slots=True)
 class Outage:
-    """Calls of ordinary methods that failed meanwhile, and whether all was well again afterwards.
+    """Calls of methods that are not strict that failed during an outage, and whether the mesh recovered.
 
-    etcd_down_refused is None where etcd is not ours to stop.
+    etcd_down_refused is None if ETCD_ENDPOINTS names the etcd, because the demo does not stop that one.
     """
 
     auth_replica_killed_refused: int | None = None
@@ -72,7 +72,7 @@ class Outage:
 
 @dataclass(slots=True)
 class Figures:
-    """All of it."""
+    """All figures of one demo."""
 
     up_seconds: float | None = None
     calls: Calls = field(default_factory=Calls)
@@ -82,6 +82,6 @@ class Figures:
     outage: Outage = field(default_factory=Outage)
 
     def write(self, path: Path) -> None:
-        """Writes the report."""
+        """Writes the figures to a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")

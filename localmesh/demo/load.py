@@ -1,4 +1,4 @@
-"""Callers that call all the time, and count what they get."""
+"""Calls in the background, and a count of their outcomes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from grpc import aio
 
 from credmesh.samples.inventory.v1 import inventory_pb2
 from credmesh.samples.storefront.v1 import storefront_pb2
-from localmesh.demo.actors import TIMEOUT, Metadata, Nodes, reason_text, why
+from localmesh.demo.mesh_client import CALL_TIMEOUT_SECONDS, MeshClient, Metadata, failure_reason, reason_text
 
-__all__ = ["Callers"]
+__all__ = ["BackgroundCalls"]
 
 
-class Callers:
-    """Calls in the background from entering to leaving: in turn one of one hop, and one of three.
+class BackgroundCalls:
+    """Calls services from entering to leaving this context, alternating a call of one hop with one of three hops.
 
-    Each caller takes its metadata anew for every call. `pause` is in seconds; 0 is full speed. Nothing is tried again:
-    what is not OK is counted by its reason.
+    client    the client that makes the calls
+    metadata  one function for each concurrent caller; it is called for the metadata of every call
+    pause     seconds between two pairs of calls; 0 is full speed
+
+    A failed call is not retried: it is counted by its reason.
     """
 
-    def __init__(self, nodes: Nodes, who: Sequence[Callable[[], Metadata]], *, pause: float = 0.0) -> None:
-        self._nodes = nodes
-        self._who = who
+    def __init__(self, client: MeshClient, metadata: Sequence[Callable[[], Metadata]], *, pause: float = 0.0) -> None:
+        self._client = client
+        self._metadata = metadata
         self._pause = pause
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -35,11 +38,11 @@ class Callers:
 
     @property
     def calls(self) -> int:
-        """How many calls have ended."""
+        """The number of calls that have ended."""
         return self.ok + self.refused.total()
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._call_all_the_time(who)) for who in self._who]
+        self._tasks = [asyncio.create_task(self._call_repeatedly(metadata)) for metadata in self._metadata]
         return self
 
     async def __aexit__(
@@ -48,18 +51,19 @@ class Callers:
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
-    async def _call_all_the_time(self, who: Callable[[], Metadata]) -> None:
+    async def _call_repeatedly(self, metadata: Callable[[], Metadata]) -> None:
+        get_stock = inventory_pb2.GetStockRequest(sku="tea")
         buy = storefront_pb2.BuyRequest(sku="tea", quantity=1)
-        ask = inventory_pb2.GetStockRequest(sku="tea")
+        client, timeout = self._client, CALL_TIMEOUT_SECONDS
         while not self._stopping:
-            await self._count(lambda: self._nodes.inventory.GetStock(ask, metadata=who(), timeout=TIMEOUT))
-            await self._count(lambda: self._nodes.storefront.Buy(buy, metadata=who(), timeout=TIMEOUT))
+            await self._count(lambda: client.inventory.GetStock(get_stock, metadata=metadata(), timeout=timeout))
+            await self._count(lambda: client.storefront.Buy(buy, metadata=metadata(), timeout=timeout))
             await asyncio.sleep(self._pause)
 
     async def _count(self, call: Callable[[], Awaitable[object]]) -> None:
         try:
             await call()
         except aio.AioRpcError as error:
-            self.refused[reason_text(why(error))] += 1
+            self.refused[reason_text(failure_reason(error))] += 1
         else:
             self.ok += 1

@@ -1,4 +1,4 @@
-"""How the story is told, and what in it went wrong."""
+"""Prints the demo's chapters and checks, and collects the checks that failed."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["Misbehaved", "Teller"]
+__all__ = ["DemoFailed", "Narrator"]
 
 _INDENT: Final = "   "
 
 
-class Misbehaved(Exception):
-    """A step cannot go on: what it stands on is not there. The text says what happened."""
+class DemoFailed(Exception):
+    """The demo cannot go on, because a step that later steps need has failed. The text says what happened."""
 
 
-class Teller:
-    """Tells the story to a console and remembers what misbehaved."""
+class Narrator:
+    """Prints to a console. `failures` holds the texts of the checks that failed."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.wrong: list[str] = []
+        self.failures: list[str] = []
         self._chapter = 0
 
     def chapter(self, title: str) -> None:
-        """Begins a chapter."""
+        """Prints the heading of the next chapter."""
         self._chapter += 1
         self.console.print(f"\n[bold]{self._chapter}  {title}[/]")
 
-    def tell(self, text: str) -> None:
-        """Something that is neither good nor bad."""
+    def note(self, text: str) -> None:
+        """Prints an information that is not a check."""
         self.console.print(f"{_INDENT}[dim]·[/] {text}")
 
-    def check(self, good: bool, text: str, *, otherwise: str = "") -> bool:
-        """Something that has to be so; `otherwise` says what was seen instead. Returns `good`."""
-        if good:
+    def check(self, passed: bool, text: str, *, otherwise: str = "") -> bool:
+        """Prints a check and records its failure. `otherwise` says what was observed instead. Returns `passed`."""
+        if passed:
             self.console.print(f"{_INDENT}[green]✓[/] {text}")
         else:
-            seen = f" — {escape(otherwise)}" if otherwise else ""
-            self.console.print(f"{_INDENT}[red bold]✗ not so:[/] {text}[red]{seen}[/]", soft_wrap=True)
-            self.wrong.append(f"{text}{seen}")
-        return good
+            observed = f" — {escape(otherwise)}" if otherwise else ""
+            self.console.print(f"{_INDENT}[red bold]✗ failed:[/] {text}[red]{observed}[/]", soft_wrap=True)
+            self.failures.append(f"{text}{observed}")
+        return passed
 
     def table(self, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        """A small table within a chapter."""
+        """Prints a small table within a chapter."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column(" ")
         for heading in headings:

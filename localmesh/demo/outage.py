@@ -1,4 +1,4 @@
-"""Parts fail: one replica of the auth service, then etcd. What goes on, what waits, and how it recovers."""
+"""Outages: an auth replica is killed, then etcd is stopped. Shows what keeps working, what waits, and the recovery."""
 
 from __future__ import annotations
 
@@ -12,129 +12,140 @@ from grpc import aio
 
 from credmesh.samples.orders.v1 import orders_pb2
 from interceptors.errors import Reason
-from localmesh.demo.actors import Metadata, Nodes, Person, reason_text, why
+from localmesh.demo.demo_mesh import DemoMesh
 from localmesh.demo.figures import Figures
-from localmesh.demo.load import Callers
-from localmesh.demo.narrator import Teller
+from localmesh.demo.load import BackgroundCalls
+from localmesh.demo.mesh_client import CALL_TIMEOUT_SECONDS, MeshClient, Metadata, SignedIn, failure_reason, reason_text
+from localmesh.demo.narrator import Narrator
 from localmesh.demo.revoking import revoke_and_measure
-from localmesh.demo.stage import Stage
 from localmesh.demo.streams import StockStream
 
-__all__ = ["kill_a_replica", "stop_etcd"]
+__all__ = ["kill_auth_replica", "stop_etcd"]
 
-_AT_MOST: Final = 60.0
-_STRICT_WITHIN: Final = 15.0
-_RECOVER_WITHIN: Final = 30.0
-_REPLICA_AWAY: Final = 1.5
-_GENTLE: Final = 0.01
+_MAX_DOWN_SECONDS: Final = 60.0
+_STRICT_TIMEOUT_SECONDS: Final = 15.0
+_RECOVERY_TIMEOUT_SECONDS: Final = 30.0
+_REPLICA_DOWN_SECONDS: Final = 1.5
+_CALL_PAUSE_SECONDS: Final = 0.01
+_POLL_INTERVAL_SECONDS: Final = 0.05
 
 Outcome = Reason | grpc.StatusCode | None
 
 
-async def kill_a_replica(teller: Teller, stage: Stage, nodes: Nodes, figures: Figures) -> None:
-    """Kills one of the auth service's replicas with SIGKILL, and lets the other one carry on."""
-    teller.chapter("one replica of the auth service is killed")
-    bob = await nodes.sign_in("bob")
+async def kill_auth_replica(narrator: Narrator, mesh: DemoMesh, client: MeshClient, figures: Figures) -> None:
+    """Kills one replica of the auth service (SIGKILL), and checks that the other one serves."""
+    narrator.chapter("one replica of the auth service is killed")
+    bob = await client.sign_in("bob")
     logins = attempts = 0
-    async with Callers(nodes, [lambda: bob.metadata] * 2, pause=_GENTLE) as callers:
-        await stage.take_down("auth-1", kill=True, seconds=_AT_MOST)
-        away_until = time.monotonic() + _REPLICA_AWAY
-        while time.monotonic() < away_until:
+    async with BackgroundCalls(client, [lambda: bob.metadata] * 2, pause=_CALL_PAUSE_SECONDS) as calls:
+        await mesh.take_part_down("auth-1", kill=True, seconds=_MAX_DOWN_SECONDS)
+        down_until = time.monotonic() + _REPLICA_DOWN_SECONDS
+        while time.monotonic() < down_until:
             attempts += 1
-            logins += await _signs_in(nodes)
-            await asyncio.sleep(0.05)
-        await nodes.refresh(bob)
-        await stage.bring_back("auth-1")
-    figures.outage.auth_replica_killed_refused = callers.refused.total()
-    figures.calls.ok += callers.ok
-    figures.calls.refused += callers.refused.total()
-    teller.check(
-        not callers.refused and callers.ok > 0,
-        f"{callers.calls:,} calls to services went on: {callers.refused.total()} refused",
-        otherwise=str(dict(callers.refused)),
+            logins += await _can_sign_in(client)
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+        await client.refresh(bob)
+        await mesh.bring_part_back("auth-1")
+    figures.outage.auth_replica_killed_refused = calls.refused.total()
+    figures.calls.ok += calls.ok
+    figures.calls.refused += calls.refused.total()
+    narrator.check(
+        not calls.refused and calls.ok > 0,
+        f"{calls.calls:,} calls to services during the outage: {calls.refused.total()} refused",
+        otherwise=str(dict(calls.refused)),
     )
-    teller.check(logins == attempts, f"{logins} of {attempts} logins meanwhile were served by the other replica")
-    teller.check(True, "the replica was started again and is back")
+    narrator.check(logins == attempts, f"the other replica served {logins} of {attempts} logins")
+    narrator.check(True, "the killed replica was restarted and is up")
 
 
-async def stop_etcd(teller: Teller, stage: Stage, nodes: Nodes, figures: Figures, stream: StockStream) -> None:
-    """Stops etcd and starts it again, while somebody's stream is open."""
-    teller.chapter("etcd is stopped, and started again")
-    if not stage.embedded_etcd:
-        teller.tell("this mesh uses an etcd that is not ours to stop; left alone")
+async def stop_etcd(
+    narrator: Narrator, mesh: DemoMesh, client: MeshClient, figures: Figures, stream: StockStream
+) -> None:
+    """Stops etcd and starts it again while a stream is open."""
+    narrator.chapter("etcd is stopped, and started again")
+    if not mesh.embedded_etcd:
+        narrator.note("ETCD_ENDPOINTS names the etcd of this mesh, so the demo does not stop it")
         figures.outage.recovered = True
         return
-    bob = await nodes.sign_in("bob")
-    async with Callers(nodes, [lambda: bob.metadata] * 2, pause=_GENTLE) as callers:
-        await stage.take_down("etcd", kill=False, seconds=_AT_MOST)
+    bob = await client.sign_in("bob")
+    async with BackgroundCalls(client, [lambda: bob.metadata] * 2, pause=_CALL_PAUSE_SECONDS) as calls:
+        await mesh.take_part_down("etcd", kill=False, seconds=_MAX_DOWN_SECONDS)
         down_at = time.monotonic()
         changes = stream.changes
-        signing_in = asyncio.create_task(_outcome(nodes.sign_in("alice", timeout=_STRICT_WITHIN)))
-        strict = await _until(lambda: _cancel(nodes, bob.metadata), lambda seen: seen is not None, _STRICT_WITHIN)
+        signing_in = asyncio.create_task(_outcome(client.sign_in("alice", timeout=_STRICT_TIMEOUT_SECONDS)))
+        strict = await _repeat_until(
+            lambda: _cancel_orders(client, bob.metadata), lambda outcome: outcome is not None, _STRICT_TIMEOUT_SECONDS
+        )
         strict_after = time.monotonic() - down_at
         login = await signing_in
-        ok_before = callers.ok
-        teller.check(
+        ok_before = calls.ok
+        narrator.check(
             login is not None,
-            f"signing in has to wait for etcd, and says so: {reason_text(login)}",
-            otherwise="it went",
+            f"a login fails while etcd is down: {reason_text(login)}",
+            otherwise="it succeeded",
         )
-        teller.check(
+        narrator.check(
             strict is Reason.MESH_STALE,
-            f"a method that asks for fresh knowledge refuses after {strict_after:.1f} s: {reason_text(strict)}",
+            f"a strict method refuses after {strict_after:.1f} s: {reason_text(strict)}",
             otherwise=reason_text(strict),
         )
-        stream_lives = not stream.ended.is_set() and stream.changes > changes
-        await stage.bring_back("etcd")
+        stream_is_open = not stream.ended.is_set() and stream.changes > changes
+        await mesh.bring_part_back("etcd")
         back_at = time.monotonic()
-        figures.outage.recovered = await _recovers(teller, nodes, bob, back_at)
-        calls_go_on = callers.ok > ok_before
-    figures.outage.etcd_down_refused = callers.refused.total()
-    figures.calls.ok += callers.ok
-    figures.calls.refused += callers.refused.total()
-    teller.check(
-        not callers.refused and calls_go_on,
-        f"{callers.calls:,} calls of other methods went on all along: {callers.refused.total()} refused",
-        otherwise=str(dict(callers.refused)),
+        figures.outage.recovered = await _check_recovery(narrator, client, bob, back_at)
+        calls_continued = calls.ok > ok_before
+    figures.outage.etcd_down_refused = calls.refused.total()
+    figures.calls.ok += calls.ok
+    figures.calls.refused += calls.refused.total()
+    narrator.check(
+        not calls.refused and calls_continued,
+        f"{calls.calls:,} calls of other methods during the outage: {calls.refused.total()} refused",
+        otherwise=str(dict(calls.refused)),
     )
-    teller.check(
-        stream_lives,
-        "changes of stock came through bob's stream while etcd was away",
+    narrator.check(
+        stream_is_open,
+        "bob's open stream delivered stock changes while etcd was down",
         otherwise=reason_text(stream.reason),
     )
 
 
-async def _recovers(teller: Teller, nodes: Nodes, bob: Person, back_at: float) -> bool:
-    signed_in = await _until(lambda: _outcome(nodes.sign_in("alice")), lambda seen: seen is None, _RECOVER_WITHIN)
+async def _check_recovery(narrator: Narrator, client: MeshClient, bob: SignedIn, back_at: float) -> bool:
+    login = await _repeat_until(
+        lambda: _outcome(client.sign_in("alice")), lambda outcome: outcome is None, _RECOVERY_TIMEOUT_SECONDS
+    )
     login_after = time.monotonic() - back_at
-    strict = await _until(lambda: _cancel(nodes, bob.metadata), lambda seen: seen is None, _RECOVER_WITHIN)
+    strict = await _repeat_until(
+        lambda: _cancel_orders(client, bob.metadata), lambda outcome: outcome is None, _RECOVERY_TIMEOUT_SECONDS
+    )
     strict_after = time.monotonic() - back_at
-    well = teller.check(
-        signed_in is None and strict is None,
-        f"etcd is back: signing in works after {login_after:.1f} s, strict methods after {strict_after:.1f} s",
-        otherwise=f"{reason_text(signed_in)}, {reason_text(strict)}",
+    recovered = narrator.check(
+        login is None and strict is None,
+        f"etcd is up again: logins work after {login_after:.1f} s, strict methods after {strict_after:.1f} s",
+        otherwise=f"{reason_text(login)}, {reason_text(strict)}",
     )
-    again = await revoke_and_measure(nodes, await nodes.sign_in("alice"), await nodes.operator())
-    slowest = max(again.refused_ms.values())
+    revocation = await revoke_and_measure(client, await client.sign_in("alice"), await client.sign_in_operator())
+    slowest = max(revocation.refused_ms.values())
     return (
-        teller.check(
-            not again.wrong(),
-            f"and a revocation reaches every node again, in {slowest:.1f} ms",
-            otherwise="; ".join(again.wrong()),
+        narrator.check(
+            not revocation.problems(),
+            f"a revocation reaches every node again, in {slowest:.1f} ms",
+            otherwise="; ".join(revocation.problems()),
         )
-        and well
+        and recovered
     )
 
 
-async def _cancel(nodes: Nodes, metadata: Metadata) -> Outcome:
-    return await _outcome(nodes.orders.CancelOrders(orders_pb2.CancelOrdersRequest(), metadata=metadata, timeout=5))
+async def _cancel_orders(client: MeshClient, metadata: Metadata) -> Outcome:
+    """Calls a strict method."""
+    request = orders_pb2.CancelOrdersRequest()
+    return await _outcome(client.orders.CancelOrders(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS))
 
 
-async def _signs_in(nodes: Nodes) -> bool:
-    """Signs bob in as a client does: who was on the way to the replica that just died has to ask once more."""
-    outcome = await _outcome(nodes.sign_in("bob"))
+async def _can_sign_in(client: MeshClient) -> bool:
+    """Signs bob in, with one retry as a client does: the first attempt may have been sent to the killed replica."""
+    outcome = await _outcome(client.sign_in("bob"))
     if outcome is grpc.StatusCode.UNAVAILABLE:
-        outcome = await _outcome(nodes.sign_in("bob"))
+        outcome = await _outcome(client.sign_in("bob"))
     return outcome is None
 
 
@@ -142,16 +153,17 @@ async def _outcome(call: Awaitable[object]) -> Outcome:
     try:
         await call
     except aio.AioRpcError as error:
-        return why(error)
+        return failure_reason(error)
     return None
 
 
-async def _until(
-    attempt: Callable[[], Awaitable[Outcome]], enough: Callable[[Outcome], bool], seconds: float
+async def _repeat_until(
+    attempt: Callable[[], Awaitable[Outcome]], is_enough: Callable[[Outcome], bool], timeout: float
 ) -> Outcome:
-    deadline = time.monotonic() + seconds
+    """Repeats an attempt until its outcome is enough, or until the timeout. Returns the last outcome."""
+    deadline = time.monotonic() + timeout
     while True:
-        seen = await attempt()
-        if enough(seen) or time.monotonic() > deadline:
-            return seen
-        await asyncio.sleep(0.05)
+        outcome = await attempt()
+        if is_enough(outcome) or time.monotonic() > deadline:
+            return outcome
+        await asyncio.sleep(_POLL_INTERVAL_SECONDS)

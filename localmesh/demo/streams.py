@@ -1,4 +1,4 @@
-"""A stream of stock changes that stays open, and how it ends."""
+"""A WatchStock stream that stays open, and how it ends."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from grpc import aio
 
 from credmesh.samples.inventory.v1 import inventory_pb2
 from interceptors.errors import Reason
-from localmesh.demo.actors import Nodes, Person, why
+from localmesh.demo.mesh_client import MeshClient, SignedIn, failure_reason
 
 __all__ = ["StockStream"]
 
 
 @dataclass(slots=True)
 class StockStream:
-    """Somebody's open WatchStock stream, read in the background.
+    """An open WatchStock stream, read in the background.
 
-    changes   how many came
-    ended     set when the server has ended it
-    ended_at  seconds since 1970
-    reason    why; None if it just ended
+    changes   the number of messages so far
+    ended     set when the server has ended the stream
+    ended_at  when that was, in seconds since 1970
+    reason    why the server ended it; None if the status was OK
     """
 
     changes: int = 0
@@ -36,10 +36,10 @@ class StockStream:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, nodes: Nodes, person: Person) -> AsyncIterator[StockStream]:
-        """Opens a stream and returns when its first message is there."""
+    async def open(cls, client: MeshClient, caller: SignedIn) -> AsyncIterator[StockStream]:
+        """Opens a stream and waits for its first message. The stream is cancelled when the context is left."""
         stream = cls()
-        call = nodes.inventory.WatchStock(inventory_pb2.WatchStockRequest(sku="tea"), metadata=person.metadata)
+        call = client.inventory.WatchStock(inventory_pb2.WatchStockRequest(sku="tea"), metadata=caller.metadata)
         await call.read()
         reader = asyncio.create_task(stream._read(call))
         try:
@@ -54,6 +54,6 @@ class StockStream:
             while await call.read() is not aio.EOF:
                 self.changes += 1
         except aio.AioRpcError as error:
-            self.reason = why(error)
+            self.reason = failure_reason(error)
         self.ended_at = time.time()
         self.ended.set()

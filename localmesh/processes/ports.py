@@ -1,8 +1,8 @@
-"""TCP ports of this machine that nobody uses, given to one asker at a time.
+"""Free TCP ports of this machine, each given to one process only.
 
-A part that is down must find its port free when it comes back, also while other local meshes and test beds start parts
-of theirs. So a port that was given out stays reserved until the process that asked for it ends: by a lock of one byte
-of a file that all of them know. Only those who ask here heed it.
+A part that is down must find its port free when it restarts, although other local meshes and test beds start parts at
+the same time. So a port that was given out stays reserved until the process that asked for it ends. A reservation is a
+lock on one byte of a file that all these processes share. Processes that do not use this module ignore it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["HOST", "free_port", "is_free"]
 HOST: Final = "127.0.0.1"
 
 _PORTS: Final = range(10_000, 32_000)
-"""Below the range that Linux takes outgoing connections' ports from: one of those (even a client's that tries to reach
-the very port) would otherwise sooner or later sit on a port that a restarted server wants back."""
-_TRIES: Final = 1000
+"""Below the range from which Linux takes ports of outgoing connections. Such a connection, even of a client that is
+trying to reach the very same port, could otherwise occupy the port of a server that restarts."""
+_MAX_ATTEMPTS: Final = 1000
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, and that nobody else is given while this process lives."""
-    for port in random.sample(_PORTS, _TRIES):
-        if _reservations.take(port) and is_free(port):
+    """Returns a port of 127.0.0.1 that is free, and reserves it for this process's lifetime."""
+    for port in random.sample(_PORTS, _MAX_ATTEMPTS):
+        if _reservations.reserve(port) and is_free(port):
             return port
     raise LocalMeshError(f"no free port was found on {HOST} from {_PORTS.start} to {_PORTS.stop}")
 
@@ -39,7 +39,7 @@ def free_port() -> int:
 def is_free(port: int) -> bool:
     """Whether a server could listen on a port of 127.0.0.1 now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: connections that a former run closed linger for a minute, and are no reason to move.
+        # As servers do: closed connections of a former run stay in TIME_WAIT for a minute and do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -49,36 +49,36 @@ def is_free(port: int) -> bool:
 
 
 class _Reservations:
-    """The bytes of the file that this process has locked: the kernel lets go of them when it ends, however it ends."""
+    """The bytes of the shared file that this process has locked. The kernel releases them when the process ends."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._taken: set[int] = set()
+        self._reserved: set[int] = set()
         self._file: int | None = None
-        self._owner = 0
+        self._owner_pid = 0
 
-    def take(self, port: int) -> bool:
-        """Reserves a port; False if it is reserved already, by whomever."""
+    def reserve(self, port: int) -> bool:
+        """Reserves a port. False if this or another process has reserved it already."""
         with self._mutex:
-            if self._owner != os.getpid():
-                # The locks of a process are its own: what it forks has none of them.
-                self._owner, self._taken, self._file = os.getpid(), set(), None
-            if port in self._taken:
+            if self._owner_pid != os.getpid():
+                # A forked child does not inherit the locks of its parent.
+                self._owner_pid, self._reserved, self._file = os.getpid(), set(), None
+            if port in self._reserved:
                 return False
             if self._file is None:
-                self._file = _open()
+                self._file = _open_lock_file()
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             except (BlockingIOError, PermissionError):
                 return False
-            self._taken.add(port)
+            self._reserved.add(port)
             return True
 
 
 _reservations: Final = _Reservations()
 
 
-def _open() -> int:
+def _open_lock_file() -> int:
     path = Path(tempfile.gettempdir()) / f"credmesh-ports-{os.getuid()}"
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

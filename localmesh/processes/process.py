@@ -1,4 +1,4 @@
-"""One process of the local mesh: started on a leash, logging to a file, stopped for certain."""
+"""One process of the local mesh: it dies with this process, logs to a file, and can be stopped or killed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Process", "last_lines", "leashed"]
+__all__ = ["Process", "last_lines", "tied_to_parent"]
 
-_LEASH: Final = Path(__file__).with_name("leash.py")
-_LOG_LIMIT: Final = 10 * 1024 * 1024
+_PARENT_DEATH: Final = Path(__file__).with_name("parent_death.py")
+_MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 _TAIL_BYTES: Final = 16 * 1024
 
 
 class Process:
     """A command with its own process group and log file.
 
-    It must be started from a thread that lives as long as the mesh: the kernel ends it with the thread that made it.
+    Start it from a thread that lives as long as the mesh: the kernel kills it when the thread that started it ends.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> None:
@@ -32,27 +32,27 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self._popen is not None and self._popen.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """The process id; None unless the process runs."""
         return self._popen.pid if self._popen is not None and self.alive else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; negative for a signal. None while it runs, and before it was started."""
+        """The exit code, negative for a signal. None while the process runs, and before it was started."""
         return None if self._popen is None else self._popen.poll()
 
     def start(self) -> None:
-        """Starts it. OSError if that cannot be."""
+        """Starts the process. OSError if it cannot start."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT:
+        if self.log_file.exists() and self.log_file.stat().st_size > _MAX_LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".old.log"))
         with self.log_file.open("ab") as log:
             self._popen = subprocess.Popen(  # noqa: S603 - our own commands
-                leashed(self._command),
+                tied_to_parent(self._command),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -60,15 +60,15 @@ class Process:
             )
 
     def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
+        """Asks the process to end (SIGTERM)."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it at once (SIGKILL)."""
+        """Kills the process (SIGKILL)."""
         self._signal(signal.SIGKILL)
 
     def wait(self, timeout: float) -> bool:
-        """Waits at most `timeout` seconds for its end; whether it has ended."""
+        """Waits up to `timeout` seconds for the process to end. Returns whether it has ended."""
         if self._popen is None:
             return True
         try:
@@ -82,13 +82,13 @@ class Process:
             self._popen.send_signal(number)
 
 
-def leashed(command: Sequence[str]) -> list[str]:
-    """The command that runs this one so that it dies with this process; see leash.py."""
-    return [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command]
+def tied_to_parent(command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` so that it dies with this process; see parent_death.py."""
+    return [sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid()), *command]
 
 
 def last_lines(log_file: Path, count: int = 8) -> list[str]:
-    """The last lines of a log, as a person reads them: JSON lines become level, logger and message."""
+    """The last lines of a log, for a terminal: a JSON line becomes level, logger and message."""
     try:
         with log_file.open("rb") as log:
             log.seek(max(0, log_file.stat().st_size - _TAIL_BYTES))

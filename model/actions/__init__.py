@@ -1,25 +1,19 @@
-"""The steps of the protocol. Each action yields every way in which it can happen in a state: what to say, and the state
-after it.
+"""The steps of the protocol. An action yields every way in which its step can happen in a state: a description, and the
+state after it.
 
-An action is a step that is one as well in the code: a transaction of etcd, the processing of one answer, or one look of
-a thread at what another thread changes. Between any two of them anything else may happen. A process that is paused,
-slow or cut off is one whose next step does not come, so that needs no action of its own.
+An action is as small as a step of the code: one transaction of etcd, the processing of one answer, or one read by a
+thread of what another thread changes. Anything else can happen between two steps. A process that is paused, slow or cut
+off is one whose next step does not come, so no action is needed for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from model.state import Etcd, Node, State
+from model.world import Action
 
-if TYPE_CHECKING:
-    from model.worlds import World
-
-__all__ = ["Action", "Steps", "commit", "fault", "faulty", "is_fault", "name", "with_node"]
-
-Steps = Iterator[tuple[str, State]]
-Action = Callable[[State, "World"], Steps]
+__all__ = ["commit", "fault", "faulty", "is_fault", "name", "with_node"]
 
 A = TypeVar("A", bound=Action)
 
@@ -27,7 +21,7 @@ _faults: set[Action] = set()
 
 
 def fault(action: A) -> A:
-    """Marks an action as a fault: nothing may rely on its ever happening."""
+    """Marks an action as a fault: no progress may depend on it."""
     _faults.add(action)
     return action
 
@@ -38,22 +32,22 @@ def is_fault(action: Action) -> bool:
 
 
 def name(index: int) -> str:
-    """What a node or a replica is called in a trace."""
+    """The name of a node or a replica in a trace."""
     return "ABCDEFGH"[index]
 
 
 def faulty(state: State) -> State:
-    """The state with one fault less to come."""
-    return state._replace(left=state.left._replace(faults=state.left.faults - 1))
+    """Returns the state with one fault less in its budget."""
+    return state._replace(budget=state.budget._replace(faults=state.budget.faults - 1))
 
 
 def with_node(state: State, index: int, node: Node) -> State:
-    """The state with one node changed."""
+    """Returns the state with one node replaced."""
     nodes = state.nodes
     return state._replace(nodes=(*nodes[:index], node, *nodes[index + 1 :]))
 
 
 def commit(etcd: Etcd, *changes: tuple[str, int], beacon: bool = True) -> Etcd:
-    """Etcd after one more commit below mesh/; it puts the beacon too."""
+    """Returns etcd after one more commit below mesh/, which puts the beacon, too."""
     log = (*etcd.log, changes)
     return etcd._replace(log=log, beacon=len(log) if beacon else etcd.beacon)

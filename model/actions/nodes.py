@@ -1,31 +1,27 @@
-"""A node's life: registering, reading the mesh, being given up, dying."""
+"""A node's life: registering, reading the mesh, losing its lease, dying."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from model.actions import Steps, fault, faulty, name, with_node
-from model.actions.applying import take_in_proof
-from model.state import ABSENT, DOWN, FORMER, MINE, READY, REGISTERED, Call, Node, Proof, State, revision_of
-
-if TYPE_CHECKING:
-    from model.worlds import World
+from model.actions import fault, faulty, name, with_node
+from model.actions.applying import count_pending_proof
+from model.state import ABSENT, CURRENT, DOWN, FORMER, READY, REGISTERED, Call, Node, Proof, State, revision_of
+from model.world import Steps, World
 
 __all__ = [
     "crash",
-    "lease_of_the_dead_ends",
-    "lease_runs_out",
+    "expire_lease",
+    "expire_lease_of_dead_node",
     "leave",
     "notice_restore",
     "read_mesh",
     "register",
-    "register_anew",
+    "register_again",
     "renew",
 ]
 
 
 def register(state: State, world: World) -> Steps:
-    """A process starts and puts its record; its mirror comes after that.
+    """A process starts and puts its record; its mirror starts after that.
 
     Code: interceptors/node/heartbeat.py Heartbeat._register.
     """
@@ -33,20 +29,20 @@ def register(state: State, world: World) -> Steps:
         if node.phase != DOWN:
             continue
         if not world.rules.register_before_read:
-            ready = _read(node, state)._replace(since=-1)
+            ready = _having_read(node, state)._replace(registration_revision=-1)
             yield f"node {name(index)} reads the mesh at revision {ready.revision}", with_node(state, index, ready)
             continue
         revision = revision_of(state.etcd)
-        registered = _registered(node._replace(phase=REGISTERED), revision, index, world)
+        registered = _with_registration(node._replace(phase=REGISTERED), revision, index, world)
         yield f"node {name(index)} registers, at revision {revision}", with_node(state, index, registered)
 
 
-def _registered(node: Node, revision: int, index: int, world: World) -> Node:
+def _with_registration(node: Node, revision: int, index: int, world: World) -> Node:
     if world.timed:
-        # The other nodes' leases may run out at any time: only the watched one's has a rest.
-        return node._replace(record=MINE, rest=0 if index else world.lease)
-    # Who registers for the first time is not excused for what it missed before.
-    return node._replace(record=MINE, since=0 if node.since < 0 else revision)
+        # Only the first node's lease is timed. The other nodes' leases can run out at any time.
+        return node._replace(record=CURRENT, lease_left=0 if index else world.lease)
+    # A first registration excuses no missing key: see rotation_refuses_no_valid_token.
+    return node._replace(record=CURRENT, registration_revision=0 if node.registration_revision < 0 else revision)
 
 
 def read_mesh(state: State, world: World) -> Steps:
@@ -56,89 +52,89 @@ def read_mesh(state: State, world: World) -> Steps:
     """
     for index, node in enumerate(state.nodes):
         if node.phase == REGISTERED:
-            ready = _read(node, state)
+            ready = _having_read(node, state)
             yield (
                 f"node {name(index)} reads the mesh at revision {ready.revision} and serves",
                 with_node(state, index, ready),
             )
 
 
-def _read(node: Node, state: State) -> Node:
+def _having_read(node: Node, state: State) -> Node:
     etcd = state.etcd
     revision = revision_of(etcd)
     node = node._replace(
         phase=READY,
         revision=revision,
-        epoch=0 if node.deaf else etcd.epoch,
+        epoch=0 if node.ignores_epochs else etcd.epoch,
         keys=etcd.keys,
         history=etcd.history,
-        told=revision,
-        queue=tuple((barrier, raised) for barrier, raised in enumerate(etcd.barriers) if raised),
-        generation=node.generation + 1 if node.phase == READY and node.stamp else 0,
+        heard_revision=revision,
+        pending_acks=tuple((barrier, raised) for barrier, raised in enumerate(etcd.barriers) if raised),
+        generation=node.generation + 1 if node.phase == READY and node.cached_generation else 0,
     )
-    return take_in_proof(node)
+    return count_pending_proof(node)
 
 
-def register_anew(state: State, world: World) -> Steps:
-    """A node finds its lease or its record gone, and registers again.
+def register_again(state: State, world: World) -> Steps:
+    """A node finds that its lease or its record is gone, and registers again.
 
-    With the lease went its acknowledgements; it gives those again that stand for what it has applied.
+    Its acknowledgements ended with the lease. It repeats those for revisions that it has applied.
 
-    Code: interceptors/node/heartbeat.py Heartbeat._renew, Heartbeat._prove, Heartbeat._register.
+    Code: interceptors/node/heartbeat.py Heartbeat._renew_lease, Heartbeat._prove_freshness, Heartbeat._register.
     """
     rules = world.rules
     for index, node in enumerate(state.nodes):
-        if node.phase != READY or node.record == MINE or node.proof.stage or node.halfway:
+        if node.phase != READY or node.record == CURRENT or node.proof.stage or node.apply_step:
             continue
         revision = revision_of(state.etcd)
-        anew = _registered(node, revision, index, world)
+        renewed = _with_registration(node, revision, index, world)
         if rules.lease_bound:
-            anew = anew._replace(age=world.never, unproven=Proof())
-        same = node.history == state.etcd.history or not rules.histories_are_told_apart
+            renewed = renewed._replace(proof_age=world.never, pending_proof=Proof())
+        same = node.history == state.etcd.history or not rules.histories_are_compared
         owed = tuple(
             (barrier, raised)
             for barrier, raised in enumerate(state.etcd.barriers)
-            if raised and same and raised <= node.revision and (barrier, raised) not in node.queue
+            if raised and same and raised <= node.revision and (barrier, raised) not in node.pending_acks
         )
-        text = f"node {name(index)} registers anew, at revision {revision}"
-        yield text, with_node(state, index, anew._replace(queue=node.queue + owed))
-        if owed and not rules.reregistering_reacks and state.left.faults:
+        text = f"node {name(index)} registers again, at revision {revision}"
+        yield text, with_node(state, index, renewed._replace(pending_acks=node.pending_acks + owed))
+        if owed and not rules.reregistering_reacks and state.budget.faults:
             text += "; etcd does not answer when it reads the barriers"
-            yield text, with_node(faulty(state), index, anew)
+            yield text, with_node(faulty(state), index, renewed)
 
 
 def renew(state: State, world: World) -> Steps:
     """The lease is renewed.
 
-    Code: interceptors/node/heartbeat.py Heartbeat._renew; interceptors/etcd/lease.py KeptLease.renew.
+    Code: interceptors/node/heartbeat.py Heartbeat._renew_lease; interceptors/etcd/lease.py RenewableLease.renew.
     """
     for index, node in enumerate(state.nodes[:1]):
-        if node.record == MINE and node.rest < world.lease and not node.proof.stage:
-            yield f"node {name(index)} renews its lease", with_node(state, index, node._replace(rest=world.lease))
+        if node.record == CURRENT and node.lease_left < world.lease and not node.proof.stage:
+            yield f"node {name(index)} renews its lease", with_node(state, index, node._replace(lease_left=world.lease))
 
 
 @fault
-def lease_runs_out(state: State, world: World) -> Steps:
-    """A node was silent for longer than its lease: its record goes, and its acknowledgements."""
+def expire_lease(state: State, world: World) -> Steps:
+    """A node was silent for longer than its lease: its record and its acknowledgements are deleted."""
     for index, node in enumerate(state.nodes):
         if node.record == ABSENT:
             continue
         if world.timed:
-            if node.rest:
+            if node.lease_left:
                 continue
             after = state
-        elif node.record == MINE and state.left.faults:
+        elif node.record == CURRENT and state.budget.faults:
             after = faulty(state)
         else:
             continue
         yield (
             f"the lease of node {name(index)} runs out",
-            with_node(after, index, node._replace(record=ABSENT, rest=0, acks=(0, 0))),
+            with_node(after, index, node._replace(record=ABSENT, lease_left=0, acks=(0, 0))),
         )
 
 
-def lease_of_the_dead_ends(state: State, world: World) -> Steps:
-    """Where time does not go in ticks: the lease of a process that has died ends some time."""
+def expire_lease_of_dead_node(state: State, world: World) -> Steps:
+    """In a world without ticks: the lease of a process that has died runs out at some time."""
     if world.timed:
         return
     for index, node in enumerate(state.nodes):
@@ -151,50 +147,50 @@ def lease_of_the_dead_ends(state: State, world: World) -> Steps:
 
 @fault
 def leave(state: State, world: World) -> Steps:
-    """A node stops: it takes its record away, and goes on with calls while it drains.
+    """A node stops: it deletes its record, and goes on serving calls while it drains.
 
     Code: interceptors/node/heartbeat.py Heartbeat._deregister.
     """
     for index, node in enumerate(state.nodes):
-        if node.phase == READY and node.record == MINE and not node.proof.stage:
+        if node.phase == READY and node.record == CURRENT and not node.proof.stage:
             yield (
-                f"node {name(index)} deregisters and serves on",
-                with_node(state, index, node._replace(record=ABSENT, rest=0, acks=(0, 0))),
+                f"node {name(index)} deregisters and goes on serving",
+                with_node(state, index, node._replace(record=ABSENT, lease_left=0, acks=(0, 0))),
             )
 
 
 @fault
 def crash(state: State, world: World) -> Steps:
-    """A process dies. What etcd holds of it stays until its lease runs out; a new process may bear its id."""
-    if not state.left.faults:
+    """A process dies. Its record in etcd stays until its lease runs out; a new process can have the same id."""
+    if not state.budget.faults:
         return
     for index, node in enumerate(state.nodes):
         if node.phase == DOWN:
             continue
         dead = Node(
             record=FORMER if node.record != ABSENT else ABSENT,
-            rest=node.rest,
+            lease_left=node.lease_left,
             acks=node.acks,
-            heard=node.heard,
-            listed=node.listed,
-            applied=node.applied,
-            deaf=node.deaf,
-            age=world.never,
+            counted_by=node.counted_by,
+            listed_by=node.listed_by,
+            in_receipt=node.in_receipt,
+            ignores_epochs=node.ignores_epochs,
+            proof_age=world.never,
             call=Call(),
         )
         yield f"node {name(index)} dies", with_node(faulty(state), index, dead)
 
 
 def notice_restore(state: State, world: World) -> Steps:
-    """The mirror finds another history and reads anew.
+    """The mirror finds another history and reads everything again.
 
-    Code: interceptors/etcd/mirror.py Mirror._same_history; interceptors/trust/bundle.py TrustBundle.load.
+    Code: interceptors/etcd/mirror.py Mirror._has_same_history; interceptors/trust/bundle.py TrustBundle.load.
     """
     for index, node in enumerate(state.nodes):
         if node.phase == READY and node.history != state.etcd.history and not node.proof.stage:
-            back = revision_of(state.etcd) < node.revision
-            anew = node._replace(age=world.never, unproven=Proof()) if back else node
+            went_back = revision_of(state.etcd) < node.revision
+            renewed = node._replace(proof_age=world.never, pending_proof=Proof()) if went_back else node
             yield (
-                f"node {name(index)} notices that etcd has another history and reads it anew",
-                with_node(state, index, _read(anew, state)),
+                f"node {name(index)} notices that etcd has another history and reads everything",
+                with_node(state, index, _having_read(renewed, state)),
             )

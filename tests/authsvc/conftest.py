@@ -19,9 +19,9 @@ from interceptors.settings import EtcdSettings, MeshSettings, ServerSettings
 from localmesh.etcd.process import EtcdProcess
 from tests.support.auth_api import ADMIN, Api, serve
 from tests.support.processes import ISSUER, KEK
-from tests.support.replica import ALICE_PASSWORD, AUDIENCES, SCOPES, Clock, Interrupted, Replica
+from tests.support.replica import ALICE_PASSWORD, AUDIENCES, SCOPES, Clock, InterruptedEtcdClient, Replica
 
-# Small, so that the tests are quick; what is tested does not depend on it.
+# Small, so that the tests are quick. No test depends on the cost of a hash.
 SMALL = argon2.Parameters(
     type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=1, memory_cost=64, parallelism=1
 )
@@ -29,8 +29,8 @@ SMALL = argon2.Parameters(
 
 @pytest.fixture(scope="session")
 def passwords() -> Iterator[Passwords]:
-    """A pool whose hashes cost next to nothing."""
-    pool = Passwords(workers=2, waiting=1000, parameters=SMALL)
+    """A pool of password workers whose hashes cost almost nothing."""
+    pool = Passwords(workers=2, max_waiting=1000, parameters=SMALL)
     yield pool
     pool.close()
 
@@ -61,25 +61,25 @@ def replica(etcd_client: EtcdClient, settings: AuthSettings, passwords: Password
 
 
 @pytest.fixture
-def interrupted(replica: Replica) -> Iterator[tuple[Replica, Interrupted]]:
-    """Another replica, and its client of etcd, before whose commits something else can happen."""
-    with Interrupted(replica.settings.mesh.etcd) as etcd:
+def interrupted(replica: Replica) -> Iterator[tuple[Replica, InterruptedEtcdClient]]:
+    """Another replica and its etcd client, which can run an action of the test before its next commit."""
+    with InterruptedEtcdClient(replica.settings.mesh.etcd) as etcd:
         other = Replica(etcd, replica.settings, replica.passwords, replica.clock)
-        # It has issued before, so that its next commit is that of what a test has it do.
-        other.issuer.lifetime.read(other.layout.signing)
+        # It puts its lifetime now, so that its next commit is the one that the test asks for.
+        other.issuer.lifetime.read_in_force(other.layout.signing)
         yield other, etcd
 
 
 @pytest.fixture
 def node(etcd_settings: EtcdSettings) -> Iterator[MeshNode]:
-    """A node of another service on this test's etcd, to say what it accepts."""
+    """A node of another service on this test's etcd, which verifies credentials."""
     with MeshNode(MeshSettings(etcd=etcd_settings, service="storefront", issuer=ISSUER)) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
-    """One server for all of these tests: each signs somebody in of its own, or looks at what is its own."""
+    """One server for the tests of a module. Each test signs in itself, and looks only at its own sessions."""
     settings = AuthSettings(
         mesh=MeshSettings(etcd=etcd.settings(f"/{uuid.uuid4().hex}/"), service="auth", issuer=ISSUER),
         server=ServerSettings(listen="127.0.0.1:0", plaintext=True),

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from authsvc.audit import audit
-from authsvc.store.records import RecordError, parse_record
 from credmesh.store.v1 import auth_pb2
 from interceptors.serving.logs import LogSettings, configure_logging
+from interceptors.stored_records import RecordError, parse_record
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def trail() -> Iterator[io.StringIO]:
     logging.captureWarnings(capture=False)
 
 
-def test_an_event_is_one_line_of_json_whatever_the_log_level(trail: io.StringIO) -> None:
+def test_an_event_is_one_line_of_json_at_any_log_level(trail: io.StringIO) -> None:
     audit("test.event", outcome="refused", subject="alice\nforged", scopes=("a", "b"), reason="CREDENTIAL_INVALID")
     (line,) = trail.getvalue().splitlines()
     record = json.loads(line)
@@ -40,7 +40,7 @@ def test_an_event_is_one_line_of_json_whatever_the_log_level(trail: io.StringIO)
 
 
 def test_no_field_name_can_lose_an_event(trail: io.StringIO) -> None:
-    """logging raises KeyError for an extra field that is called like one of its own."""
+    """logging raises KeyError for an extra field that has the name of a LogRecord attribute."""
     audit("test.event", name="n", message="m", args="a", module="x")
     record = json.loads(trail.getvalue())
     assert (record["name_"], record["message_"], record["args_"], record["module_"]) == ("n", "m", "a", "x")

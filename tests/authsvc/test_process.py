@@ -1,4 +1,4 @@
-"""The auth service as an operator meets it: a process, its settings, its port, its etcd."""
+"""The auth service as an operator sees it: a process, its settings, its ports, its etcd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OKPKey
+from joserfc.jwk import ECKey, KeySet
 
 from authsvc.accounts.bootstrap import generate_kek
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -27,9 +27,6 @@ from localmesh.etcd.process import EtcdProcess
 from tests.authsvc.http.test_server import get
 from tests.support.processes import ISSUER, KEK, AuthProcess, seed
 from tests.support.waiting import wait_until
-
-# joserfc prefers the name that RFC 9864 gives the same algorithm.
-pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 
 GOOD = {
     "ETCD_ENDPOINTS": "127.0.0.1:1",
@@ -42,7 +39,7 @@ GOOD = {
 
 @pytest.fixture(scope="module")
 def replica(etcd: EtcdProcess) -> Iterator[AuthProcess]:
-    """One replica with the development accounts, for all tests here that do not change much."""
+    """One replica with the development accounts, shared by the tests that change little."""
     settings = etcd.settings(f"/process-{os.getpid()}/")
     seed(settings)
     with AuthProcess(settings) as process:
@@ -96,7 +93,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(variable: str, wrong: str) 
     assert variable != "CREDMESH_KEK" or wrong not in line
 
 
-def test_a_key_encryption_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_of_the_key_encryption_key_is_named(tmp_path: Path) -> None:
     environ = {name: value for name, value in GOOD.items() if name != "CREDMESH_KEK"}
     missing = tmp_path / "kek"
     ended = _run({**environ, "CREDMESH_KEK_FILE": str(missing)})
@@ -116,7 +113,7 @@ def test_a_port_that_is_taken_is_named(etcd_settings: EtcdSettings, variable: st
     assert "Traceback" not in replica.output
 
 
-def test_it_starts_before_etcd_does_and_says_what_it_waits_for(own_etcd: EtcdProcess) -> None:
+def test_it_starts_before_etcd_and_logs_what_it_waits_for(own_etcd: EtcdProcess) -> None:
     settings = own_etcd.settings()
     own_etcd.stop()
     replica = AuthProcess(settings, environ={"CREDMESH_ETCD_TIMEOUT": "0.5"})
@@ -126,7 +123,7 @@ def test_it_starts_before_etcd_does_and_says_what_it_waits_for(own_etcd: EtcdPro
             lambda: any(own_etcd.endpoint in line["message"] for line in replica.log(level="WARNING")),
             "it says that etcd does not answer",
         )
-        port = int(replica.log(message="http listens")[0]["port"])
+        port = int(replica.log(message="the HTTP server listens")[0]["port"])
         assert get(port, "/healthz").status == 200
         assert get(port, "/readyz").status == 503
         assert not replica.log(message="auth listens")
@@ -148,7 +145,7 @@ def test_it_can_be_stopped_while_it_waits_for_etcd(own_etcd: EtcdProcess) -> Non
     assert "Traceback" not in replica.output
 
 
-def test_a_key_encryption_key_from_a_file_serves_as_well(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
+def test_the_key_encryption_key_can_come_from_a_file(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
     generate_kek(tmp_path / "kek")
     seed(etcd_settings)
     with AuthProcess(
@@ -159,7 +156,7 @@ def test_a_key_encryption_key_from_a_file_serves_as_well(etcd_settings: EtcdSett
         assert replica.stop() == 0
 
 
-def test_health_reflection_and_http_are_there(replica: AuthProcess) -> None:
+def test_it_serves_health_checks_reflection_and_http(replica: AuthProcess) -> None:
     with replica.channel() as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "credmesh.auth.v1.AuthService", "credmesh.admin.v1.AccountService"):
@@ -177,16 +174,16 @@ def test_health_reflection_and_http_are_there(replica: AuthProcess) -> None:
         "credmesh.admin.v1.SessionService",
         "credmesh.auth.v1.AuthService",
     } <= names
-    # It may listen before its first key is there; a login waits for that.
+    # It may listen before its first signing key is active. A login waits for that.
     wait_until(lambda: get(_http(replica), "/readyz").status == 200, what="it is ready")
 
 
-def test_another_library_verifies_our_token_by_our_key_set(replica: AuthProcess) -> None:
+def test_another_library_verifies_our_token_with_our_key_set(replica: AuthProcess) -> None:
     with replica.channel() as channel:
         token = _login(auth_pb2_grpc.AuthServiceStub(channel), "alice", "alice-password").access_token
     keys = KeySet.import_key_set(get(_http(replica), "/.well-known/jwks.json").json())
-    decoded = jwt.decode(token, keys, algorithms=["EdDSA"])
-    assert decoded.header == {"alg": "EdDSA", "kid": decoded.header["kid"], "typ": "at+jwt"}
+    decoded = jwt.decode(token, keys, algorithms=["ES256"])
+    assert decoded.header == {"alg": "ES256", "kid": decoded.header["kid"], "typ": "at+jwt"}
     registry = jwt.JWTClaimsRegistry(
         iss={"essential": True, "value": ISSUER},
         sub={"essential": True, "value": "alice"},
@@ -199,20 +196,20 @@ def test_another_library_verifies_our_token_by_our_key_set(replica: AuthProcess)
     # Not vacuous: a changed token fails, and so does a key set without the key.
     head, body, signature = token.split(".")
     with pytest.raises((JoseError, ValueError)):
-        jwt.decode(f"{head}.{body}.{signature[::-1]}", keys, algorithms=["EdDSA"])
+        jwt.decode(f"{head}.{body}.{signature[::-1]}", keys, algorithms=["ES256"])
     with pytest.raises((JoseError, ValueError)):
-        jwt.decode(token, KeySet([OKPKey.generate_key("Ed25519")]), algorithms=["EdDSA"])
+        jwt.decode(token, KeySet([ECKey.generate_key("P-256")]), algorithms=["ES256"])
 
 
-def test_another_librarys_tokens_are_refused_by_us(replica: AuthProcess) -> None:
-    """Everything but the key is right: the claims are those of a token of ours, and the kid is our key's."""
+def test_tokens_signed_by_another_key_are_refused(replica: AuthProcess) -> None:
+    """Everything but the key is right: the claims are those of our token, and one of them names our kid."""
     with replica.channel() as channel:
         stub = auth_pb2_grpc.AuthServiceStub(channel)
         ours = _login(stub, "alice", "alice-password").access_token
         keys = KeySet.import_key_set(get(_http(replica), "/.well-known/jwks.json").json())
-        decoded = jwt.decode(ours, keys, algorithms=["EdDSA"])
-        theirs = OKPKey.generate_key("Ed25519")
-        only = ["EdDSA"]
+        decoded = jwt.decode(ours, keys, algorithms=["ES256"])
+        theirs = ECKey.generate_key("P-256")
+        only = ["ES256"]
         forgeries = {
             "their key under our kid": (
                 jwt.encode(decoded.header, decoded.claims, theirs, algorithms=only),
@@ -301,7 +298,7 @@ def test_the_development_accounts_sign_in(etcd_settings: EtcdSettings) -> None:
 
 
 def test_two_replicas_serve_one_mesh(etcd_settings: EtcdSettings) -> None:
-    """What one issued the other accepts, also when the one is gone."""
+    """Each accepts what the other has issued, also after the other was killed."""
     seed(etcd_settings)
     with AuthProcess(etcd_settings) as first, AuthProcess(etcd_settings) as second:
         with first.channel() as channel:
@@ -346,7 +343,7 @@ def test_its_log_holds_no_credential(etcd_settings: EtcdSettings) -> None:
     assert {"login", "refresh", "logout", "refused"} <= events
 
 
-def test_sigterm_ends_it_in_order(etcd_settings: EtcdSettings) -> None:
+def test_sigterm_ends_it_with_exit_code_0(etcd_settings: EtcdSettings) -> None:
     with AuthProcess(etcd_settings) as replica:
         assert replica.stop() == 0
     assert replica.log(message="auth has stopped")

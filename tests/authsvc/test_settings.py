@@ -1,4 +1,4 @@
-"""The auth service's settings: an error names the variable and shows what it should look like."""
+"""The auth service's settings. An error names the variable and gives an example value."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def _read(**changes: str) -> AuthSettings:
     return read_auth_settings({**NEEDED, **changes})
 
 
-def test_what_is_not_set_has_the_documented_value() -> None:
+def test_an_absent_variable_has_the_documented_default() -> None:
     settings = _read()
     assert settings.mesh.service == "auth"
     assert settings.token_lifetime == 300
-    assert settings.key_algorithm == "EdDSA"
+    assert settings.key_algorithm == "ES256"
     assert settings.password_workers == 2
     assert settings.http_listen == ""
 
 
-def test_the_environment_decides() -> None:
+def test_the_environment_overrides_the_defaults() -> None:
     settings = _read(CREDMESH_SERVICE="auth-eu", CREDMESH_TOKEN_LIFETIME="60.5", CREDMESH_LEADER_LEASE="7")
     assert settings.mesh.service == "auth-eu"
     assert settings.token_lifetime == 60.5
@@ -81,13 +81,13 @@ def test_a_wrong_value_is_refused_with_the_variable_and_an_example(variable: str
     assert "\n" not in str(error.value)
 
 
-def test_two_key_encryption_keys_are_one_too_many() -> None:
+def test_two_key_encryption_keys_are_refused() -> None:
     with pytest.raises(SettingsError, match="CREDMESH_KEK_FILE and CREDMESH_KEK are both set; keep one"):
         _read(CREDMESH_KEK_FILE="/etc/credmesh/kek")
 
 
 def test_the_key_encryption_key_is_not_in_the_repr() -> None:
-    """Settings end up in logs and tracebacks by their repr."""
+    """The repr of settings appears in logs and tracebacks."""
     settings = _read()
     assert settings.kek == KEK
     assert KEK not in repr(settings)

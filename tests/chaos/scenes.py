@@ -1,4 +1,4 @@
-"""The fixed plans that the tests play, and the worlds that they are played in."""
+"""Scenes: fixed plans, each with the shape of its world, that the tests run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.checker import Verdict, check
-from chaos.history import Record, read_history
-from chaos.plan import SETTLE, Calm, Plan, Planned
-from chaos.run import Progress, play
+from chaos.operation_log import Record, read_operation_log
+from chaos.plan import SETTLE_SECONDS, Calm, Plan, Planned
+from chaos.run import Progress, run_plan
 from chaos.system.world import Shape
 
-__all__ = ["CARELESS", "FORGETFUL", "LATE", "LINGERING", "SOUND", "Scene", "Seen"]
+__all__ = [
+    "ETCD_AWAY_MUTATIONS",
+    "LOSING_MUTATIONS",
+    "MUTATIONS_WITHOUT_FAULTS",
+    "NO_MUTATIONS",
+    "STALE_STREAM_MUTATION",
+    "Scene",
+    "SceneResult",
+]
 
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 _MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What came of a scene."""
+class SceneResult:
+    """The result of a scene: its progress, its operation log, and the checker's verdicts."""
 
     progress: Progress
     history: Sequence[Record]
@@ -29,31 +37,33 @@ class Seen:
 
 @dataclass(frozen=True)
 class Scene:
-    """A plan, and the world for it."""
+    """A plan, and the shape of its world."""
 
     shape: Shape
     plan: Plan
 
-    def play_until(self, folder: Path, shows: Callable[[Seen], Mapping[str, bool]]) -> Iterator[Seen]:
-        """Plays it until everything was shown that was planted; AssertionError names what was not, after a few times.
+    def run_until(
+        self, folder: Path, find_mutations: Callable[[SceneResult], Mapping[str, bool]]
+    ) -> Iterator[SceneResult]:
+        """Runs the scene until each of its mutations was found. AssertionError names the others, after some attempts.
 
-        On a busy machine not every bug meets somebody whom it harms in the few seconds that a scene lasts.
+        On a busy machine, not every mutation affects a call in the few seconds that a scene lasts.
         """
         missing: set[str] = set()
-        for number in range(_TRIES):
-            seen = self.play(folder / str(number))
-            yield seen
-            found = shows(seen)
+        for number in range(_MAX_ATTEMPTS):
+            result = self.run(folder / str(number))
+            yield result
+            found = find_mutations(result)
             missing = {what for what in (missing or found) if not found[what]}
             if not missing:
                 return
-        raise AssertionError(f"never found: {', '.join(sorted(missing))}")
+        raise AssertionError(f"not found in {_MAX_ATTEMPTS} runs: {', '.join(sorted(missing))}")
 
-    def play(self, folder: Path) -> Seen:
-        """Plays it, and has the checker decide."""
-        progress = play(self.plan, self.shape, folder)
-        history = read_history(folder / "history")
-        return Seen(progress, history, check(history))
+    def run(self, folder: Path) -> SceneResult:
+        """Runs the scene, and checks its operation log."""
+        progress = run_plan(self.plan, self.shape, folder)
+        history = read_operation_log(folder / "operation_log")
+        return SceneResult(progress, history, check(history))
 
 
 def _cut(at: float, until: float, links: Sequence[tuple[str, str]], manner: str) -> Planned:
@@ -64,11 +74,11 @@ def _from_etcd(part: str) -> list[tuple[str, str]]:
     return [(part, member) for member in _MEMBERS]
 
 
-SOUND = Scene(
+NO_MUTATIONS = Scene(
     Shape(nodes=("sync", "aio", "aio"), token_lifetime=8.0),
     Plan(
         seed=1,
-        seconds=10.2 + SETTLE,
+        seconds=10.2 + SETTLE_SECONDS,
         faults=(
             Planned(0.5, 5.5, "freeze", {"part": "node-1"}),
             Planned(0.8, 2.5, "kill", {"part": "etcd-2"}),
@@ -81,20 +91,20 @@ SOUND = Scene(
             Planned(5.0, 7.0, "slow", {"links": _from_etcd("auth-2"), "delay": 0.1, "loss": 0.1, "back_only": False}),
             Planned(5.6, 7.0, "kill", {"part": "node-3"}),
         ),
-        calms=(Calm(7.2, 7.2 + SETTLE, 10.2 + SETTLE),),
+        calms=(Calm(7.2, 7.2 + SETTLE_SECONDS, 10.2 + SETTLE_SECONDS),),
     ),
 )
-"""A mesh as it is, on a bad day."""
+"""The product without mutations, under many faults."""
 
-CARELESS = Scene(
+MUTATIONS_WITHOUT_FAULTS = Scene(
     Shape(
         nodes=("aio", "sync"),
         users=16,
         programs=8,
-        # Short: refreshes are what most of these bugs show by.
+        # Short, because most of these mutations show in refreshes.
         token_lifetime=4.0,
         refresh_grace=1.0,
-        plant={
+        mutations={
             "node-1": ("epoch-ignored",),
             "node-2": ("ack-before-applying",),
             "auth-1": ("signing-before-the-barrier", "refresh-without-compare"),
@@ -103,17 +113,17 @@ CARELESS = Scene(
     ),
     Plan(seed=2, seconds=10.0, faults=(), calms=()),
 )
-"""Bugs that show on a day when nothing goes wrong."""
+"""Mutations that show without a fault."""
 
-FORGETFUL = Scene(
+LOSING_MUTATIONS = Scene(
     Shape(
         nodes=("aio", "sync"),
         users=16,
         programs=8,
         refresh_grace=0.5,
-        forced=0.6,
-        thieves=40,
-        plant={
+        key_revocation_share=0.6,
+        reuse_weight=40,
+        mutations={
             "node-1": ("removed-key-still-accepted",),
             "auth-1": ("reuse-is-forgiven", "receipt-forgets-a-node"),
             "auth-2": ("reuse-is-forgiven", "revoked-in-memory"),
@@ -121,20 +131,20 @@ FORGETFUL = Scene(
     ),
     Plan(seed=4, seconds=10.0, faults=(), calms=()),
 )
-"""Bugs of those who forget: a node, a key, a use, a revocation."""
+"""Mutations that lose something: a node of a receipt, the revocation of a key, the use of a token, a revocation."""
 
-LATE = Scene(
+ETCD_AWAY_MUTATIONS = Scene(
     Shape(
         users=8,
         token_lifetime=4.0,
         leeway=1.0,
         node_lease=30,
-        hasty=10,
+        operators_not_waiting=10,
         rotates=False,
-        # What is refused for being revoked says nothing of its expiry.
-        wide=0.0,
-        lingering=0.3,
-        plant={
+        # No revocations of everyone: a credential that is refused as revoked tells nothing about its expiry.
+        wide_share=0.0,
+        lingering_share=0.3,
+        mutations={
             "node-1": ("freshness-after-the-read", "any-audience", "expired-is-fine", "streams-outlive-tokens"),
             "node-2": ("freshness-after-the-read", "stale-for-everybody"),
             "node-3": ("freshness-after-the-read",),
@@ -145,7 +155,7 @@ LATE = Scene(
         seed=3,
         seconds=15.0,
         faults=(
-            # What was read last was read a while before it counts: how long, depends on the moment of the cut.
+            # The last proof before a cut counts too long. How much too long depends on the moment of the cut.
             _cut(2.0, 6.6, _from_etcd("node-1"), "silent"),
             _cut(2.3, 6.9, _from_etcd("node-2"), "silent"),
             _cut(2.7, 7.3, _from_etcd("node-3"), "silent"),
@@ -158,18 +168,18 @@ LATE = Scene(
         calms=(),
     ),
 )
-"""Bugs that show when etcd is away."""
+"""Mutations that show while etcd is unreachable."""
 
-LINGERING = Scene(
+STALE_STREAM_MUTATION = Scene(
     Shape(
         nodes=("aio", "sync"),
         users=16,
-        hasty=10,
+        operators_not_waiting=10,
         rotates=False,
-        # Of everybody: whoever holds a stream then is revoked.
-        wide=0.05,
-        watchers=60,
-        plant={"node-1": ("strict-streams-go-on",), "node-2": ("strict-streams-go-on",)},
+        # Many revocations of everyone, so that holders of open streams are revoked.
+        wide_share=0.05,
+        stream_weight=60,
+        mutations={"node-1": ("strict-streams-go-on",), "node-2": ("strict-streams-go-on",)},
     ),
     Plan(
         seed=5,
@@ -181,4 +191,4 @@ LINGERING = Scene(
         calms=(),
     ),
 )
-"""A bug that shows when etcd is away for long, and to whom holds a stream."""
+"""A mutation that shows in open streams while etcd is unreachable for long."""

@@ -1,4 +1,4 @@
-"""A process's wall clock follows its dial, and nothing else of it does."""
+"""A process's wall clock follows its file, and its other clocks do not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from chaos.clock import Dial
+from chaos.clock import WallClock
 
 PROGRAM = """
 import json, sys
@@ -23,16 +23,16 @@ for _ in sys.stdin:
 """
 
 
-def test_a_wall_clock_follows_its_dial_while_the_process_runs(tmp_path: Path) -> None:
-    """gRPC's deadlines and the monotonic clock stay as they are: no wrong clock of a machine moves those."""
-    dial = Dial(tmp_path / "dial")
+def test_a_wall_clock_follows_its_file_while_the_process_runs(tmp_path: Path) -> None:
+    """gRPC's deadlines and the monotonic clock are not shifted: a wrong wall clock does not affect them."""
+    wall_clock = WallClock(tmp_path / "wall_clock")
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(dial.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, str(wall_clock.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for ahead in (0.0, 300.0, -600.0, 0.0):
-            dial.turn(ahead)
+            wall_clock.set_ahead(ahead)
             process.stdin.write("read\n")
             process.stdin.flush()
             read = json.loads(process.stdout.readline())

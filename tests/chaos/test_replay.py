@@ -1,4 +1,4 @@
-"""A run that failed is played again: the same plan is drawn from what was printed, or read from what was saved."""
+"""A failed run can be repeated: the printed command draws the same plan, and the saved plan can be read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from chaos.__main__ import drawn, main, parse
+from chaos.__main__ import draw_runs, main, parse
 from chaos.replay import UnreadablePlan, command, read_plan, write_plan
 
 
 def arguments_of(printed: str) -> list[str]:
-    """What the Makefile makes of it."""
+    """The arguments that the Makefile makes of a printed command."""
     make, chaos, *words = shlex.split(printed)
     assert (make, chaos) == ("make", "chaos")
     given = dict(word.split("=", 1) for word in words)
-    planted = [word for bug in given.get("PLANT", "").split() for word in ("--plant", bug)]
-    return ["--seed", given["SEED"], "--minutes", given["MINUTES"], *planted, *shlex.split(given.get("ARGS", ""))]
+    mutations = [word for bug in given.get("PLANT", "").split() for word in ("--plant", bug)]
+    return ["--seed", given["SEED"], "--minutes", given["MINUTES"], *mutations, *shlex.split(given.get("ARGS", ""))]
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,16 @@ def arguments_of(printed: str) -> list[str]:
     ],
     ids=" ".join,
 )
-def test_what_is_printed_draws_the_very_same_plans(arguments: list[str]) -> None:
-    """A third of ten minutes is no round number, and a plan of another length is another plan."""
+def test_the_printed_command_draws_the_same_plans(arguments: list[str]) -> None:
+    """A third of ten minutes is not a round number, and a plan of another length is another plan."""
     options = parse(arguments)
-    for plan, shape in drawn(options):
-        printed = command(plan, shape, planted=options.plant, without=options.without)
-        assert list(drawn(parse(arguments_of(printed)))) == [(plan, shape)]
+    for plan, shape in draw_runs(options):
+        printed = command(plan, shape, mutations=options.plant, without=options.without)
+        assert list(draw_runs(parse(arguments_of(printed)))) == [(plan, shape)]
 
 
-def test_a_saved_plan_is_read_as_it_was(tmp_path: Path) -> None:
-    [(plan, shape)] = drawn(parse(["--seed", "7", "--minutes", "1", "--plant", "epoch-ignored"]))
+def test_a_saved_plan_is_read_unchanged(tmp_path: Path) -> None:
+    [(plan, shape)] = draw_runs(parse(["--seed", "7", "--minutes", "1", "--plant", "epoch-ignored"]))
     shape = replace(shape, nodes=("aio",), token_lifetime=4.5)
     write_plan(tmp_path / "plan.json", plan, shape)
     again, shape_again = read_plan(tmp_path / "plan.json")
@@ -53,7 +53,7 @@ def test_a_saved_plan_is_read_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", json.dumps({"plan": {"seed": 1}, "shape": {}})])
-def test_what_is_no_plan_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_plan_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(UnreadablePlan, match=r"plan\.json holds no plan"):

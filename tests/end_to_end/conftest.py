@@ -1,4 +1,4 @@
-"""A mesh with one auth replica and probes, all real processes, on an etcd that the test may stop."""
+"""A mesh with one auth replica and probes, all of them real processes, on an etcd that the test may stop."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BOUND = 3.0
 
 @pytest.fixture
 def own_settings(own_etcd: EtcdProcess) -> EtcdSettings:
-    """How to reach the etcd that the test may stop; impatient."""
+    """The settings of the etcd that the test may stop, with a short timeout."""
     return replace(own_etcd.settings(), timeout=1.0)
 
 
 @pytest.fixture
 def secrets(own_settings: EtcdSettings) -> dict[str, str]:
-    """The accounts of the mesh; the clients' secrets."""
+    """Creates the accounts of the mesh, and returns the clients' secrets."""
     return populate(own_settings)
 
 
@@ -47,18 +47,18 @@ def auth(own_settings: EtcdSettings, secrets: dict[str, str]) -> Iterator[AuthPr
 
 @pytest.fixture
 def people(auth: AuthProcess, secrets: dict[str, str]) -> Iterator[People]:
-    """Who calls it."""
+    """The callers of the replica."""
     with auth.channel() as channel:
         yield People(channel, secrets)
 
 
 @pytest.fixture
 def probe(own_settings: EtcdSettings) -> Iterator[Callable[..., ProbeProcess]]:
-    """Starts probes."""
+    """A function that starts a probe."""
     with ExitStack() as stack:
 
         def start(kind: str = "sync", **options: Any) -> ProbeProcess:
-            one: ProbeProcess = stack.enter_context(ProbeProcess(own_settings, kind, **options))
-            return one
+            process: ProbeProcess = stack.enter_context(ProbeProcess(own_settings, kind, **options))
+            return process
 
         yield start

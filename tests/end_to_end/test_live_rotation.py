@@ -1,4 +1,4 @@
-"""Rotation under use: replicas, real nodes, tokens that are verified all the time, faults. No valid call is refused."""
+"""Rotation while nodes verify tokens all the time, with faults: no valid call is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from authsvc.keys.ring import KeyMissing
-from authsvc.keys.rotation import State
+from authsvc.keys.rotation import KeyState
 from authsvc.keys.rotation_request import request_rotation
 from authsvc.keys.rotator import Rotator
+from authsvc.keys.signer_cache import KeyMissing
 from interceptors.errors import Reason, Refusal
 from interceptors.etcd.client import Delete, EtcdClient
 from interceptors.node.mesh_node import MeshNode
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 class Calls:
-    """Signs with whatever key signs, and has every node verify it, over and over in a thread per node."""
+    """Signs with the current key and lets every node verify, repeatedly, in a thread for each node."""
 
     def __init__(self, keys: Keys, nodes: list[MeshNode]) -> None:
         self.accepted = 0
@@ -40,8 +40,8 @@ class Calls:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._pool.shutdown()
-        for one in self._running:
-            one.result()
+        for running in self._running:
+            running.result()
 
     def wait_for_more(self) -> None:
         """Waits until some more calls were accepted."""
@@ -54,12 +54,12 @@ class Calls:
             if kid is None:
                 continue
             if kid not in node.bundle.keys:
-                # It could still fetch the key. But what the barrier promises does not rest on that.
+                # The node could still fetch the key. The promise of the barrier must hold without that.
                 self.unprepared.append(kid)
             try:
-                token = self._keys.token(self._keys.ring.signer(kid))
+                token = self._keys.token(self._keys.signers.signer(kid))
             except KeyMissing:
-                continue  # revoked this very moment
+                continue  # the key was just revoked
             try:
                 node.verify(token)
                 self.accepted += 1
@@ -82,7 +82,7 @@ def test_rotations_under_load_refuse_no_call_and_take_milliseconds(keys: Keys) -
     assert calls.refused == []
     assert calls.unprepared == []
     assert len(keys.states()) == 16
-    # Tens of milliseconds where the machine is free; a busy one gets a generous bound.
+    # Tens of milliseconds on an idle machine. The bound is generous, for a busy one.
     assert sorted(durations)[len(durations) // 2] < 0.5
 
 
@@ -94,17 +94,17 @@ def test_a_node_that_joins_during_a_rotation_refuses_nothing(keys: Keys) -> None
             request_rotation(keys.etcd, keys.layout, "", "operator")
             newcomer = keys.node(f"new-{number}")
             kid = keys.wait_for_signing(other_than=kid)
-            assert newcomer.verify(keys.token(keys.ring.signer(kid))).subject == "operator"
+            assert newcomer.verify(keys.token(keys.signers.signer(kid))).subject == "operator"
     assert calls.refused == []
     assert calls.unprepared == []
 
 
-def test_a_rotation_goes_on_when_the_leader_dies_in_the_middle_of_it(keys: Keys) -> None:
+def test_a_rotation_continues_when_the_leader_dies_in_the_middle_of_it(keys: Keys) -> None:
     first = keys.leader("replica-1", ttl=2)
     kid = keys.wait_for_signing()
     silent = keys.silent_node()
     request_rotation(keys.etcd, keys.layout, "", "operator")
-    wait_until(lambda: State.PREPARED in keys.states().values())
+    wait_until(lambda: KeyState.PREPARED in keys.states().values())
     second = keys.leader("replica-2", ttl=2)
     with Calls(keys, [keys.node()]) as calls:
         first.stop()
@@ -114,12 +114,10 @@ def test_a_rotation_goes_on_when_the_leader_dies_in_the_middle_of_it(keys: Keys)
         keys.wait_for_signing(other_than=kid)
     assert calls.refused == []
     assert calls.unprepared == []
-    assert sorted(keys.states().values(), key=lambda state: state.value) == [State.ACTIVE, State.RETIRING]
+    assert sorted(keys.states().values(), key=lambda state: state.value) == [KeyState.ACTIVE, KeyState.RETIRING]
 
 
-def test_after_a_forced_revocation_every_node_refuses_what_the_key_signed_and_accepts_what_its_successor_signs(
-    keys: Keys,
-) -> None:
+def test_after_a_forced_revocation_nodes_accept_only_the_successors_tokens(keys: Keys) -> None:
     keys.leader()
     nodes = [keys.node(f"orders-{number}") for number in range(2)]
     first = keys.wait_for_signing()
@@ -144,23 +142,23 @@ def test_many_requests_at_once_make_few_rotations(keys: Keys, audited: Callable[
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: request_rotation(keys.etcd, keys.layout, "", "operator"), range(8)))
     keys.wait_for_signing(other_than=kid)
-    wait_until(lambda: keys.held().state.request is None and State.PREPARED not in keys.states().values())
+    wait_until(lambda: keys.snapshot().state.request is None and KeyState.PREPARED not in keys.states().values())
     assert len(keys.states()) <= 4
     assert len(audited("key.activate")) == len(keys.states())
 
 
-def test_an_idle_leader_asks_etcd_for_next_to_nothing(keys: Keys) -> None:
-    class Counting(EtcdClient):
-        asked = 0
+def test_an_idle_leader_sends_few_requests_to_etcd(keys: Keys) -> None:
+    class CountingEtcdClient(EtcdClient):
+        requests = 0
 
-        def _ask(self, *args: Any, **options: Any) -> Any:
-            self.asked += 1
-            return super()._ask(*args, **options)
+        def _request(self, *args: Any, **options: Any) -> Any:
+            self.requests += 1
+            return super()._request(*args, **options)
 
-    with Counting(keys.settings) as etcd:
+    with CountingEtcdClient(keys.settings) as etcd:
         rotator = Rotator(etcd, keys.layout, keys.vault, rotation_interval=1e6, token_lifetime=300.0, leeway=5.0)
         fence = keys.fence()
         rotator.step(fence)
-        etcd.asked = 0
+        etcd.requests = 0
         assert rotator.step(fence) == pytest.approx(30.0)
-        assert etcd.asked == 4
+        assert etcd.requests == 4

@@ -1,4 +1,4 @@
-"""A receipt says which nodes enforce a revocation and from when every other one must; it neither hangs nor lies."""
+"""A receipt names the nodes that enforce a revocation, and a bound for all others. It is never late or wrong."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
 from tests.end_to_end.conftest import BOUND
 from tests.support.etcd.proxy import Proxy
-from tests.support.people import People, applied, found, lagging
+from tests.support.people import People, applied, lagging, node_receipt
 from tests.support.probe.clients import Client, bearer, make_client
 from tests.support.probe.process import ProbeProcess
 from tests.support.processes import AuthProcess
 from tests.support.waiting import wait_until
 
 ALLOWANCE = 1.0
-"""Seconds beyond its bound that a receipt may take on a machine that is busy."""
+"""Seconds beyond its bound that a receipt may take on a busy machine."""
 
 Start = Callable[..., ProbeProcess]
 
@@ -37,43 +37,47 @@ def accepts(client: Client, method: str, token: str) -> bool:
     return client.call(method, "who", metadata=bearer(token)).code is grpc.StatusCode.OK
 
 
-def test_a_receipt_names_every_node_with_its_time_its_streams_and_how_fresh_it_is(people: People, probe: Start) -> None:
+def test_a_receipt_names_every_node_with_time_streams_and_freshness(people: People, probe: Start) -> None:
     probes = [probe("sync"), probe("aio")]
     alice, bob = people.sign_in(), people.sign_in("bob")
     with make_client("sync", probes[0].target) as one, make_client("sync", probes[1].target) as other:
-        hers = [client.open("FreshStream", "hold", metadata=bearer(alice.access_token)) for client in (one, one, other)]
-        his = one.open("ServerStream", "hold", metadata=bearer(bob.access_token))
-        for stream in (*hers, his):
+        alices_streams = [
+            client.open("FreshStream", "hold", metadata=bearer(alice.access_token)) for client in (one, one, other)
+        ]
+        bobs_stream = one.open("ServerStream", "hold", metadata=bearer(bob.access_token))
+        for stream in (*alices_streams, bobs_stream):
             assert stream.next() == "held"
         answer = people.revoke(subject="alice")
         receipt = answer.receipt
-        # Whatever is in the receipt holds by the time that it is there.
+        # What the receipt says holds when it arrives.
         for client in (one, other):
             assert client.call("Unary", "who", metadata=bearer(alice.access_token)).reason is Reason.CREDENTIAL_REVOKED
-        assert all(stream.end().reason is Reason.CREDENTIAL_REVOKED for stream in hers)
+        assert all(stream.end().reason is Reason.CREDENTIAL_REVOKED for stream in alices_streams)
         assert accepts(one, "Fresh", bob.access_token)
     assert receipt.complete
     assert receipt.revision == answer.revision
     assert len(receipt.nodes) == 3
-    assert applied(receipt) == {node.node_id for node in receipt.nodes} > {one.node_id for one in probes}
-    assert [found(receipt, one.node_id).streams_ended for one in probes] == [2, 1]
+    assert applied(receipt) == {node.node_id for node in receipt.nodes} > {probe.node_id for probe in probes}
+    assert [node_receipt(receipt, node.node_id).streams_ended for node in probes] == [2, 1]
     assert receipt.streams_ended == 3
     for node in receipt.nodes:
         assert 0 <= node.applied_after.ToMilliseconds() < 1000
         assert 0 <= node.freshness_age.ToMilliseconds() < BOUND * 1000
         assert not node.lease_ended
     assert receipt.longest_freshness.ToSeconds() == BOUND
-    # Nodes that nobody knows of may be there too: for them the bound counts, from the commit on.
+    # For nodes that are not registered, the bound counts from the commit on.
     assert BOUND - 1 < receipt.strict_in.ToMilliseconds() / 1000 <= BOUND * 1.01
     strict_from = receipt.strict_from.ToNanoseconds() - receipt.committed_at.ToNanoseconds()
     assert BOUND < strict_from / 1e9 < BOUND * 1.02
 
 
-def test_a_frozen_node_is_named_as_lagging_within_the_bound_and_refuses_when_it_wakes(
+def test_a_frozen_node_is_named_as_lagging_and_refuses_when_it_wakes(
     people: People, probe: Start, auth: AuthProcess, own_settings: EtcdSettings, own_etcd: EtcdProcess
 ) -> None:
-    """The process is stopped with good knowledge, a good cache, and a proof of freshness just made. It wakes up before
-    anything can have told it what was missed."""
+    """The process is stopped right after a proof of freshness, with a warm cache.
+
+    It wakes up before it can learn of what it has missed.
+    """
     awake = probe("aio")
     token = people.sign_in().access_token
     with (
@@ -95,7 +99,7 @@ def test_a_frozen_node_is_named_as_lagging_within_the_bound_and_refuses_when_it_
         assert awake.node_id in applied(receipt)
         assert BOUND <= took < BOUND + ALLOWANCE
         assert receipt.strict_in.ToMilliseconds() == 0
-        # They wait in its socket, and are served the moment that it wakes.
+        # The calls wait in its socket, and are served at the moment when it wakes.
         calls = [pool.submit(client.call, "Fresh", "who", metadata=bearer(token), timeout=20) for _ in range(8)]
         frozen.thaw()
         assert {call.result().reason for call in calls} == {Reason.MESH_STALE}
@@ -108,7 +112,7 @@ def test_a_frozen_node_is_named_as_lagging_within_the_bound_and_refuses_when_it_
     assert line["lagging"] == [frozen.node_id]
 
 
-def test_a_frozen_node_that_wakes_with_the_news_in_its_socket_refuses_too(people: People, probe: Start) -> None:
+def test_a_node_that_wakes_with_the_revocation_in_its_socket_refuses_too(people: People, probe: Start) -> None:
     frozen = probe("sync")
     token = people.sign_in().access_token
     with make_client("sync", frozen.target) as client, ThreadPoolExecutor(8) as pool:
@@ -120,7 +124,7 @@ def test_a_frozen_node_that_wakes_with_the_news_in_its_socket_refuses_too(people
         assert {call.result().reason for call in calls} <= {Reason.MESH_STALE, Reason.CREDENTIAL_REVOKED}
 
 
-def test_a_node_that_is_cut_off_serves_a_strict_method_until_the_bound_at_the_most(
+def test_a_node_cut_off_from_etcd_serves_strict_methods_only_until_the_bound(
     people: People, own_settings: EtcdSettings, own_etcd: EtcdProcess
 ) -> None:
     with Proxy(own_etcd.endpoint) as proxy:
@@ -132,12 +136,12 @@ def test_a_node_that_is_cut_off_serves_a_strict_method_until_the_bound_at_the_mo
             assert stream.next() == "held"
             proxy.cut()
             receipt = people.revoke(subject="alice").receipt
-            assert found(receipt, cut_off.node_id).state != 1
-            assert receipt.strict_in.ToMilliseconds() == 0 or found(receipt, cut_off.node_id).lease_ended
+            assert node_receipt(receipt, cut_off.node_id).state != 1
+            assert receipt.strict_in.ToMilliseconds() == 0 or node_receipt(receipt, cut_off.node_id).lease_ended
             wait_for_strict_bound(receipt.strict_in.ToMilliseconds() / 1000)
             assert client.call("Fresh", "who", metadata=bearer(token)).reason is Reason.MESH_STALE
             assert stream.end().reason is Reason.MESH_STALE
-            # The other half of the bargain: a method without the rule goes on.
+            # A method without a freshness rule is still served.
             assert accepts(client, "Unary", token)
             proxy.mend()
             wait_until(lambda: client.call("Unary", "who", metadata=bearer(token)).reason is Reason.CREDENTIAL_REVOKED)
@@ -149,25 +153,23 @@ def wait_for_strict_bound(seconds: float) -> None:
     wait_until(lambda: time.monotonic() >= until)
 
 
-def test_a_node_that_dies_meanwhile_is_named_with_its_lease_ended_and_not_waited_for(
-    people: People, probe: Start
-) -> None:
+def test_a_dead_node_is_named_with_its_lease_ended_and_not_waited_for(people: People, probe: Start) -> None:
     dying = probe("sync", environ={"CREDMESH_NODE_LEASE": "2"})
     dying.freeze()
     dying.kill()
     begun = time.monotonic()
     receipt = people.revoke(subject="alice").receipt
-    line = found(receipt, dying.node_id)
+    line = node_receipt(receipt, dying.node_id)
     assert line.state != 1
     if line.lease_ended:
-        # Nobody who is registered is missing.
+        # All registered nodes have applied it.
         assert receipt.complete
         assert receipt.strict_in.ToMilliseconds() > 0 or time.monotonic() - begun >= BOUND
     else:
         assert time.monotonic() - begun >= BOUND
 
 
-def test_a_node_that_leaves_in_order_holds_nobody_up(people: People, probe: Start) -> None:
+def test_a_node_that_shuts_down_delays_no_receipt(people: People, probe: Start) -> None:
     leaving = probe("aio")
     leaving.freeze()
     with ThreadPoolExecutor(2) as pool:
@@ -181,7 +183,7 @@ def test_a_node_that_leaves_in_order_holds_nobody_up(people: People, probe: Star
     assert time.monotonic() - begun < BOUND
 
 
-def test_without_wait_nobody_acknowledges_anything(people: People, probe: Start, own_settings: EtcdSettings) -> None:
+def test_without_wait_no_node_acknowledges(people: People, probe: Start, own_settings: EtcdSettings) -> None:
     layout = Layout(own_settings.prefix)
     probe()
     with EtcdClient(own_settings) as etcd:
@@ -189,7 +191,7 @@ def test_without_wait_nobody_acknowledges_anything(people: People, probe: Start,
         answer = people.revoke(subject="alice", wait=False)
         assert not answer.HasField("receipt")
         key = layout.epochs + "sub/alice"
-        # Put and beacon, and nothing else: no barrier was raised with it, and none after it.
+        # The commit put the epoch and the beacon only. No barrier was raised with it, and none after it.
         assert etcd.read(key).values[key].mod_revision == answer.revision
         assert not etcd.read_prefix(layout.barriers).values
         assert not etcd.read_prefix(layout.acks).values
@@ -203,7 +205,7 @@ def test_a_receipt_leaves_nothing_behind_in_etcd(people: People, probe: Start, o
     assert lagging(receipt) == {late.node_id}
     with EtcdClient(own_settings) as etcd:
         wait_until(lambda: not etcd.read_prefix(layout.barriers).values)
-        late.thaw()  # it hears of the barrier, and that it is gone
+        late.thaw()  # it learns of the barrier and of its removal
         with make_client("sync", late.target) as client:
             token = people.sign_in().access_token
             wait_until(lambda: accepts(client, "Fresh", token))
@@ -213,7 +215,7 @@ def test_a_receipt_leaves_nothing_behind_in_etcd(people: People, probe: Start, o
         wait_until(lambda: not etcd.read_prefix(layout.acks).values)
 
 
-def test_an_answer_can_be_had_earlier_and_says_what_is_known_by_then(people: People, probe: Start) -> None:
+def test_a_shorter_wait_gives_a_receipt_of_what_is_known_by_then(people: People, probe: Start) -> None:
     frozen = probe()
     frozen.freeze()
     begun = time.monotonic()
@@ -225,7 +227,7 @@ def test_an_answer_can_be_had_earlier_and_says_what_is_known_by_then(people: Peo
         assert receipt.strict_in.ToMilliseconds() > 0
 
 
-def test_etcd_that_dies_while_a_receipt_is_waited_for_makes_it_neither_hang_nor_lie(
+def test_a_receipt_is_neither_late_nor_wrong_if_etcd_dies_meanwhile(
     people: People, probe: Start, own_etcd: EtcdProcess, own_settings: EtcdSettings
 ) -> None:
     frozen = probe()
@@ -253,7 +255,7 @@ def test_etcd_that_dies_while_a_receipt_is_waited_for_makes_it_neither_hang_nor_
         {"wait": False, "wait_at_most": {"seconds": 1}},
     ],
 )
-def test_a_wait_that_makes_no_sense_is_named_and_nothing_is_revoked(
+def test_an_invalid_wait_is_named_and_nothing_is_revoked(
     people: People, auth: AuthProcess, fields: dict[str, Any]
 ) -> None:
     with pytest.raises(grpc.RpcError) as refused:
@@ -264,7 +266,7 @@ def test_a_wait_that_makes_no_sense_is_named_and_nothing_is_revoked(
     assert not auth.log(message="revoke")
 
 
-def test_ending_a_session_and_removing_a_key_come_with_receipts_too(people: People, probe: Start) -> None:
+def test_ending_a_session_and_revoking_a_key_give_receipts_too(people: People, probe: Start) -> None:
     node = probe("aio")
     alice, bob = people.sign_in(), people.sign_in("bob")
     with make_client("sync", node.target) as client:
@@ -275,22 +277,22 @@ def test_ending_a_session_and_removing_a_key_come_with_receipts_too(people: Peop
         )
         assert kick.receipt.complete
         assert kick.receipt.revision == kick.revision
-        assert found(kick.receipt, node.node_id).streams_ended == 1
+        assert node_receipt(kick.receipt, node.node_id).streams_ended == 1
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
-        his = client.open("ServerStream", "hold", metadata=bearer(bob.access_token))
-        assert his.next() == "held"
+        bobs_stream = client.open("ServerStream", "hold", metadata=bearer(bob.access_token))
+        assert bobs_stream.next() == "held"
         (key,) = people.ask(people.keys.ListKeys, keys_pb2.ListKeysRequest()).keys
         revoked = people.ask(people.keys.RevokeKey, keys_pb2.RevokeKeyRequest(kid=key.kid, wait=True))
         assert revoked.receipt.complete
-        assert found(revoked.receipt, node.node_id).streams_ended == 1
-        assert his.end().reason is Reason.KEY_UNKNOWN
+        assert node_receipt(revoked.receipt, node.node_id).streams_ended == 1
+        assert bobs_stream.end().reason is Reason.KEY_UNKNOWN
         assert not accepts(client, "Unary", bob.access_token)
-        # And nobody has to sign in again.
+        # No user has to sign in again.
         renewed = people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=bob.refresh_token), timeout=20).credentials
         assert accepts(client, "Unary", renewed.access_token)
 
 
-def test_nodes_are_listed_with_how_fresh_each_of_them_is(people: People, probe: Start) -> None:
+def test_nodes_are_listed_with_their_freshness(people: People, probe: Start) -> None:
     well, frozen = probe("aio"), probe("sync")
     frozen.freeze()
     listed = people.ask(people.nodes.ListNodes, nodes_pb2.ListNodesRequest(probe=True)).nodes
@@ -302,10 +304,10 @@ def test_nodes_are_listed_with_how_fresh_each_of_them_is(people: People, probe: 
     assert not by_id[frozen.node_id].HasField("freshness_age")
 
 
-def test_a_strict_call_with_a_credential_that_was_just_issued_does_not_hang_on_an_etcd_that_is_away(
+def test_a_strict_call_with_a_new_credential_does_not_hang_without_etcd(
     people: People, probe: Start, own_etcd: EtcdProcess
 ) -> None:
-    """The node has not heard of the revision that the credential claims, and nobody can be asked."""
+    """The node may not have the revision that the credential claims, and cannot ask etcd for it."""
     node = probe("aio")
     with make_client("sync", node.target) as client:
         known = people.sign_in().access_token

@@ -1,4 +1,4 @@
-"""Two replicas as real processes: what one has answered the other stands by, also when one has crashed (I4, I5)."""
+"""Two replicas as real processes: each honours the answers of the other, also after a crash (I4, I5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def mesh(etcd: EtcdProcess) -> Iterator[tuple[EtcdSettings, AuthProcess, AuthProcess]]:
-    """Two replicas whose sessions are idle after four seconds, and where they keep them."""
+    """Two replicas whose sessions time out after four idle seconds, and the settings of their etcd."""
     settings = etcd.settings(f"/replicas-{os.getpid()}/")
     seed(settings)
     environ = {"CREDMESH_SESSION_IDLE": "4", "CREDMESH_REFRESH_GRACE": "2"}
@@ -43,10 +43,10 @@ def _refresh(channel: grpc.Channel, token: str) -> auth_pb2.Credentials:
     return stub.Refresh(auth_pb2.RefreshRequest(refresh_token=token), timeout=20).credentials
 
 
-def test_a_session_ends_by_itself_and_every_node_learns_it(
+def test_an_idle_session_ends_on_every_node(
     mesh: tuple[EtcdSettings, AuthProcess, AuthProcess],
 ) -> None:
-    """Nobody asks for it any more: the leader ends it, by an epoch like any revocation."""
+    """The leader ends it without a request, by an epoch as for any revocation."""
     settings, first, second = mesh
     layout = Layout(settings.prefix)
     with (
@@ -72,12 +72,14 @@ def test_a_session_ends_by_itself_and_every_node_learns_it(
         assert layout.epoch(session_scope(credentials.session_id)) in etcd.read_prefix(layout.epochs).values
 
     def audited() -> int:
-        return sum(len(one.log(event="session.end", session_id=credentials.session_id)) for one in (first, second))
+        return sum(
+            len(replica.log(event="session.end", session_id=credentials.session_id)) for replica in (first, second)
+        )
 
     assert wait_until(audited, what="the audit line") == 1
 
 
-def test_replicas_give_the_same_successor_also_after_one_has_crashed(
+def test_replicas_give_the_same_successor_also_after_a_crash(
     mesh: tuple[EtcdSettings, AuthProcess, AuthProcess],
 ) -> None:
     _, first, second = mesh
@@ -87,21 +89,21 @@ def test_replicas_give_the_same_successor_also_after_one_has_crashed(
         answers = list(pool.map(lambda channel: _refresh(channel, credentials.refresh_token), channels))
         assert len({answer.refresh_token for answer in answers}) == 1
         first.kill()
-        # Whoever was left without an answer asks again, and whoever had one goes on.
+        # A client without an answer retries, and a client with one refreshes again.
         again = _refresh(other, answers[0].refresh_token)
         assert _refresh(other, answers[0].refresh_token).refresh_token == again.refresh_token
         assert _refresh(other, again.refresh_token).access_token
     first.start()
 
 
-def test_a_reused_token_is_refused_by_both(mesh: tuple[EtcdSettings, AuthProcess, AuthProcess]) -> None:
+def test_a_reused_token_is_refused_by_both_replicas(mesh: tuple[EtcdSettings, AuthProcess, AuthProcess]) -> None:
     _, first, second = mesh
     with first.channel() as one, second.channel() as other:
         stolen = _login(one).refresh_token
         current = _refresh(one, stolen).refresh_token
 
         def reused() -> Reason | None:
-            # Within the grace window this is a retry, which changes nothing; after it, it is a theft.
+            # Within the grace window this is a retry, which changes nothing. After it, it is reuse.
             try:
                 retried = _refresh(other, stolen)
             except grpc.RpcError as error:

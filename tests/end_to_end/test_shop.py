@@ -1,4 +1,4 @@
-"""The sample services on a whole mesh: identity on every hop, and errors that say what happened where."""
+"""The sample services on a whole mesh: the caller reaches every service, and errors reach the caller."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ class Shop:
         self.alice = self.bearer("alice")
 
     def bearer(self, subject: str, **request: Any) -> Metadata:
-        """The metadata of somebody who has just signed in."""
+        """Signs a subject in; returns the metadata of its calls."""
         credentials = self.mesh.sign_in(subject, **request)
         return (("authorization", f"Bearer {credentials.access_token or credentials.session_token}"),)
 
 
 @pytest.fixture
 def shop(mesh: RunningMesh) -> Iterator[Shop]:
-    """The shop, and alice signed in."""
+    """The shop, with alice signed in."""
     with ExitStack() as stack:
         yield Shop(mesh, stack)
 
 
 def status_of(error: grpc.RpcError) -> tuple[grpc.StatusCode, Reason | None, str]:
-    """What a call ended with."""
+    """Returns the status, reason and message of a failed call."""
     call = cast("grpc.Call", error)
     metadata: Any = call.trailing_metadata()
     return call.code(), reason_of(metadata), call.details() or ""
 
 
-def test_every_service_on_the_way_sees_the_customer(shop: Shop) -> None:
+def test_every_service_behind_the_storefront_sees_the_customer(shop: Shop) -> None:
     bought = shop.storefront.Buy(storefront_pb2.BuyRequest(sku="tea", quantity=1), metadata=shop.alice, timeout=20)
     seen = [(one.service, one.subject) for one in bought.seen]
     assert seen == [("storefront", "alice"), ("orders", "alice"), ("inventory", "alice")]
     assert bought.order_id
 
 
-def test_an_opaque_session_is_carried_over_every_hop_too(shop: Shop) -> None:
+def test_every_service_accepts_an_opaque_session_that_is_passed_on(shop: Shop) -> None:
     bob = shop.bearer("bob", kind=auth_pb2.CREDENTIAL_KIND_SESSION)
     bought = shop.storefront.Buy(storefront_pb2.BuyRequest(sku="tea", quantity=1), metadata=bob, timeout=20)
     assert [one.subject for one in bought.seen] == ["bob"] * 3
@@ -77,24 +77,24 @@ def test_an_opaque_session_is_carried_over_every_hop_too(shop: Shop) -> None:
         ("teapot", 900, grpc.StatusCode.FAILED_PRECONDITION, "3 of teapot are left"),
     ],
 )
-def test_what_inventory_says_reaches_the_customer(
+def test_an_error_of_inventory_reaches_the_customer(
     shop: Shop, sku: str, quantity: int, code: grpc.StatusCode, text: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as failed:
         shop.storefront.Buy(storefront_pb2.BuyRequest(sku=sku, quantity=quantity), metadata=shop.alice, timeout=20)
-    found, reason, details = status_of(failed.value)
-    assert (found, reason) == (code, None)
+    status, reason, details = status_of(failed.value)
+    assert (status, reason) == (code, None)
     assert details.startswith(text)
 
 
-def test_a_refusal_further_down_reaches_the_customer_with_its_reason(shop: Shop) -> None:
+def test_a_refusal_behind_the_storefront_reaches_the_customer(shop: Shop) -> None:
     for_storefront_only = shop.bearer("alice", audiences=["storefront"])
     with pytest.raises(grpc.RpcError) as refused:
         shop.storefront.Buy(storefront_pb2.BuyRequest(sku="tea", quantity=1), metadata=for_storefront_only, timeout=20)
     assert status_of(refused.value)[:2] == (grpc.StatusCode.PERMISSION_DENIED, Reason.AUDIENCE_MISMATCH)
 
 
-def test_a_scope_that_is_lacking_is_named(shop: Shop) -> None:
+def test_a_credential_without_the_scope_is_refused(shop: Shop) -> None:
     reader = shop.bearer("alice", scopes=["shop.read"])
     assert shop.inventory.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=reader, timeout=20).left
     with pytest.raises(grpc.RpcError) as refused:
@@ -102,25 +102,25 @@ def test_a_scope_that_is_lacking_is_named(shop: Shop) -> None:
     assert status_of(refused.value)[1] is Reason.SCOPE_MISSING
 
 
-def test_many_orders_come_in_one_call(shop: Shop) -> None:
+def test_orders_are_imported_in_one_call(shop: Shop) -> None:
     orders = [("tea", 1), ("teapot", 900), ("cups", 2)]
     requests = (orders_pb2.ImportOrdersRequest(sku=sku, quantity=quantity) for sku, quantity in orders)
     imported = shop.orders.ImportOrders(requests, metadata=shop.alice, timeout=20)
     assert (imported.placed, imported.out_of_stock) == (2, 1)
 
 
-def test_cancelling_empties_ones_own_book_only(shop: Shop) -> None:
+def test_cancelling_removes_only_the_callers_own_orders(shop: Shop) -> None:
     bob = shop.bearer("bob")
-    for who in (shop.alice, bob):
-        shop.orders.CancelOrders(orders_pb2.CancelOrdersRequest(), metadata=who, timeout=20)
-        shop.orders.PlaceOrder(orders_pb2.PlaceOrderRequest(sku="tea", quantity=1), metadata=who, timeout=20)
+    for customer in (shop.alice, bob):
+        shop.orders.CancelOrders(orders_pb2.CancelOrdersRequest(), metadata=customer, timeout=20)
+        shop.orders.PlaceOrder(orders_pb2.PlaceOrderRequest(sku="tea", quantity=1), metadata=customer, timeout=20)
     cancelled = shop.orders.CancelOrders(orders_pb2.CancelOrdersRequest(), metadata=shop.alice, timeout=20)
     assert cancelled.cancelled == 1
     again = shop.orders.CancelOrders(orders_pb2.CancelOrdersRequest(), metadata=shop.alice, timeout=20)
     assert again.cancelled == 0
 
 
-def test_every_question_is_answered_while_the_conversation_goes_on(shop: Shop) -> None:
+def test_every_question_of_a_chat_is_answered(shop: Shop) -> None:
     asked = ["", "Is there any tea?", "a samovar"]
     questions = (storefront_pb2.ChatRequest(text=text) for text in asked)
     answers = [answer.text for answer in shop.storefront.Chat(questions, metadata=shop.alice, timeout=20)]
@@ -133,7 +133,7 @@ def test_every_question_is_answered_while_the_conversation_goes_on(shop: Shop) -
     assert status_of(refused.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_watcher_sees_what_others_buy(shop: Shop) -> None:
+def test_a_watcher_gets_the_changes_that_others_cause(shop: Shop) -> None:
     stream = shop.inventory.WatchStock(inventory_pb2.WatchStockRequest(sku="cups"), metadata=shop.alice, timeout=60)
     left = next(stream).left
     shop.storefront.Buy(storefront_pb2.BuyRequest(sku="cups", quantity=7), metadata=shop.bearer("bob"), timeout=20)
@@ -141,7 +141,7 @@ def test_a_watcher_sees_what_others_buy(shop: Shop) -> None:
     stream.cancel()
 
 
-def test_a_call_without_a_credential_leaves_a_line_with_the_reason_and_no_secret(shop: Shop) -> None:
+def test_the_audit_line_of_a_refusal_does_not_contain_the_credential(shop: Shop) -> None:
     secret = shop.alice[0][1] + "x"
     with pytest.raises(grpc.RpcError):
         shop.inventory.GetStock(inventory_pb2.GetStockRequest(), metadata=(("authorization", secret),), timeout=20)

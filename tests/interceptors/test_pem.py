@@ -1,4 +1,4 @@
-"""Certificates and keys on disk: what is wrong with them is said, with the variable that names the file."""
+"""Certificates and keys on disk: an error names the variable of the file, and says what is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair(cert_file: Path, key_file: Path) -> tuple[bytes, bytes]:
     return read_pair("THE_CERT", cert_file, "THE_KEY", key_file, examples=("/c.pem", "/k.pem"))
 
 
-def test_files_that_are_right_are_read_as_they_are(files: Certificates) -> None:
+def test_valid_files_are_returned_unchanged(files: Certificates) -> None:
     assert pair(files.cert_file, files.key_file) == (files.cert_file.read_bytes(), files.key_file.read_bytes())
     assert read_certificates("THE_CA", files.ca_file, example="/ca.pem") == files.ca_file.read_bytes()
 
@@ -72,7 +72,7 @@ Make = Callable[[Certificates, Path], Path]
 
 
 @pytest.mark.parametrize("make", [absent, garbage, empty, a_folder, the_key])
-def test_a_certificate_that_is_none_is_named_with_an_example(files: Certificates, tmp_path: Path, make: Make) -> None:
+def test_an_invalid_certificate_file_is_named_with_an_example(files: Certificates, tmp_path: Path, make: Make) -> None:
     wrong = make(files, tmp_path)
     for read in (lambda: pair(wrong, files.key_file), lambda: read_certificates("THE_CERT", wrong, example="/c.pem")):
         with pytest.raises(SettingsError) as caught:
@@ -82,7 +82,7 @@ def test_a_certificate_that_is_none_is_named_with_an_example(files: Certificates
 
 
 @pytest.mark.parametrize("make", [absent, garbage, empty, a_folder, the_certificate, another_key, locked_key])
-def test_a_key_that_is_none_or_anothers_is_named_with_an_example(
+def test_an_invalid_or_foreign_key_file_is_named_with_an_example(
     files: Certificates, tmp_path: Path, make: Make
 ) -> None:
     wrong = make(files, tmp_path)
@@ -93,10 +93,8 @@ def test_a_key_that_is_none_or_anothers_is_named_with_an_example(
 
 
 @pytest.mark.parametrize("variable", ["ETCD_CA_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE"])
-def test_a_file_for_etcd_that_is_not_what_it_should_be_is_named_at_once(
-    files: Certificates, tmp_path: Path, variable: str
-) -> None:
-    """gRPC would take it, and etcd would seem not to answer for ever."""
+def test_an_invalid_tls_file_for_etcd_is_named_at_once(files: Certificates, tmp_path: Path, variable: str) -> None:
+    """gRPC would accept the file, and etcd would seem not to answer."""
     chosen = {"ETCD_CA_FILE": files.ca_file, "ETCD_CERT_FILE": files.cert_file, "ETCD_KEY_FILE": files.key_file}
     chosen[variable] = garbage(files, tmp_path)
     ca_file, cert_file, key_file = chosen.values()

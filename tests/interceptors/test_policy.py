@@ -1,4 +1,4 @@
-"""The rules of the methods: read from the descriptors, and denied in doubt."""
+"""The rules of methods are read from the descriptors. In doubt a method is denied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDERS = orders_pb2.DESCRIPTOR.services_by_name["OrdersService"].full_name
 INVENTORY = inventory_pb2.DESCRIPTOR.services_by_name["InventoryService"].full_name
 
 
-def test_a_rule_says_what_stands_in_the_proto() -> None:
+def test_a_rule_has_the_values_of_the_proto() -> None:
     policy = Policy()
     rule = policy.rule(f"/{KEYS}/RotateKeys")
     assert (rule.audience, rule.scopes, rule.public) == ("credmesh.auth", frozenset({"credmesh.keys.write"}), False)
@@ -47,35 +47,35 @@ def test_probes_and_grpcurl_need_no_credential() -> None:
         "//",
     ],
 )
-def test_what_has_no_valid_rule_is_denied(method: str) -> None:
+def test_a_method_without_a_valid_rule_is_denied(method: str) -> None:
     with pytest.raises(Refusal) as caught:
         Policy().rule(method)
     assert caught.value.reason is Reason.METHOD_DENIED
 
 
-def test_a_missing_rule_is_found_before_the_first_call_and_the_error_shows_how_to_write_it() -> None:
+def test_check_finds_a_missing_rule_and_shows_how_to_write_it() -> None:
     with pytest.raises(PolicyError, match=r"Unruled has no rule; add `option \(credmesh.policy.v1.rule\)"):
         Policy().check((schema.SERVICE,))
     Policy().check((AUTH, KEYS, ORDERS, INVENTORY, "grpc.health.v1.Health"))
 
 
-def test_a_service_that_is_not_known_is_named_before_the_first_call() -> None:
+def test_check_names_an_unknown_service() -> None:
     with pytest.raises(PolicyError, match=r"no service 'no.such.Service': its _pb2 module has to be imported first"):
         Policy().check((INVENTORY, "no.such.Service"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("5s", 5.0), ("500ms", 0.5), ("2m", 120.0), ("1.5s", 1.5)])
-def test_durations_are_read(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert _seconds("m", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["5", "5 s", "s", "-1s", "0s", "0ms", "1h", "five"])
-def test_a_freshness_that_is_no_duration_denies(text: str) -> None:
+def test_a_freshness_that_is_not_a_duration_is_an_error(text: str) -> None:
     with pytest.raises(PolicyError):
         _seconds("m", text)
 
 
-def test_no_rule_allows_more_than_the_longest_freshness_and_the_log_says_which_wanted_to(
+def test_the_longest_freshness_limits_every_rule_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     policy = Policy()

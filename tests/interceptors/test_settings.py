@@ -1,4 +1,4 @@
-"""Settings: what is absent or wrong is named, with an example."""
+"""Settings: an error names the variable that is absent or wrong, with an example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from interceptors import MeshSettings, ServerSettings, SettingsError, read_setti
 GOOD = {"ETCD_ENDPOINTS": "10.0.0.1:2379, 10.0.0.2:2379", "CREDMESH_SERVICE": "orders", "CREDMESH_ISSUER": "https://a"}
 
 
-def test_settings_are_read_with_their_types() -> None:
+def test_settings_are_converted_to_their_types() -> None:
     settings = read_settings(MeshSettings, {**GOOD, "CREDMESH_LEEWAY": "2.5", "ETCD_CA_FILE": "/ca.pem"})
     assert settings.etcd.endpoints == ("10.0.0.1:2379", "10.0.0.2:2379")
     assert (settings.leeway, settings.etcd.ca_file, settings.node_lease) == (2.5, Path("/ca.pem"), 10)
@@ -47,13 +47,13 @@ def test_a_wrong_setting_is_named_with_an_example(change: dict[str, str], named:
 
 
 @pytest.mark.parametrize("drain", ["-1", "nan", "inf"])
-def test_a_drain_that_makes_no_sense_is_named_with_an_example(drain: str) -> None:
+def test_an_invalid_drain_is_named_with_an_example(drain: str) -> None:
     environ = {"CREDMESH_LISTEN": "0.0.0.0:1", "CREDMESH_PLAINTEXT": "true", "CREDMESH_DRAIN": drain}
     with pytest.raises(SettingsError, match=r"CREDMESH_DRAIN must be .*; for example"):
         read_settings(ServerSettings, environ)
 
 
-def test_a_server_without_tls_says_so_in_so_many_words() -> None:
+def test_a_server_without_tls_needs_an_explicit_setting() -> None:
     with pytest.raises(SettingsError, match="CREDMESH_PLAINTEXT=true"):
         read_settings(ServerSettings, {"CREDMESH_LISTEN": "0.0.0.0:1"})
     assert read_settings(ServerSettings, {"CREDMESH_LISTEN": "0.0.0.0:1", "CREDMESH_PLAINTEXT": "yes"}).plaintext

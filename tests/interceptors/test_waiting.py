@@ -1,4 +1,4 @@
-"""Who waits in the main thread hears of a signal, whichever thread the kernel gave it to."""
+"""A wait in the main thread is interrupted by a signal, whichever thread the kernel delivers it to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ except KeyboardInterrupt:
         "await_result(Future(), 600)",
     ],
 )
-def test_a_signal_is_noticed(wait: str) -> None:
+def test_a_signal_ends_the_wait(wait: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _PROGRAM.format(wait=wait)],
         cwd=REPOSITORY,
@@ -56,7 +56,7 @@ def test_a_signal_is_noticed(wait: str) -> None:
             process.kill()
 
 
-def test_what_is_there_is_taken_and_what_comes_is_waited_for() -> None:
+def test_a_wait_returns_what_is_there_or_what_comes() -> None:
     event, items, future = threading.Event(), queue.SimpleQueue[int](), Future[int]()
     with ThreadPoolExecutor(3) as pool:
         is_set, item, result = (
@@ -73,7 +73,7 @@ def test_what_is_there_is_taken_and_what_comes_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.05, 0.45])
-def test_time_that_is_up_is_told(timeout: float) -> None:
+def test_a_wait_ends_at_its_timeout(timeout: float) -> None:
     begun = time.monotonic()
     assert not await_event(threading.Event(), timeout)
     with pytest.raises(TimeoutError):
@@ -81,7 +81,7 @@ def test_time_that_is_up_is_told(timeout: float) -> None:
     assert time.monotonic() - begun >= 2 * timeout
 
 
-def test_what_a_future_raises_is_raised() -> None:
+def test_await_result_raises_what_the_future_raises() -> None:
     failed: Future[int] = Future()
     failed.set_exception(TimeoutError("its own"))
     with pytest.raises(TimeoutError, match="its own"):

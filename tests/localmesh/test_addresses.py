@@ -1,4 +1,4 @@
-"""Addresses: the same every time, unless somebody else sits there."""
+"""Addresses: the same at every start, unless another process uses a port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_free_ports_are_chosen_once_and_then_kept(tmp_path: Path) -> None:
     assert first.of("a") == f"127.0.0.1:{first.ports['a']}"
 
 
-def test_a_taken_port_moves_and_only_that(tmp_path: Path) -> None:
+def test_only_a_taken_port_moves(tmp_path: Path) -> None:
     mine = free_port()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
@@ -34,14 +34,14 @@ def test_a_taken_port_moves_and_only_that(tmp_path: Path) -> None:
     assert chosen.ports["b"] != port
 
 
-def test_one_port_is_not_given_out_twice(tmp_path: Path) -> None:
+def test_two_names_never_get_the_same_port(tmp_path: Path) -> None:
     port = free_port()
     chosen = choose_addresses(tmp_path / "ports.json", preferred={"a": port, "b": port})
     assert chosen.ports["a"] != chosen.ports["b"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", json.dumps({"a": "1", "b": -1, "c": 70000, "d": True})])
-def test_what_cannot_be_used_is_not_remembered(tmp_path: Path, text: str) -> None:
+def test_invalid_remembered_ports_are_ignored(tmp_path: Path, text: str) -> None:
     remembered = tmp_path / "ports.json"
     remembered.write_text(text)
     port = free_port()

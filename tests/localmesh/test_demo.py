@@ -1,4 +1,4 @@
-"""`make demo`: the story is told to its end, everything in it behaves, and its report has the documented shape."""
+"""`make demo`: runs to its end, every check passes, and the report has the documented shape."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from localmesh.demo import story
-from localmesh.demo.actors import Nodes
-from localmesh.demo.narrator import Misbehaved, Teller
-from localmesh.demo.stage import Stage
+from localmesh.demo.demo_mesh import DemoMesh
+from localmesh.demo.mesh_client import MeshClient
+from localmesh.demo.narrator import DemoFailed, Narrator
 from localmesh.processes.process import Process
 from tests.support.repository import REPOSITORY
 from tests.support.running_mesh import RunningMesh, environment
@@ -36,7 +36,7 @@ SHAPE: dict[str, Any] = {
 
 
 def demo(folder: Path, *, working_folder: Path) -> subprocess.CompletedProcess[str]:
-    """Plays the story on the mesh in a folder, or on one of its own if there is none."""
+    """Runs the demo on the mesh in a folder, or on a temporary one if none is up there."""
     return subprocess.run(
         [sys.executable, "-m", "localmesh", "--folder", str(folder), "demo"],
         cwd=working_folder,
@@ -49,21 +49,21 @@ def demo(folder: Path, *, working_folder: Path) -> subprocess.CompletedProcess[s
 
 
 def shape_of(value: Any) -> Any:
-    """A report with types in place of figures."""
+    """A report with types instead of figures."""
     if isinstance(value, dict):
         return {name: shape_of(one) for name, one in value.items()}
     return type(value)
 
 
 @pytest.mark.timeout(180)
-def test_the_story_on_a_mesh_of_its_own(tmp_path: Path) -> None:
+def test_the_demo_passes_on_a_temporary_mesh(tmp_path: Path) -> None:
     done = demo(tmp_path / ".mesh", working_folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "a mesh made for this story" in done.stdout
-    assert "Everything behaved." in done.stdout
-    # One stream, from the first chapter to after the last.
+    assert "a mesh started for this demo" in done.stdout
+    assert "Every check passed." in done.stdout
+    # One stream is open from the first chapter to the end.
     beginning, outage = done.stdout.split("etcd is stopped, and started again")
-    assert "bob watches the stock of tea, from here on" in beginning
+    assert "bob watches the stock of tea until the end of the demo" in beginning
     assert "bob's stream of stock changes was open throughout" in outage
     report = json.loads((tmp_path / "build" / "demo.json").read_text())
     assert shape_of(report) == SHAPE
@@ -76,7 +76,7 @@ def test_the_story_on_a_mesh_of_its_own(tmp_path: Path) -> None:
     assert report["hostile"]["tried"] >= 50
     assert report["hostile"]["accepted"] == 0
     assert report["outage"] == {"auth_replica_killed_refused": 0, "etcd_down_refused": 0, "recovered": True}
-    assert not (tmp_path / "build" / "demo-mesh").exists(), "its mesh is gone, data and all"
+    assert not (tmp_path / "build" / "demo-mesh").exists(), "the temporary mesh's data is deleted"
 
 
 def test_the_report_is_as_the_documentation_says() -> None:
@@ -96,14 +96,14 @@ def test_the_report_is_as_the_documentation_says() -> None:
     assert documented == expected
 
 
-def test_a_mesh_that_does_not_come_up_is_told_and_fails(tmp_path: Path) -> None:
+def test_the_demo_fails_without_a_traceback_if_no_mesh_comes_up(tmp_path: Path) -> None:
     (tmp_path / "build").write_text("in the way")
     done = demo(tmp_path / ".mesh", working_folder=tmp_path)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr, done.stderr
 
 
-def test_figures_are_kept_of_a_story_that_is_broken_off(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_an_interrupted_demo_writes_its_figures(mesh: RunningMesh, tmp_path: Path) -> None:
     report = tmp_path / "demo.json"
     process = Process(
         [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "demo", "--report", str(report)],
@@ -112,27 +112,27 @@ def test_figures_are_kept_of_a_story_that_is_broken_off(mesh: RunningMesh, tmp_p
     )
     process.start()
     assert process.pid is not None
-    wait_until(lambda: "goes shopping" in process.log_file.read_text(), 30, "the story has begun")
+    wait_until(lambda: "goes shopping" in process.log_file.read_text(), 30, "the first chapter")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30)
     assert process.exit_code == 130, process.log_file.read_text()
     assert shape_of(json.loads(report.read_text())).keys() == SHAPE.keys()
 
 
-def test_a_stream_that_cannot_be_opened_is_told_like_any_other_call(mesh: RunningMesh) -> None:
-    """Not as a traceback that takes the figures of the first chapter along."""
+def test_a_stream_that_cannot_be_opened_fails_like_any_other_call(mesh: RunningMesh) -> None:
+    """A traceback would lose the figures of the first chapter."""
     profile = {**mesh.profile, "auth": f"127.0.0.1:{free_port()}"}
-    stage = Stage(mesh.folder, profile, up_seconds=1.0, embedded_etcd=True, own=False)
+    target = DemoMesh(mesh.folder, profile, up_seconds=1.0, embedded_etcd=True, temporary=False)
 
-    async def play() -> None:
-        async with Nodes(stage) as nodes, AsyncExitStack() as until_the_end:
-            await story._chapter(story._watch(Teller(Console()), nodes, until_the_end))
+    async def open_stream() -> None:
+        async with MeshClient(target) as client, AsyncExitStack() as until_the_end:
+            await story._chapter(story._open_stream(Narrator(Console()), client, until_the_end))
 
-    with pytest.raises(Misbehaved, match="a call failed: UNAVAILABLE"):
-        asyncio.run(play())
+    with pytest.raises(DemoFailed, match="a call failed: UNAVAILABLE"):
+        asyncio.run(open_stream())
 
 
-def test_nobody_is_asked_where_no_mesh_is_up(tmp_path: Path) -> None:
+def test_down_and_status_say_that_no_mesh_is_up(tmp_path: Path) -> None:
     for command in ("down", "status"):
         done = subprocess.run(
             [sys.executable, "-m", "localmesh", "--folder", str(tmp_path / ".mesh"), command],
@@ -147,7 +147,7 @@ def test_nobody_is_asked_where_no_mesh_is_up(tmp_path: Path) -> None:
         assert "make run" in done.stderr
 
 
-def test_the_status_of_a_mesh_that_is_up_is_shown(mesh: RunningMesh) -> None:
+def test_status_lists_the_parts_of_a_mesh_that_is_up(mesh: RunningMesh) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "status"],
         env=environment(),

@@ -1,4 +1,4 @@
-"""A disk that fills while the embedded etcd runs: it is named, and nothing that was acknowledged is lost."""
+"""A disk that becomes full while the mesh's etcd runs: the error says so, and no acknowledged commit is lost."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ import pytest
 
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put
 from localmesh.errors import LocalMeshError
+from localmesh.etcd.binary import find_etcd, version_of
 from localmesh.etcd.process import EtcdProcess
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
+ACKNOWLEDGES_AFTER_WRITING = (3, 5, 5)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for an etcd (which reserves 128 MiB for its log), and not for much more."""
+    """A small file system, with room for etcd (which reserves 128 MiB for its log) and for little more."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if mount is None or umount is None:
-        pytest.skip("there is no mount here")
+        pytest.skip("mount is not installed")
     done = subprocess.run(
         [mount, "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"a file system cannot be mounted: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -39,7 +41,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(etcd: EtcdProcess) -> dict[str, bytes]:
-    """Writes until nothing goes any more; what was acknowledged."""
+    """Writes until a commit fails. Returns the acknowledged values."""
     acknowledged: dict[str, bytes] = {}
     with EtcdClient(etcd.settings(timeout=2)) as client:
         for number in range(10_000):
@@ -49,18 +51,31 @@ def fill(etcd: EtcdProcess) -> dict[str, bytes]:
             except EtcdUnavailable:
                 break
             acknowledged[key] = value
-    wait_until(lambda: not etcd.alive, what="etcd gives up, rather than to go on without its data")
+    wait_until(lambda: not etcd.alive, what="etcd ends, because it cannot write")
     return acknowledged
 
 
 def kept(etcd: EtcdProcess) -> dict[str, bytes]:
-    """What it holds now, once it has shown that it takes changes again."""
+    """The values that etcd holds, after a commit has shown that it can write again."""
     with EtcdClient(etcd.settings()) as client:
         client.commit([], [Put("/new", b"there is room")])
         return {key: record.value for key, record in client.read_prefix("/kept/").values.items()}
 
 
-def test_a_disk_that_fills_while_etcd_runs_loses_nothing_and_is_named(small_disk: Path, tmp_path: Path) -> None:
+def assert_nothing_is_lost(acknowledged: dict[str, bytes], found: dict[str, bytes]) -> None:
+    """Every acknowledged value is there.
+
+    A single member of etcd before 3.5.5 acknowledges a commit while its log is still being written
+    (etcd-io/etcd#14370), so its very last commit may be missing after a crash. No setting changes that.
+    """
+    lost = [key for key, value in acknowledged.items() if found.get(key) != value]
+    if version_of(find_etcd()) >= ACKNOWLEDGES_AFTER_WRITING:
+        assert not lost
+    else:
+        assert lost in ([], list(acknowledged)[-1:])
+
+
+def test_a_full_disk_loses_no_acknowledged_commit_and_is_reported(small_disk: Path, tmp_path: Path) -> None:
     etcd = EtcdProcess(small_disk / "etcd", log_file=tmp_path / "etcd.log")
     with etcd:
         ballast = small_disk / "ballast"
@@ -74,17 +89,17 @@ def test_a_disk_that_fills_while_etcd_runs_loses_nothing_and_is_named(small_disk
             etcd.start()
         ballast.unlink()
         etcd.start()
-        # One more may be there: written, and not acknowledged any more.
-        assert acknowledged.items() <= kept(etcd).items()
+        # etcd may also hold a commit that it wrote but did not acknowledge.
+        assert_nothing_is_lost(acknowledged, kept(etcd))
 
 
-def test_an_etcd_whose_database_may_not_grow_loses_nothing(tmp_path: Path) -> None:
-    """The same where nothing can be mounted: to one process a limit on the size of files is as good as no room."""
+def test_an_etcd_whose_files_cannot_grow_loses_no_acknowledged_commit(tmp_path: Path) -> None:
+    """The same without mounting: for one process, a limit on the size of files acts like a full disk."""
     with EtcdProcess(tmp_path / "etcd") as etcd:
         assert etcd.pid is not None
-        # Its log is at its full size of 64 MB from the beginning, and would be stopped first by a smaller limit.
+        # etcd creates its log with the full size of 64 MB. A smaller limit would already stop that.
         resource.prlimit(etcd.pid, resource.RLIMIT_FSIZE, (64_000_000, 64_000_000))
         acknowledged = fill(etcd)
         assert acknowledged
         etcd.start()
-        assert acknowledged.items() <= kept(etcd).items()
+        assert_nothing_is_lost(acknowledged, kept(etcd))

@@ -1,4 +1,4 @@
-"""`make run`: up in seconds, named when it dies, nothing left behind, and the same data the next time."""
+"""`make run`: the mesh comes up in seconds, reports dead parts, leaves no process behind, and keeps its data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable
 from interceptors.settings import EtcdSettings
-from localmesh.control import ask
+from localmesh.control import send_request
 from localmesh.errors import LocalMeshError
 from localmesh.etcd.process import EtcdProcess
 from tests.support.running_mesh import RunningMesh, environment
@@ -29,12 +29,12 @@ from tests.support.waiting import free_port, wait_until
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether none of them is left."""
+    """Whether all of these processes have ended."""
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
-def test_it_comes_up_in_seconds_and_says_what_there_is(mesh: RunningMesh) -> None:
-    """Five seconds are promised for a machine of its own; here two workers share it with their tests."""
+def test_a_mesh_comes_up_in_seconds_and_lists_its_parts(mesh: RunningMesh) -> None:
+    """The limit is above the promised five seconds, because several test workers share the machine."""
     status = mesh.status()
     assert status["up_seconds"] < 20
     assert {part["name"] for part in status["parts"]} == {
@@ -47,7 +47,7 @@ def test_it_comes_up_in_seconds_and_says_what_there_is(mesh: RunningMesh) -> Non
     assert "make demo" in mesh.output
 
 
-def test_secrets_are_for_their_owner_only(mesh: RunningMesh) -> None:
+def test_only_the_owner_can_read_secrets_and_no_output_has_them(mesh: RunningMesh) -> None:
     secrets = [mesh.folder / "secrets" / name for name in ("kek", "operator", "services")]
     for path in [*secrets, *(mesh.folder / "tls").glob("*.key")]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
@@ -56,8 +56,8 @@ def test_secrets_are_for_their_owner_only(mesh: RunningMesh) -> None:
         assert path.read_text().strip() not in printed
 
 
-def test_its_etcd_talks_to_its_own_parts_only(mesh: RunningMesh) -> None:
-    """Whoever could write there could revoke, make himself an operator, or have his own key trusted."""
+def test_the_meshs_etcd_serves_only_the_meshs_own_clients(mesh: RunningMesh) -> None:
+    """A process that could write to etcd could revoke, add an operator, or add a trusted key."""
     profile = mesh.profile
     ours = EtcdSettings(
         endpoints=(profile["etcd"],),
@@ -76,7 +76,7 @@ def test_its_etcd_talks_to_its_own_parts_only(mesh: RunningMesh) -> None:
 
 
 def test_no_port_of_its_etcd_answers_without_a_certificate(mesh: RunningMesh) -> None:
-    """By the port that is for other members, whoever knows how writes to the log itself."""
+    """A client of the port for other members could write to the log directly."""
     (etcd,) = [one for one in mesh.processes() if one.name() == "etcd"]
     ports = {one.laddr.port for one in etcd.net_connections() if one.status == psutil.CONN_LISTEN}
     assert len(ports) == 2
@@ -87,31 +87,31 @@ def test_no_port_of_its_etcd_answers_without_a_certificate(mesh: RunningMesh) ->
 
 
 def version(port: int, *, tls: ssl.SSLContext | None) -> bytes:
-    """What an etcd says of its version to somebody without a certificate. OSError if it hangs up."""
+    """Asks an etcd for its version without a client certificate. OSError if it closes the connection."""
     with ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
         if tls is not None:
             connection = stack.enter_context(tls.wrap_socket(connection, server_hostname="localhost"))
         connection.sendall(b"GET /version HTTP/1.0\r\n\r\n")
-        # Under TLS 1.3 a server looks at what its client lacks only after the handshake.
+        # Under TLS 1.3, a server refuses a client without a certificate only after the client's handshake has ended.
         return connection.recv(4096)
 
 
-def test_a_mesh_that_was_made_before_its_etcd_spoke_tls_goes_on(tmp_path: Path) -> None:
+def test_a_mesh_whose_etcd_had_no_tls_works_with_its_old_data(tmp_path: Path) -> None:
     folder = tmp_path / ".mesh"
     with RunningMesh(folder) as mesh:
         port = int(mesh.profile["etcd"].rpartition(":")[2])
         refresh_token = mesh.sign_in("alice").refresh_token
     for path in (folder / "tls").glob("etcd*"):
         path.unlink()
-    # What such a mesh remembers of its etcd are plaintext addresses.
+    # Starting etcd without TLS stores plaintext addresses in its data, as in such a mesh.
     with EtcdProcess(folder / "etcd", port=port):
         pass
     with RunningMesh(folder) as mesh:
         assert refresh(mesh, refresh_token)
 
 
-def test_a_shell_learns_how_to_reach_the_mesh(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_a_shell_that_reads_the_env_file_can_use_the_mesh(mesh: RunningMesh, tmp_path: Path) -> None:
     command = f". {shlex.quote(str(mesh.folder / 'env'))} && credmesh bootstrap operator --client-id from-a-shell"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -127,7 +127,7 @@ def test_a_shell_learns_how_to_reach_the_mesh(mesh: RunningMesh, tmp_path: Path)
     assert "Made client from-a-shell" in done.stderr
 
 
-def test_a_second_mesh_does_not_take_the_same_folder(mesh: RunningMesh) -> None:
+def test_a_second_mesh_in_the_same_folder_is_refused(mesh: RunningMesh) -> None:
     second = RunningMesh(mesh.folder)
     second.process.log_file = mesh.folder.with_name("second.out")
     second.process.start()
@@ -137,7 +137,7 @@ def test_a_second_mesh_does_not_take_the_same_folder(mesh: RunningMesh) -> None:
     assert mesh.state("auth-1") == "up"
 
 
-def test_a_stop_leaves_nothing_behind_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_stop_leaves_no_process_and_the_next_run_has_the_same_data(tmp_path: Path) -> None:
     first = RunningMesh(tmp_path / "m" / ".mesh").start()
     processes = first.processes()
     assert len(processes) == 7
@@ -154,11 +154,11 @@ def test_a_stop_leaves_nothing_behind_and_the_next_run_goes_on(tmp_path: Path) -
     assert third.process.wait(60)
     assert third.process.exit_code == 1
     assert "the secret of client 'operator' is not in" in third.output
-    assert "`make clean` forgets the mesh" in third.output
+    assert "`make clean` deletes the mesh" in third.output
 
 
 def refresh(mesh: RunningMesh, refresh_token: str) -> str:
-    """Refreshes; returns the new access token."""
+    """Refreshes and returns the new access token."""
     from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 
     with mesh.channel(mesh.profile["replicas"][1]) as channel:
@@ -166,21 +166,23 @@ def refresh(mesh: RunningMesh, refresh_token: str) -> str:
         return auth_pb2_grpc.AuthServiceStub(channel).Refresh(request, timeout=20).credentials.access_token
 
 
-def test_a_supervisor_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Nobody can catch SIGKILL; the kernel has to end the parts."""
+def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
+    """A process cannot handle SIGKILL, so the kernel must end the parts."""
     mesh = RunningMesh(tmp_path / ".mesh").start()
     processes = mesh.processes()
     mesh.process.kill()
     wait_until(lambda: gone(processes), what="every part is gone")
 
 
-def test_a_part_that_dies_is_named_with_its_log_and_started_again(tmp_path: Path) -> None:
+def test_a_part_that_dies_is_reported_with_its_log_and_restarted(tmp_path: Path) -> None:
     with RunningMesh(tmp_path / ".mesh") as mesh:
         mesh.part_process("services.orders").send_signal(signal.SIGKILL)
-        wait_until(lambda: "orders died (signal 9); it is started again" in mesh.output, what="it is named")
+        wait_until(
+            lambda: "orders died (signal 9); it will be restarted" in mesh.output, what="the report of its death"
+        )
         assert "credmesh.serving: orders listens" in mesh.output
         wait_until(lambda: mesh.state("orders") == "up", 30, "it is back")
-        # A part that dies again and again is not helped by starting it again.
+        # A part that keeps dying is given up.
         while mesh.process.alive and running(mesh):
             kill_orders(mesh)
         assert mesh.process.wait(30)
@@ -189,22 +191,22 @@ def test_a_part_that_dies_is_named_with_its_log_and_started_again(tmp_path: Path
 
 
 def kill_orders(mesh: RunningMesh) -> None:
-    """Kills orders, and returns when it is up again or given up."""
+    """Kills the part `orders`, and waits until it is up again or the mesh has given it up."""
     died = mesh.output.count("orders died")
     mesh.part_process("services.orders").send_signal(signal.SIGKILL)
-    wait_until(lambda: mesh.output.count("orders died") > died, what="it is named")
+    wait_until(lambda: mesh.output.count("orders died") > died, what="the report of its death")
     wait_until(lambda: not mesh.process.alive or running(mesh), 30, "it is back, or given up")
 
 
 def running(mesh: RunningMesh) -> bool:
-    """Whether orders is up again."""
+    """Whether the part `orders` is up."""
     try:
         return mesh.state("orders") == "up"
     except LocalMeshError:
         return False
 
 
-def test_a_taken_port_makes_only_that_part_move(tmp_path: Path) -> None:
+def test_only_the_part_whose_port_is_taken_moves(tmp_path: Path) -> None:
     folder = tmp_path / ".mesh"
     folder.mkdir()
     with socket.socket() as taken:
@@ -218,7 +220,7 @@ def test_a_taken_port_makes_only_that_part_move(tmp_path: Path) -> None:
             assert mesh.sign_in("bob").access_token
 
 
-def test_a_part_that_cannot_start_ends_the_start_with_its_log(tmp_path: Path) -> None:
+def test_a_part_that_cannot_start_ends_the_start_and_shows_its_log(tmp_path: Path) -> None:
     mesh = RunningMesh(tmp_path / ".mesh", environ={"CREDMESH_LOG_LEVEL": "loud"}).start(wait=False)
     assert mesh.process.wait(60)
     assert mesh.process.exit_code == 1
@@ -227,7 +229,7 @@ def test_a_part_that_cannot_start_ends_the_start_with_its_log(tmp_path: Path) ->
     assert "died while it started" in mesh.output
 
 
-def test_an_etcd_that_is_there_is_used_below_a_prefix_of_its_own(own_etcd: EtcdProcess, tmp_path: Path) -> None:
+def test_an_external_etcd_is_used_below_a_separate_prefix(own_etcd: EtcdProcess, tmp_path: Path) -> None:
     environ = {"ETCD_ENDPOINTS": own_etcd.endpoint}
     with RunningMesh(tmp_path / "a" / ".mesh", environ=environ) as mesh:
         assert mesh.profile["etcd"] == own_etcd.endpoint
@@ -235,7 +237,7 @@ def test_an_etcd_that_is_there_is_used_below_a_prefix_of_its_own(own_etcd: EtcdP
         assert mesh.status()["embedded_etcd"] is False
         assert mesh.sign_in("alice").access_token
         assert f"{own_etcd.endpoint}" in mesh.output
-    # Another folder has not the key that seals that mesh's signing keys.
+    # Another folder does not have the key-encryption key of that mesh.
     other = RunningMesh(tmp_path / "b" / ".mesh", environ=environ).start(wait=False)
     assert other.process.wait(60)
     assert other.process.exit_code == 1
@@ -243,8 +245,8 @@ def test_an_etcd_that_is_there_is_used_below_a_prefix_of_its_own(own_etcd: EtcdP
 
 
 @pytest.mark.parametrize("kind", ["foo", "away"])
-def test_an_etcd_that_cannot_be_used_is_said_to_have_been_named_by_the_environment(kind: str, tmp_path: Path) -> None:
-    """A shell that has read .mesh/env names the etcd of a mesh that may have been stopped since."""
+def test_an_unusable_external_etcd_is_reported_with_its_variable(kind: str, tmp_path: Path) -> None:
+    """A shell that has read .mesh/env has the variable, although the mesh may have been stopped since."""
     named = "foo" if kind == "foo" else f"127.0.0.1:{free_port()}"
     (tmp_path / ".mesh" / "secrets").mkdir(parents=True)
     (tmp_path / ".mesh" / "secrets" / "kek").write_text("there was a mesh here before")
@@ -256,7 +258,7 @@ def test_an_etcd_that_cannot_be_used_is_said_to_have_been_named_by_the_environme
     assert "has stopped" not in mesh.output, "nothing was up"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     mesh = RunningMesh(tmp_path / "file" / ".mesh")
     mesh.process.log_file = tmp_path / "out"
@@ -267,29 +269,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in mesh.output
 
 
-def test_a_part_can_be_held_down_and_brought_back_on_request(tmp_path: Path) -> None:
+def test_a_part_can_be_taken_down_and_brought_back_on_request(tmp_path: Path) -> None:
     with RunningMesh(tmp_path / ".mesh") as mesh:
-        ask(mesh.folder, do="hold", part="auth-2", kill=True, seconds=60)
-        assert mesh.state("auth-2") == "held down"
+        send_request(mesh.folder, do="take-down", part="auth-2", kill=True, seconds=60)
+        assert mesh.state("auth-2") == "taken down"
         assert "auth-2 was taken down on request" in mesh.output
-        ask(mesh.folder, do="resume", part="auth-2")
+        send_request(mesh.folder, do="bring-back", part="auth-2")
         wait_until(lambda: mesh.state("auth-2") == "up", 30, "it is back")
-        ask(mesh.folder, do="hold", part="auth-2", kill=False, seconds=0)
+        send_request(mesh.folder, do="take-down", part="auth-2", kill=False, seconds=0)
         wait_until(lambda: mesh.state("auth-2") == "up", 30, "it comes back by itself")
-        with pytest.raises(LocalMeshError, match="there is no part 'etcdd'; there are etcd, auth-1"):
-            ask(mesh.folder, do="hold", part="etcdd", kill=True)
+        with pytest.raises(LocalMeshError, match="there is no part 'etcdd'; the parts are etcd, auth-1"):
+            send_request(mesh.folder, do="take-down", part="etcdd", kill=True)
         command = [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "down"]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout == "the mesh is down\n"
         assert mesh.process.wait(5), "it returned when everything had stopped"
         assert mesh.process.exit_code == 0
     with pytest.raises(LocalMeshError, match=r"no mesh is up in .*; start one with: make run"):
-        ask(mesh.folder, do="status")
+        send_request(mesh.folder, do="status")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the leash is the Linux kernel's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
 def test_ctrl_c_reaches_the_supervisor_only(mesh: RunningMesh) -> None:
-    """A terminal sends it to a whole process group; the parts have to be stopped in order, callers first."""
+    """A terminal sends SIGINT to a whole process group. The parts are in other groups, so that they stop in order."""
     supervisor, *parts = mesh.processes()
     groups = {psutil.Process(part.pid).pid: os.getpgid(part.pid) for part in parts}
     assert all(pid == group for pid, group in groups.items())

@@ -1,20 +1,21 @@
-"""What the search says can be relied on: nothing is left out, the way is the shortest, and it can be followed."""
+"""The search is right: it leaves out no state, finds the shortest path, and describes a path that can be followed."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
 
+from model.reduction import StateReducer
 from model.rules import Rules
 from model.search import explore
-from model.small import Small
-from model.state import Left, State
+from model.state import Budget, State
 from model.variants import BROKEN
-from model.worlds import ONE_HOLDER, RECEIPTS, ROTATION, World
+from model.world import World
+from model.worlds import ONE_HOLDER, RECEIPTS, ROTATION
 
 
 def all_states(world: World) -> dict[State, int]:
-    """Every state without any reduction, and its distance from the beginning."""
+    """Returns every state, without any reduction, and its distance from the beginning."""
     depths = dict.fromkeys(world.beginnings, 0)
     queue = deque(world.beginnings)
     while queue:
@@ -27,52 +28,52 @@ def all_states(world: World) -> dict[State, int]:
     return depths
 
 
-def smaller(world: World, left: Left) -> World:
-    """The world with less to happen in it."""
-    return replace(world, beginnings=tuple(state._replace(left=left) for state in world.beginnings[:1]))
+def smaller(world: World, left: Budget) -> World:
+    """Returns the world with one beginning and a smaller budget."""
+    return replace(world, beginnings=tuple(state._replace(budget=left) for state in world.beginnings[:1]))
 
 
-def test_making_states_small_leaves_out_no_state_and_invents_none() -> None:
-    """Rotation has all of the reductions: nodes and replicas that change places, and a past that is forgotten."""
-    world = smaller(ROTATION, Left(faults=1, rotations=1))
-    small = Small(world)
+def test_reducing_states_leaves_out_no_state_and_invents_none() -> None:
+    """The world `rotation` uses all reductions: nodes and replicas are sorted, and old commits are dropped."""
+    world = smaller(ROTATION, Budget(faults=1, rotations=1))
+    reduce = StateReducer(world)
     everything = all_states(world)
-    found = explore(world)
-    assert found.states == len({small(state) for state in everything})
-    assert found.states < len(everything) / 2
-    assert found.depth == max(_shortest(everything, small).values())
+    result = explore(world)
+    assert result.states == len({reduce(state) for state in everything})
+    assert result.states < len(everything) / 2
+    assert result.depth == max(_shortest(everything, reduce).values())
 
 
-def _shortest(depths: dict[State, int], small: Small) -> dict[State, int]:
+def _shortest(depths: dict[State, int], reduce: StateReducer) -> dict[State, int]:
     shortest: dict[State, int] = {}
     for state, depth in depths.items():
-        one = small(state)
+        one = reduce(state)
         shortest[one] = min(depth, shortest.get(one, depth))
     return shortest
 
 
-def test_what_is_broken_is_broken_in_every_state_that_is_taken_for_the_same() -> None:
-    world = smaller(ROTATION, Left(faults=1, rotations=1)).under(Rules(wait_for_acks=False))
-    small = Small(world)
+def test_equivalent_states_break_the_same_promises() -> None:
+    world = smaller(ROTATION, Budget(faults=1, rotations=1)).under(Rules(wait_for_acks=False))
+    reduce = StateReducer(world)
     for state in all_states(world):
         here = [invariant(state, world) is None for invariant in world.invariants]
-        assert here == [invariant(small(state), world) is None for invariant in world.invariants]
+        assert here == [invariant(reduce(state), world) is None for invariant in world.invariants]
 
 
-def test_the_way_to_a_broken_promise_is_the_shortest() -> None:
-    world = smaller(ONE_HOLDER, Left(faults=1, rotations=1)).under(Rules(wait_for_acks=False))
-    found = explore(world)
+def test_the_path_to_a_broken_promise_is_the_shortest() -> None:
+    world = smaller(ONE_HOLDER, Budget(faults=1, rotations=1)).under(Rules(wait_for_acks=False))
+    result = explore(world)
     nearest = min(
         depth
         for state, depth in all_states(world).items()
         if any(invariant(state, world) is not None for invariant in world.invariants)
     )
-    assert len(found.trace) == nearest == found.depth
+    assert len(result.trace) == nearest == result.depth
 
 
-def test_a_way_names_each_node_by_one_name_from_first_to_last() -> None:
-    """Sorting the nodes changes their places; who reads the way must not notice. Here both nodes do something."""
-    world = smaller(ROTATION, Left(rotations=1)).under(Rules(wait_for_acks=False))
+def test_a_path_gives_each_node_the_same_name_in_every_step() -> None:
+    """Sorting the nodes changes their positions, and the described path must not show it. Here both nodes act."""
+    world = smaller(ROTATION, Budget(rotations=1)).under(Rules(wait_for_acks=False))
     trace = explore(world).trace
     state = world.beginnings[0]
     for text in trace:
@@ -82,19 +83,19 @@ def test_a_way_names_each_node_by_one_name_from_first_to_last() -> None:
     assert any(invariant(state, world) is not None for invariant in world.invariants)
 
 
-def test_a_goal_that_cannot_be_reached_any_more_is_found() -> None:
+def test_a_state_that_cannot_reach_the_goal_any_more_is_found() -> None:
     variant = next(variant for variant in BROKEN if variant.name == "acks-not-repeated")
-    found = explore(variant.searched())
-    assert found.broken is not None
-    assert "cannot be finished" in found.broken
-    assert any("etcd does not answer" in text for text in found.trace)
+    result = explore(variant.world_to_search())
+    assert result.broken is not None
+    assert "cannot be finished" in result.broken
+    assert any("etcd does not answer" in text for text in result.trace)
 
 
-def test_a_watched_node_can_have_every_fate() -> None:
-    """The receipts' world follows the calls of one node only; that is all of them if the node may do what any may."""
+def test_every_fault_can_happen_to_the_node_whose_calls_are_followed() -> None:
+    """The world `receipts` follows the calls of one node only. That covers all nodes if it can do what they do."""
     seen = {
         text.partition(" node A ")[2] or text
-        for state in list(all_states(smaller(RECEIPTS, Left(faults=1, calls=1))))[:20_000]
+        for state in list(all_states(smaller(RECEIPTS, Budget(faults=1, calls=1))))[:20_000]
         for action in RECEIPTS.actions
         for text, _ in action(state, RECEIPTS)
     }

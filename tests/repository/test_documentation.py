@@ -1,4 +1,4 @@
-"""What the README and docs/ say is so: their code runs, their targets exist, their tables are complete."""
+"""The README and docs/ are true: their code runs, their make targets exist, and their tables are complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from docs import configuration
 from interceptors.errors import Reason
 from localmesh.addresses import PREFERRED
-from localmesh.parts import TLS_OF_ETCD
+from localmesh.parts import TLS_VARIABLES_OF_ETCD
 from localmesh.processes.process import Process
 from tests.support.repository import REPOSITORY
 from tests.support.running_mesh import RunningMesh, environment
@@ -31,25 +31,25 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
 def block(name: str) -> str:
-    """The code that is marked with `runs in the tests: name`."""
+    """The code block of the README that is marked with `runs in the tests: name`."""
     match = re.search(rf"<!-- runs in the tests: {name} -->\n```\w+\n(.*?)```", README, re.DOTALL)
     assert match is not None, f"the README has no code that is marked {name!r}"
     return match[1]
 
 
 def significant(code: str) -> int:
-    """How many lines a person has to write."""
+    """The number of lines of code, without imports and empty lines."""
     return len([line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "import "))])
 
 
 def server(mesh: RunningMesh, folder: Path, **changes: str) -> Process:
-    """The README's server as it is printed, with settings as a platform would give it. It is not started."""
+    """The README's server in a process that is not started yet, with settings as a platform would set them."""
     found = mesh.profile
     script = folder / "inventory.py"
     script.write_text(block("server"))
     settings = {
         "ETCD_ENDPOINTS": found["etcd"],
-        **{name: found[name.lower()] for name in TLS_OF_ETCD},
+        **{name: found[name.lower()] for name in TLS_VARIABLES_OF_ETCD},
         "CREDMESH_ETCD_PREFIX": found["etcd_prefix"],
         "CREDMESH_ISSUER": found["issuer"],
         "CREDMESH_SERVICE": "inventory",
@@ -65,7 +65,7 @@ def server(mesh: RunningMesh, folder: Path, **changes: str) -> Process:
 
 
 def lines(process: Process) -> list[dict[str, Any]]:
-    """The log of a process, every line of which has to be JSON."""
+    """The lines of a process's log, each of which must be JSON."""
     whole = process.log_file.read_text().rpartition("\n")[0]
     return [json.loads(line) for line in whole.splitlines()]
 
@@ -100,14 +100,14 @@ def test_the_server_in_ten_lines_runs_and_knows_its_caller(mesh: RunningMesh, tm
         ("CREDMESH_LISTEN", "CREDMESH_LISTEN=0.0.0.0:8443"),
     ],
 )
-def test_a_variable_that_the_server_lacks_is_one_line_with_an_example(
+def test_a_missing_variable_is_reported_in_one_line_with_an_example(
     mesh: RunningMesh, tmp_path: Path, variable: str, example: str
 ) -> None:
     process = server(mesh, tmp_path, **{variable: ""})
     process.start()
     assert process.wait(30)
     assert process.exit_code == 2
-    # The node logs that it starts before the server's settings are read.
+    # The node has already logged lines of JSON when the server's settings are read.
     (said,) = [line for line in process.log_file.read_text().splitlines() if not line.startswith("{")]
     assert said == f"inventory: {variable} is not set; for example: {example}"
 
@@ -152,7 +152,7 @@ def test_the_proto_in_the_readme_is_the_samples_own_and_compiles(tmp_path: Path)
     assert protoc.main(["protoc", *paths, f"--python_out={tmp_path}", "inventory.proto"]) == 0
 
 
-def test_the_readme_and_the_runbook_say_where_the_command_is_before_they_use_it() -> None:
+def test_the_readme_and_the_runbook_locate_the_command_before_using_it() -> None:
     for page in ("README.md", "docs/operations.md"):
         text = (REPOSITORY / page).read_text()
         used = re.search(r"`credmesh [a-z-]|\$ credmesh ", text)
@@ -160,12 +160,12 @@ def test_the_readme_and_the_runbook_say_where_the_command_is_before_they_use_it(
         assert -1 < text.find("`.venv/bin/credmesh`") < used.start(), page
 
 
-def test_every_make_target_that_is_spoken_of_exists() -> None:
+def test_every_make_target_in_the_docs_exists() -> None:
     text = README + "".join(path.read_text() for path in (REPOSITORY / "docs").glob("*.md"))
-    spoken = set(re.findall(r"`make ([a-z-]+)", text))
+    named = set(re.findall(r"`make ([a-z-]+)", text))
     targets = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
-    assert spoken
-    assert spoken <= targets
+    assert named
+    assert named <= targets
 
 
 def test_the_table_of_reasons_is_complete() -> None:
@@ -177,7 +177,7 @@ def test_the_table_of_reasons_is_complete() -> None:
     assert set(re.findall(r"`([A-Z_]+)`", table)) == set(Reason.__members__)
 
 
-def test_every_file_that_is_spoken_of_exists() -> None:
+def test_every_file_that_the_docs_name_exists() -> None:
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
         text = page.read_text()
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -185,15 +185,15 @@ def test_every_file_that_is_spoken_of_exists() -> None:
         for path in re.findall(
             r"`((?:interceptors|authsvc|services|localmesh|protos|tests|deploy)/[\w/.-]+\.\w+)`", text
         ):
-            assert (REPOSITORY / path).exists(), f"{page.name} speaks of {path}"
+            assert (REPOSITORY / path).exists(), f"{page.name} names {path}"
 
 
-def test_the_reference_of_the_settings_is_up_to_date() -> None:
+def test_the_page_of_the_settings_is_up_to_date() -> None:
     assert configuration.PAGE.read_text() == configuration.page(), "run `make docs`"
 
 
-def test_every_variable_in_the_code_is_in_the_reference() -> None:
-    """One that is read past the settings objects would be missing there."""
+def test_every_variable_in_the_code_is_on_the_page_of_the_settings() -> None:
+    """The page is generated from the settings objects. A variable that is read elsewhere would be missing."""
     known = set(re.findall(r"(?m)^\| `([A-Z_]+)`", configuration.PAGE.read_text()))
     for folder in ("interceptors", "authsvc", "services", "localmesh"):
         for path in (REPOSITORY / folder).rglob("*.py"):
@@ -202,7 +202,7 @@ def test_every_variable_in_the_code_is_in_the_reference() -> None:
             assert named <= known, path
 
 
-def test_every_variable_of_a_profile_is_in_the_commands_part_of_the_reference() -> None:
+def test_every_variable_of_a_profile_is_in_the_commands_table() -> None:
     part = configuration.PAGE.read_text().split("## The `credmesh` command")[1].split("\n## ")[0]
     described = set(re.findall(r"(?m)^\| `([A-Z_]+)`", part))
     assert set(profile._VARIABLES.values()) <= described

@@ -1,4 +1,4 @@
-"""docs/embedding.md, followed word by word in an empty folder, on what a wheel holds and a mesh that is up."""
+"""docs/embedding.md: its files and commands work in an empty folder, with the wheel and a running mesh."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ LISTENS = "127.0.0.1:7500"
 
 
 def blocks(kind: str) -> dict[str, str]:
-    """The page's blocks of one kind, "file" or "run", by what they are called."""
-    found = re.findall(rf"<!-- {kind}: ([\w ./]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    return dict(found)
+    """Returns the page's blocks of one kind, "file" or "run", by name."""
+    return dict(re.findall(rf"<!-- {kind}: ([\w ./]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 
 
-_PATIENCE = 20.0
+_RETRY_SECONDS = 20.0
 
 KEPT_AND_DROPPED = re.compile(r"kept ([1-9])\ndropped \1\n")
-"""All that was kept is dropped. It is one note, unless a try before had kept another."""
+"""All kept notes are dropped. There is one, unless an earlier attempt kept another."""
 
 
 class Reader:
-    """Somebody who does what the page says, in a folder of his own."""
+    """A reader who follows the page in an empty folder."""
 
     def __init__(self, folder: Path, installed: Path, mesh: RunningMesh) -> None:
         self.folder = folder
         self.environment = environment(
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            # In place of `pip install`, which asks the network for what is here already.
+            # In place of `pip install`, which needs the network.
             PYTHONPATH=str(installed),
             CREDMESH=str(mesh.folder.parent),
         )
@@ -53,11 +52,11 @@ class Reader:
             (folder / name).write_text(text.replace(LISTENS, self._address))
 
     def run(self, name: str) -> str:
-        """Runs a block of the page; what it printed. As often as it is told to try again, for some time.
+        """Runs a block of the page; returns its output. Repeats it, for some seconds, if its error says to retry.
 
-        On a busy machine etcd may take longer to answer than a strict method waits for it.
+        On a busy machine etcd may answer more slowly than a strict method allows.
         """
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _RETRY_SECONDS
         done = self._run(name)
         while done.returncode != 0 and "; retry" in done.stderr and time.monotonic() < deadline:
             done = self._run(name)
@@ -76,19 +75,17 @@ class Reader:
         )
 
     @contextmanager
-    def serving(self, script: str) -> Iterator[None]:
-        """The server, as the page starts it, until the end of the block."""
-        # The shell makes way for it, so that the signal which stops it does not end at the shell.
-        command = blocks("run")["serve"].replace("python server.py", f"cd {self.folder}\nexec python {script}")
-        log_file = self.folder / f"{script}.log"
+    def serving(self, name: str) -> Iterator[None]:
+        """Runs the server that a block of the page starts."""
+        # `exec` replaces the shell, so that the signal that stops the server does not reach only the shell.
+        command = f"cd {self.folder}\n" + re.sub(r"(?m)^python ", "exec python ", blocks("run")[name])
+        log_file = self.folder / f"{name}.log"
         process = Process(
             ["sh", "-e", "-c", command.replace(LISTENS, self._address)], environment=self.environment, log_file=log_file
         )
         process.start()
         try:
-            wait_until(
-                lambda: "notes listens" in log_file.read_text() or not process.alive, 30, "the page's server listens"
-            )
+            wait_until(lambda: "notes listens" in log_file.read_text() or not process.alive, 30, "the server listens")
             assert process.alive, log_file.read_text()
             yield
         finally:
@@ -99,7 +96,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pip unpacks of a wheel."""
+    """The folder into which the wheel is unpacked."""
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(build(copy_tree(folder / "tree"), "wheel")) as wheel:
         wheel.extractall(folder / "site")
@@ -109,19 +106,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_leads_to_a_service_that_knows_its_caller(mesh: RunningMesh, installed: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path, installed, mesh)
     reader.run("generate")
-    with reader.serving("server.py"):
+    with reader.serving("serve"):
         reader.run("accounts")
-        said = reader.run("call")
-        assert KEPT_AND_DROPPED.match(said), said
-        assert re.search(r"(?m)^notes-\S+ +notes ", said), "the receipt lists the service"
+        output = reader.run("call")
+        assert KEPT_AND_DROPPED.match(output), output
+        assert re.search(r"(?m)^notes-\S+ +notes ", output), "the receipt lists the service"
         with pytest.raises(AssertionError, match="UNAUTHENTICATED"):
             reader.run("call opaque")
     reader.run("client")
-    with reader.serving("server_opaque.py"):
+    with reader.serving("serve opaque"):
         assert KEPT_AND_DROPPED.fullmatch(reader.run("call opaque"))
 
 
-def test_no_block_of_the_page_is_left_out() -> None:
-    """All but the one that installs, which needs the network."""
+def test_every_block_of_the_page_is_run() -> None:
+    """Except the block that installs, which needs the network."""
     fences = re.findall(r"(?m)^```(\w+)$", PAGE)
     assert len(fences) == len(blocks("file")) + len(blocks("run")) + 1

@@ -1,4 +1,4 @@
-"""The make targets: what they say when something is missing, and that CI runs nothing else."""
+"""The make targets: their messages if something is missing, and that CI runs only make targets."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ def test_ci_runs_make_targets_only() -> None:
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands
     assert all(re.fullmatch(r"make [a-z-]+", command) for command in commands)
+    assert len(set(commands)) == len(commands), "no check runs twice"
+    assert {"make test", "make bench-check"} <= set(commands)
 
 
 @pytest.mark.parametrize(
     ("target", "question"), [("revoke", "whom?"), ("revoke-key", "which key?"), ("kick", "which session?")]
 )
-def test_what_is_missing_is_asked_for(target: str, question: str, tmp_path: Path) -> None:
-    # Without the installation that the target would otherwise make: all that counts is that nothing was named.
+def test_a_target_without_its_argument_asks_for_it(target: str, question: str, tmp_path: Path) -> None:
+    # -o: without installing first. The test is only about the missing argument.
     done = make("-o", ".venv/.installed-local", target)
     assert done.returncode != 0
     assert question in done.stderr
 
 
-def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_reported(tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit 0\nexit 1\n')
     old.chmod(0o755)
@@ -65,7 +67,7 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_system_that_is_not_linux_is_named(tmp_path: Path) -> None:
+def test_a_system_that_is_not_linux_is_reported(tmp_path: Path) -> None:
     uname = tmp_path / "bin" / "uname"
     uname.parent.mkdir()
     uname.write_text("#!/bin/sh\necho Darwin\n")
@@ -81,7 +83,7 @@ def test_a_system_that_is_not_linux_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_everybody_can_be_revoked_without_a_terminal(tmp_path: Path) -> None:
+def test_everyone_can_be_revoked_without_a_terminal(tmp_path: Path) -> None:
     with RunningMesh(tmp_path / ".mesh") as mesh:
         arguments = ("-o", ".venv/.installed-local", "revoke", "EVERYONE=1")
         profile = str(mesh.folder / "profile.json")
@@ -100,14 +102,14 @@ def test_everybody_can_be_revoked_without_a_terminal(tmp_path: Path) -> None:
         (["rotate-keys"], "ACTIVE"),
         (["sessions"], "alice"),
         (["nodes"], "storefront"),
-        (["revoke", "SUBJECT=nobody-at-all"], "nobody-at-all"),
+        (["revoke", "SUBJECT=unknown-user"], "unknown-user"),
         (["login", "SUBJECT=bob"], "bob"),
     ],
 )
 def test_the_targets_that_operate_a_mesh_work(mesh: RunningMesh, arguments: list[str], expected: str) -> None:
     mesh.sign_in("alice")
     profile = str(mesh.folder / "profile.json")
-    # Without the installation that the targets would otherwise make: the tests run from one.
+    # -o: without installing first. The tests run from an installation already.
     done = make(
         *("-o", ".venv/.installed-local", *arguments), CREDMESH_PROFILE=profile, CREDMESH_PASSWORD="bob-password"
     )

@@ -1,4 +1,5 @@
-"""What is built carries what it needs: a wheel the generated modules, both of them the .proto files."""
+"""The wheel contains the packages that others install, the .proto files and the generated modules; the source
+distribution contains what builds the wheel."""
 
 from __future__ import annotations
 
@@ -17,13 +18,11 @@ PROTOS = sorted(path.relative_to(REPOSITORY / "protos") for path in (REPOSITORY 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source tree as it is committed: nothing generated in it."""
+    """The source tree as it is committed, without generated files."""
     return copy_tree(tmp_path_factory.mktemp("tree") / "credmesh")
 
 
-def test_a_source_distribution_has_the_protos_and_nothing_generated_and_builds_the_wheel(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_the_source_distribution_builds_a_wheel_with_generated_modules(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(build(tree, "sdist")) as archive:
         names = archive.getnames()
         archive.extractall(tmp_path, filter="data")
@@ -35,14 +34,16 @@ def test_a_source_distribution_has_the_protos_and_nothing_generated_and_builds_t
         packed = set(wheel.namelist())
     for proto in PROTOS:
         stem = proto.with_suffix("").as_posix()
-        # Who embeds the package imports policy.proto in files of his own.
+        # The .proto files of other services import policy.proto.
         assert {f"{stem}.proto", f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packed
-    assert {
-        "interceptors/py.typed",
-        "authsvc/__main__.py",
-        "services/orders.py",
-        "localmesh/processes/leash.py",
-    } <= packed
+    assert {"interceptors/py.typed", "authsvc/__main__.py"} <= packed
+
+
+def test_the_wheel_installs_no_other_top_level_packages(tree: Path) -> None:
+    """A package named `services` or `localmesh` would clash with the packages of those who install credmesh."""
+    with zipfile.ZipFile(build(tree, "wheel")) as wheel:
+        top_level = {name.partition("/")[0] for name in wheel.namelist()}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"authsvc", "credmesh", "interceptors"}
 
 
 def test_nothing_generated_is_committed() -> None:

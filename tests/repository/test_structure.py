@@ -1,4 +1,4 @@
-"""The house keeps its walls: imports go down only, what is used elsewhere is public, every method has a rule."""
+"""The structure of the code: imports go down, other modules use public names only, and every RPC has a rule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,41 @@ BELOW = {
     "services": {"interceptors", "credmesh"},
     "localmesh": {"authsvc", "services", "interceptors", "credmesh"},
 }
-"""What each package may import besides itself. Nobody imports localmesh or tests."""
+"""What each shipped package, and what runs from the checkout, may import besides itself."""
+
+FLOORS = {
+    "interceptors": (
+        ("backoff", "clock", "error_details", "scopes", "stored_records", "waiting"),
+        ("caller", "errors"),
+        ("pem", "policy"),
+        ("settings",),
+        ("etcd", "tokens"),
+        ("keyspace",),
+        ("trust",),
+        ("verification",),
+        ("node",),
+        ("server",),
+        ("client",),
+        ("serving",),
+    ),
+    "authsvc": (
+        ("audit", "errors", "settings"),
+        ("store",),
+        ("coordination",),
+        ("revocation",),
+        ("keys",),
+        ("accounts",),
+        ("sessions",),
+        ("continuity",),
+        ("api", "http"),
+        ("server",),
+        ("cli",),
+    ),
+}
+"""The folders and modules right below a package, from the bottom up. One imports itself and what lies below it."""
+
+SOURCES = ("interceptors", "authsvc", "services", "localmesh", "bench", "chaos", "model")
+MAX_MODULES_PER_FOLDER = 12
 
 EMBEDDED = {
     "cryptography": "cryptography",
@@ -58,6 +93,23 @@ def imported(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield node.module or "", tuple(alias.name for alias in node.names)
 
 
+def module_name(path: Path) -> str:
+    """The dotted name of a file's module."""
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_between_files() -> dict[str, set[str]]:
+    """By module: the modules of this repository that it imports. A package's __init__ counts only where it is named."""
+    known = {module_name(path): path for package in SOURCES for path in sources(package)}
+    arrows: dict[str, set[str]] = {}
+    for name, path in known.items():
+        arrows[name] = set()
+        for module, names in imported(path):
+            targets = {f"{module}.{one}" if f"{module}.{one}" in known else module for one in names} or {module}
+            arrows[name] |= (targets & known.keys()) - {name}
+    return arrows
+
+
 def modules() -> list[str]:
     """Every module of ours, by name."""
     names = []
@@ -65,10 +117,65 @@ def modules() -> list[str]:
         for path in sources(package):
             parts = path.relative_to(REPOSITORY).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            # Programs, not modules: importing them runs them, or is of no use.
+            # Programs: importing them runs them, or is of no use.
             if parts[-1] != "__main__":
                 names.append(name)
     return names
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    arrows = imports_between_files()
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " → ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for other in sorted(arrows[module]):
+                visit(other, (*way, module))
+            done.add(module)
+
+    assert len(arrows) > 200
+    for module in sorted(arrows):
+        visit(module, ())
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_folder_imports_from_a_folder_above_it(package: str) -> None:
+    floor = {part: number for number, parts in enumerate(FLOORS[package]) for part in parts}
+    present = {
+        path.stem if path.is_file() else path.name
+        for path in (REPOSITORY / package).iterdir()
+        if path.name[0] not in "_." and (path.is_dir() or path.suffix == ".py")
+    }
+    assert present == floor.keys(), "FLOORS does not name exactly what lies below the package"
+    wrong = []
+    for path in sources(package):
+        own = path.relative_to(REPOSITORY / package).parts[0].removesuffix(".py")
+        for module, _ in imported(path):
+            top, _, rest = module.partition(".")
+            other = rest.partition(".")[0]
+            if top != package or not other or own in ("__init__", "__main__") or other == own:
+                continue
+            if floor[other] >= floor[own]:
+                wrong.append(f"{path.relative_to(REPOSITORY)} imports {module}")
+    assert not wrong
+
+
+def test_sync_and_aio_clients_have_the_same_file_names() -> None:
+    client = REPOSITORY / "interceptors" / "client"
+    names = {half: {path.name for path in (client / half).glob("*.py")} for half in ("sync", "aio")}
+    assert len(names["sync"]) > 4
+    assert names["sync"] == names["aio"]
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = Counter(path.parent for package in SOURCES for path in sources(package) if path.name != "__init__.py")
+    crowded = {
+        str(folder.relative_to(REPOSITORY)): count
+        for folder, count in folders.items()
+        if count > MAX_MODULES_PER_FOLDER
+    }
+    assert not crowded
 
 
 @pytest.mark.parametrize("package", BELOW)
@@ -84,7 +191,7 @@ def test_imports_go_down_only(package: str) -> None:
 
 
 def test_what_a_service_embeds_needs_the_listed_distributions_only() -> None:
-    """Whoever embeds `interceptors` installs neither a web server nor a terminal library."""
+    """A service that embeds `interceptors` installs neither a web server nor a terminal library."""
     found = {
         top
         for path in sources("interceptors")
@@ -125,15 +232,17 @@ def test_all_is_sorted_and_true(name: str) -> None:
         assert hasattr(module, one), f"{name}.__all__ names {one}, which is not there"
 
 
-def test_what_is_used_in_another_room_is_public() -> None:
+def test_a_module_uses_public_names_of_other_modules_only() -> None:
     wrong = []
     for package in ("interceptors", "authsvc", "services", "localmesh"):
         for path in sources(package):
             for module, names in imported(path):
                 if module.partition(".")[0] not in BELOW or module.startswith("credmesh"):
                     continue
-                room = importlib.import_module(module)
-                allowed = set(getattr(room, "__all__", ())) | {one.name for one in submodules(room)}
+                imported_module = importlib.import_module(module)
+                allowed = set(getattr(imported_module, "__all__", ())) | {
+                    one.name for one in submodules(imported_module)
+                }
                 wrong += [f"{path.relative_to(REPOSITORY)}: {module}.{name}" for name in names if name not in allowed]
     assert not wrong
 

@@ -1,4 +1,4 @@
-"""A service that waits for etcd ends when it is told to, the first time."""
+"""A service that waits for etcd ends at the first signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.support.waiting import free_port, wait_until
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 @pytest.mark.parametrize("service", ["storefront", "orders", "inventory"])
-def test_it_ends_at_the_first_signal(service: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_service_that_waits_for_etcd_ends_at_the_first_signal(
+    service: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     process = Process(
         [sys.executable, "-m", f"services.{service}"],
         environment=environment(

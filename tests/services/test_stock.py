@@ -1,4 +1,4 @@
-"""Stock: what a watcher sees is everything, or an error; never a gap."""
+"""Stock: a watcher gets every change, or an error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from services import stock as room
-from services.stock import OutOfStock, Stock, TooSlow, UnknownThing
+from services import stock as stock_module
+from services.stock import OutOfStock, Stock, TooSlow, UnknownItem
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_reserving_takes_out_what_is_there() -> None:
+async def test_reserving_reduces_the_stock_and_never_below_zero() -> None:
     stock = Stock({"tea": 5})
     assert stock.reserve("tea", 2) == 3
     with pytest.raises(OutOfStock, match="3 of tea are left"):
@@ -26,17 +26,17 @@ async def test_reserving_takes_out_what_is_there() -> None:
     assert stock.left("tea") == 3
 
 
-async def test_what_is_not_kept_is_unknown() -> None:
+async def test_an_item_that_is_not_kept_is_unknown() -> None:
     stock = Stock({"tea": 5})
-    with pytest.raises(UnknownThing):
+    with pytest.raises(UnknownItem):
         stock.left("coffee")
-    with pytest.raises(UnknownThing):
+    with pytest.raises(UnknownItem):
         stock.reserve("coffee", 1)
-    with pytest.raises(UnknownThing):
+    with pytest.raises(UnknownItem):
         await anext(stock.watch("coffee"))
 
 
-async def test_a_watcher_sees_what_there_is_and_then_every_change_of_its_thing() -> None:
+async def test_a_watcher_gets_the_stock_of_its_item_and_then_every_change() -> None:
     stock = Stock({"tea": 5, "cups": 9})
     watcher = stock.watch("tea")
     assert await anext(watcher) == ("tea", 5)
@@ -46,7 +46,7 @@ async def test_a_watcher_sees_what_there_is_and_then_every_change_of_its_thing()
     assert [await anext(watcher), await anext(watcher)] == [("tea", 4), ("tea", 3)]
 
 
-async def test_a_watcher_of_everything_sees_everything() -> None:
+async def test_a_watcher_of_all_items_gets_the_changes_of_all() -> None:
     stock = Stock({"tea": 5, "cups": 9})
     watcher = stock.watch()
     assert {await anext(watcher), await anext(watcher)} == {("tea", 5), ("cups", 9)}
@@ -62,8 +62,8 @@ async def test_closing_ends_watchers() -> None:
     assert [change async for change in watcher] == []
 
 
-async def test_a_watcher_that_falls_behind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_WAITING_CHANGES", 3)
+async def test_a_watcher_that_is_too_slow_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stock_module, "_MAX_WAITING_CHANGES", 3)
     stock = Stock({"tea": 50})
     watcher = stock.watch("tea")
     await anext(watcher)
@@ -75,7 +75,7 @@ async def test_a_watcher_that_falls_behind_is_told(monkeypatch: pytest.MonkeyPat
         await anext(watcher)
 
 
-async def test_a_watcher_that_leaves_is_forgotten() -> None:
+async def test_a_closed_watcher_is_removed() -> None:
     stock = Stock({"tea": 5})
     watcher = stock.watch("tea")
     await anext(watcher)

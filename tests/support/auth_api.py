@@ -1,4 +1,4 @@
-"""A replica's API on a real server in this process, and a client that may do everything in it."""
+"""A replica's API on a real server in this process, and a client that has all of its scopes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from authsvc.accounts.login_throttle import LoginThrottle
 from authsvc.api.auth_service import AuthServicer
-from authsvc.api.errors import AnswerErrors
 from authsvc.api.revocation_service import RevocationServicer
 from authsvc.api.session_service import SessionServicer
+from authsvc.api.status_mapping import StatusMappingInterceptor
 from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from authsvc.sessions.directory import SessionDirectory
@@ -50,7 +50,7 @@ SERVICES = {
 
 @dataclass(frozen=True)
 class Api:
-    """A server, the replica behind it, and a client that may do everything in it."""
+    """A server, the replica behind it, and a client that has all of its scopes."""
 
     replica: Replica
     node: MeshNode
@@ -64,14 +64,14 @@ class Api:
         return self.calls[method](request, metadata=metadata, timeout=10)
 
     def failure(self, method: str, request: Any, *, token: str | None = None) -> grpc.Call:
-        """Calls a method that must fail; how it does."""
+        """Calls a method that must fail, and returns the failure."""
         with pytest.raises(grpc.RpcError) as failed:
             self.call(method, request, token=token)
         assert isinstance(failed.value, grpc.Call)
         return failed.value
 
     def reason(self, method: str, request: Any, *, token: str | None = None) -> Reason | None:
-        """Calls a method that must be refused; why."""
+        """Calls a method that must be refused, and returns the reason."""
         return reason_of(self.failure(method, request, token=token).trailing_metadata())
 
     def operator(self) -> str:
@@ -88,8 +88,8 @@ class Api:
         return response.credentials
 
     def caught_up(self) -> None:
-        """Waits until the server's own node knows all that was committed."""
-        revision = self.replica.revoke(session_scope("nobody's"))
+        """Waits until the server's own node has applied every commit so far."""
+        revision = self.replica.revoke(session_scope("unknown"))
         wait_until(lambda: self.node.bundle.revision >= revision, what="the node to catch up")
 
 
@@ -98,7 +98,7 @@ def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
     directory = SessionDirectory(replica.settings.mesh.etcd, replica.layout)
     directory.start()
     with MeshNode(replica.settings.mesh, resolver=LocalSessionResolver(replica.sessions)) as node:
-        server = grpc.server(ThreadPoolExecutor(8), interceptors=[ServerInterceptor(node), AnswerErrors()])
+        server = grpc.server(ThreadPoolExecutor(8), interceptors=[ServerInterceptor(node), StatusMappingInterceptor()])
         auth = AuthServicer(
             accounts=replica.accounts,
             throttle=LoginThrottle(per_account=5, per_address=0),

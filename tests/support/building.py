@@ -1,4 +1,4 @@
-"""Building what is shipped, with the backend that pip would call."""
+"""Building the wheel and the source distribution with the backend that pip calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["build", "copy_tree"]
 
 
 def copy_tree(folder: Path) -> Path:
-    """Copies the source tree as it is committed: nothing generated in it. Returns the copy."""
+    """Copies the source tree as it is committed, without generated files. Returns the copy."""
     ignored = shutil.ignore_patterns("*_pb2*", ".*", "__pycache__", "build", "dist", "tests")
     shutil.copytree(REPOSITORY, folder, ignore=ignored)
     return folder

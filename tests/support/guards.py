@@ -1,4 +1,4 @@
-"""Guards of a history, as replicas have them, without the replicas."""
+"""Continuity guards without the rest of their replicas."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Make = Callable[..., "Replica"]
 
 
 class Replica(ContinuityGuard):
-    """A guard, and what it was given."""
+    """A continuity guard, with the watermark and the monitor that it was given."""
 
     watermark: Watermark
     monitor: ContinuityMonitor
 
 
 def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, ack_tracker: AckTracker, stack: ExitStack) -> Make:
-    """What makes guards on one etcd; the stack ends them."""
+    """Returns a function that makes guards on one etcd. The stack stops them."""
     settings = AuthSettings(
         mesh=MeshSettings(etcd=etcd_settings, service="auth", issuer=ISSUER),
         server=ServerSettings(listen="127.0.0.1:0", plaintext=True),
@@ -47,7 +47,7 @@ def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, ack_tracker: Ac
             node_id=node_id,
             monitor=monitor,
             ack_tracker=ack_tracker,
-            revocation=Revoker(etcd, layout, settings),
+            revoker=Revoker(etcd, layout, settings),
             watermark=watermark,
         )
         guard.watermark, guard.monitor = watermark, monitor
@@ -58,12 +58,12 @@ def guards(etcd_settings: EtcdSettings, etcd_client: EtcdClient, ack_tracker: Ac
 
 
 def history(etcd: EtcdClient, layout: Layout) -> mesh_pb2.History:
-    """The history's record."""
+    """Reads the history's record."""
     return mesh_pb2.History.FromString(etcd.read(layout.history).values[layout.history].value)
 
 
 def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
-    """Takes the lead, from whoever has it."""
+    """Takes leadership from the replica that leads. Returns the fence."""
     etcd.commit([], [Delete(layout.leader)])
     revision = etcd.commit([], [Put(layout.leader, b"mine")])
     assert revision is not None
@@ -71,7 +71,7 @@ def fence(etcd: EtcdClient, layout: Layout) -> CreatedAt:
 
 
 def register(etcd: EtcdClient, layout: Layout, *, broken_history: str = "") -> int:
-    """Writes a node's registration; its revision."""
+    """Writes the registration of node "n". Returns the revision."""
     record = mesh_pb2.NodeRecord(format=1, node_id="n", broken_history=broken_history)
     revision = etcd.commit([], [Put(layout.node("n"), record.SerializeToString(), etcd.grant(600))])
     assert revision is not None

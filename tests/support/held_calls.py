@@ -1,4 +1,4 @@
-"""Calls whose handlers are held, so that a test can watch how they end."""
+"""Calls whose handlers block, so that a test can see how the calls end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["hold"]
 def hold(
     client: Client, server: ProbeServer, methods: Iterable[str], token: str, *, timeout: float = 30
 ) -> dict[str, Stream]:
-    """A call of each method, by the method; each has its handler inside, and blocked."""
+    """Opens a call of each method, and waits until every handler runs and is blocked. Returns the calls by method."""
     before = server.record.inside
     calls = {method: client.open(method, "hold", metadata=bearer(token), timeout=timeout) for method in methods}
-    wait_until(lambda: server.record.inside == before + len(calls), what="every handler to be inside")
+    wait_until(lambda: server.record.inside == before + len(calls), what="every handler runs")
     return calls

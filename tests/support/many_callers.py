@@ -1,9 +1,12 @@
-"""A process that holds very many streams open: `python -m tests.support.many_callers`, told by a line of JSON.
+"""A process that holds thousands of streams open: `python -m tests.support.many_callers`.
+
+It reads one line of JSON:
 
     {"target": host:port, "method": path, "groups": {name: [token, how many], …}, "watched": name}
 
-It says "open" when every stream has had its first message. When another line comes it waits until all streams of the
-watched group have ended, and says, as JSON, for which reasons, and how many streams of the other groups have ended.
+It prints "open" when every stream has got its first message. After another line of input it waits until all streams of
+the watched group have ended. Then it prints, as JSON, how many ended with each reason, and how many streams of the
+other groups have ended.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from interceptors.errors import reason_of
 
 __all__ = ["main"]
 
-_AT_ONCE: Final = 200
-"""Streams opened together: of more than a thousand that have not been begun yet, gRPC's server turns some away."""
+_MAX_OPENING_STREAMS: Final = 200
+"""How many streams are opened at once: gRPC's server refuses some if more than a thousand wait for a handler."""
 
 
 class _Stream:
-    """One stream: whether and why it ended."""
+    """One stream, and whether and with which reason it ended."""
 
     def __init__(self, call: Any) -> None:
         self.opened = asyncio.get_running_loop().create_future()
@@ -35,7 +38,7 @@ class _Stream:
         self._call = call
 
     async def follow(self) -> None:
-        """Reads it to its end."""
+        """Reads the stream to its end."""
         try:
             async for _ in self._call:
                 if not self.opened.done():
@@ -49,42 +52,42 @@ class _Stream:
                 self.opened.set_exception(error)
 
 
-async def _hold(told: dict[str, Any]) -> None:
+async def _hold_streams(order: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
-    async with grpc.aio.insecure_channel(told["target"]) as channel:
+    async with grpc.aio.insecure_channel(order["target"]) as channel:
         open_stream: Any = channel.unary_stream(
-            told["method"],
+            order["method"],
             request_serializer=StringValue.SerializeToString,
             response_deserializer=StringValue.FromString,
         )
         groups: dict[str, list[_Stream]] = {}
         tasks: dict[str, list[asyncio.Task[None]]] = {}
-        for name, (token, count) in told["groups"].items():
+        for name, (token, count) in order["groups"].items():
             metadata = (("authorization", f"Bearer {token}"),)
             groups[name], tasks[name] = [], []
             while len(groups[name]) < count:
-                some = min(_AT_ONCE, count - len(groups[name]))
-                opening = [_Stream(open_stream(StringValue(value="hold"), metadata=metadata)) for _ in range(some)]
+                batch = min(_MAX_OPENING_STREAMS, count - len(groups[name]))
+                opening = [_Stream(open_stream(StringValue(value="hold"), metadata=metadata)) for _ in range(batch)]
                 groups[name] += opening
                 tasks[name] += [loop.create_task(stream.follow()) for stream in opening]
                 await asyncio.gather(*(stream.opened for stream in opening))
         print("open", flush=True)
         await loop.run_in_executor(None, sys.stdin.readline)
-        await asyncio.gather(*tasks[told["watched"]])
-        ended = groups[told["watched"]]
-        others = [stream for name, streams in groups.items() if name != told["watched"] for stream in streams]
-        found = {
+        await asyncio.gather(*tasks[order["watched"]])
+        ended = groups[order["watched"]]
+        others = [stream for name, streams in groups.items() if name != order["watched"] for stream in streams]
+        result = {
             "reasons": Counter(stream.reason for stream in ended),
             "others": sum(stream.ended for stream in others),
         }
-        print(json.dumps(found), flush=True)
+        print(json.dumps(result), flush=True)
         for stream_task in asyncio.all_tasks() - {asyncio.current_task()}:
             stream_task.cancel()
 
 
 def main() -> None:
-    """Holds the streams that it is told of."""
-    asyncio.run(_hold(json.loads(sys.stdin.readline())))
+    """Holds the streams that the first line of input describes."""
+    asyncio.run(_hold_streams(json.loads(sys.stdin.readline())))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""People and an operator at a mesh of real processes."""
+"""Users and an operator of a mesh of real processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 
-__all__ = ["People", "applied", "found", "lagging", "populate"]
+__all__ = ["People", "applied", "lagging", "node_receipt", "populate"]
 
 PASSWORD = "a good password"
 APPLIED = receipt_pb2.NodeReceipt.STATE_APPLIED
 
 
 def populate(etcd: EtcdSettings) -> dict[str, str]:
-    """Makes alice and bob, who may use the probe, an operator, and the services' client; the clients' secrets."""
+    """Creates alice and bob, who may use the probe, an operator, and the services' client.
+
+    Returns the clients' secrets.
+    """
     layout = Layout(etcd.prefix)
     with EtcdClient(etcd) as client:
         for subject in ("alice", "bob"):
@@ -41,7 +44,7 @@ def populate(etcd: EtcdSettings) -> dict[str, str]:
 
 
 class People:
-    """Calls one replica of the auth service: as anybody who signs in, and as the operator."""
+    """Calls a replica of the auth service, as a user and as the operator."""
 
     def __init__(self, channel: grpc.Channel, secrets: dict[str, str]) -> None:
         self._secrets = secrets
@@ -53,14 +56,14 @@ class People:
         self.history = history_pb2_grpc.HistoryServiceStub(channel)
 
     def sign_in(self, subject: str = "alice", *, opaque: bool = False) -> auth_pb2.Credentials:
-        """Signs somebody in."""
+        """Signs a user in."""
         kind = auth_pb2.CREDENTIAL_KIND_SESSION if opaque else auth_pb2.CREDENTIAL_KIND_TOKENS
         grant = auth_pb2.PasswordGrant(subject=subject, password=PASSWORD)
         request = auth_pb2.LoginRequest(password=grant, kind=kind, audiences=["probe"], scopes=["probe.use"])
         return self.auth.Login(request, timeout=20).credentials
 
     def operator(self) -> tuple[tuple[str, str], ...]:
-        """Metadata that speaks for the operator."""
+        """Metadata with the operator's access token."""
         grant = auth_pb2.ClientCredentialsGrant(client_id="operator", client_secret=self._secrets["operator"])
         answer = self.auth.Login(auth_pb2.LoginRequest(client_credentials=grant), timeout=20)
         return (("authorization", f"Bearer {answer.credentials.access_token}"),)
@@ -70,22 +73,22 @@ class People:
         return method(request, timeout=timeout, metadata=self.operator())
 
     def revoke(self, *, timeout: float = 30, **fields: Any) -> revocation_pb2.RevokeResponse:
-        """Revokes, and waits for the receipt unless told otherwise."""
+        """Revokes, and waits for the receipt unless `wait` is False."""
         request = revocation_pb2.RevokeRequest(**{"wait": True, **fields})
         answer: revocation_pb2.RevokeResponse = self.ask(self.revocation.Revoke, request, timeout=timeout)
         return answer
 
 
-def found(receipt: receipt_pb2.Receipt, node_id: str) -> receipt_pb2.NodeReceipt:
-    """What a receipt says of one node."""
+def node_receipt(receipt: receipt_pb2.Receipt, node_id: str) -> receipt_pb2.NodeReceipt:
+    """The entry of a node in a receipt."""
     return next(node for node in receipt.nodes if node.node_id == node_id)
 
 
 def applied(receipt: receipt_pb2.Receipt) -> set[str]:
-    """The nodes that have acknowledged."""
+    """The ids of the nodes that have applied the revocation."""
     return {node.node_id for node in receipt.nodes if node.state == APPLIED}
 
 
 def lagging(receipt: receipt_pb2.Receipt) -> set[str]:
-    """The nodes that have not, and are still registered."""
+    """The ids of the registered nodes that have not applied the revocation."""
     return {node.node_id for node in receipt.nodes if node.state != APPLIED and not node.lease_ended}

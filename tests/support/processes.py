@@ -18,7 +18,7 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.certs import Certificates
-from localmesh.processes.process import leashed
+from localmesh.processes.process import tied_to_parent
 from tests.support.waiting import free_port, wait_until
 
 __all__ = ["ISSUER", "KEK", "AuthProcess", "seed"]
@@ -28,18 +28,18 @@ KEK: Final = "dGVzdHMgb25seTogbmV2ZXIgdXNlIHRoaXMga2V5ISE="
 """The key-encryption key of every replica in a test, so that they open each other's signing keys."""
 
 _START_TIMEOUT: Final = 30.0
-_STOP_TIMEOUT: Final = 20.0
+_STOP_TIMEOUT: Final = 60.0
 
 
 class AuthProcess:
-    """One replica: `python -m authsvc` with settings from here, which dies with this process at the latest.
+    """One replica: a process `python -m authsvc`, which ends with this process at the latest.
 
-    etcd      where it keeps everything
-    tls       certificates to serve TLS with, e.g. from localmesh.certs; None for plaintext
-    environ   further variables, e.g. CREDMESH_TOKEN_LIFETIME="2"; they win over those made here
+    etcd      the settings of its etcd
+    tls       certificates to serve TLS with, such as from localmesh.certs; None for plaintext
+    environ   further variables, such as CREDMESH_TOKEN_LIFETIME="2", which override those set here
 
-    It says in its log which ports it listens on; when it is started again it takes the same.
-    Use it as a context manager, or start() and stop() it.
+    Its ports are read from its log, and a restarted replica uses the same ports.
+    Use it as a context manager, or call start() and stop().
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class AuthProcess:
             "CREDMESH_ETCD_PREFIX": etcd.prefix,
             "CREDMESH_ISSUER": ISSUER,
             "CREDMESH_KEK": KEK,
-            # None that the kernel would pick: while the replica is down somebody's connection could be given it.
+            # Not a port from the kernel's range: while the replica is down, another connection could get it.
             "CREDMESH_LISTEN": f"127.0.0.1:{free_port()}",
             "CREDMESH_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
             "CREDMESH_DRAIN": "2",
-            # Logins of a whole suite come from one address.
+            # All logins of a test suite come from one address.
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
             **({"CREDMESH_PLAINTEXT": "true"} if tls is None else {}),
             **(_tls_environ(tls) if tls is not None else {}),
@@ -81,7 +81,7 @@ class AuthProcess:
 
     @property
     def http_url(self) -> str:
-        """Where its HTTP face is, without a slash at the end."""
+        """The URL of its HTTP server, without a slash at the end."""
         return f"http://127.0.0.1:{self._http_port}"
 
     @property
@@ -97,22 +97,22 @@ class AuthProcess:
 
     @property
     def output(self) -> str:
-        """What it wrote to stderr since it was first started."""
+        """Its stderr since it was first started."""
         return "\n".join(self._lines)
 
     def log(self, **members: object) -> list[dict[str, Any]]:
-        """The lines of its log since it was first started, in order: those that have all of these members."""
+        """The lines of its log since it was first started that have all of these members, in order."""
         return [line for line in map(_parsed, list(self._lines)) if line and members.items() <= line.items()]
 
     def start(self, *, wait: bool = True) -> Self:
-        """Starts it and, unless told otherwise, waits until it listens."""
+        """Starts it, and waits until it listens unless `wait` is False."""
         assert not self.alive, "the replica runs already"
         before = len(self.log(message="auth listens"))
         if self._port:
             self._environ["CREDMESH_LISTEN"] = self.target
             self._environ["CREDMESH_HTTP_LISTEN"] = f"127.0.0.1:{self._http_port}"
         self._process = subprocess.Popen(
-            leashed([sys.executable, "-m", "authsvc"]),
+            tied_to_parent([sys.executable, "-m", "authsvc"]),
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -124,12 +124,12 @@ class AuthProcess:
         if wait:
             self.wait_for(lambda: len(self.log(message="auth listens")) > before, "it listens")
             self._port = int(self.log(message="auth listens")[-1]["port"])
-            http = self.log(message="http listens")
+            http = self.log(message="the HTTP server listens")
             self._http_port = int(http[-1]["port"]) if http else 0
         return self
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Waits for something that it is about to do; fails with its log if it ends instead."""
+        """Waits for a condition. Fails with the replica's log if the replica ends instead."""
 
         def done() -> bool:
             if condition():
@@ -140,14 +140,14 @@ class AuthProcess:
         wait_until(done, timeout=_START_TIMEOUT, what=what)
 
     def wait(self) -> int:
-        """Waits until it ends by itself; its exit code."""
+        """Waits until it ends by itself, and returns its exit code."""
         assert self._process is not None, "the replica was never started"
         code = self._process.wait(_START_TIMEOUT)
         self._drained()
         return code
 
     def stop(self) -> int:
-        """Asks it to end (SIGTERM) and waits; its exit code. Fine if it has ended."""
+        """Asks it to end (SIGTERM), waits, and returns its exit code. No error if it has ended."""
         if self._process is None:
             return 0
         self._process.terminate()
@@ -160,7 +160,7 @@ class AuthProcess:
         return code
 
     def kill(self) -> None:
-        """Ends it as a crash would (SIGKILL). Fine if it has ended."""
+        """Ends it as a crash would (SIGKILL). No error if it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -194,7 +194,7 @@ class AuthProcess:
 
 
 def seed(etcd: EtcdSettings) -> dict[str, str]:
-    """Makes the development accounts (alice, bob, operator, services); the clients' secrets by client id."""
+    """Creates the development accounts (alice, bob, operator, services). Returns the clients' secrets by client id."""
     with EtcdClient(etcd) as client:
         return seed_development(client, Layout(etcd.prefix))
 

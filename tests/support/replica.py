@@ -1,4 +1,4 @@
-"""The issuing half of one auth replica, without its server: real etcd, real keys, a clock that tests set."""
+"""The issuing parts of an auth replica without its server: real etcd, real keys, a clock that tests set."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import jwt
 from authsvc.accounts.accounts import Accounts
 from authsvc.accounts.passwords import Passwords
 from authsvc.accounts.principal import Account
-from authsvc.keys.ring import KeyRing
 from authsvc.keys.rotator import Rotator
+from authsvc.keys.signer_cache import SignerCache
 from authsvc.keys.vault import Vault, read_keks
 from authsvc.revocation.revoker import Revoker
 from authsvc.sessions.issuer import Issuer
-from authsvc.sessions.sessions import Sessions
+from authsvc.sessions.sessions import KnownSessions, Sessions
 from authsvc.settings import AuthSettings
 from credmesh.auth.v1 import auth_pb2
 from credmesh.store.v1 import auth_pb2 as store_pb2
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, NoneSince, Put, Unchanged
+from interceptors.etcd.client import Condition, CreatedAt, Delete, EtcdClient, Put, Snapshot, Transaction
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 from interceptors.tokens.opaque_token import OpaqueToken
+from interceptors.trust.bundle import TrustBundle
 
-__all__ = ["ALICE_PASSWORD", "AUDIENCES", "SCOPES", "Clock", "Interrupted", "Replica", "claims_of"]
+__all__ = ["ALICE_PASSWORD", "AUDIENCES", "SCOPES", "Clock", "InterruptedEtcdClient", "Replica", "claims_of"]
 
 ALICE_PASSWORD = "alice-password"
 SCOPES = ("shop.buy", "shop.read")
@@ -34,7 +35,7 @@ AUDIENCES = ("inventory", "storefront")
 
 
 class Clock:
-    """Seconds since 1970: the real time, moved by as much as the test says."""
+    """Seconds since 1970: the real time, plus as much as the test sets."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -43,31 +44,56 @@ class Clock:
         return time.time() + self.ahead
 
 
-class Interrupted(EtcdClient):
-    """A client of etcd before whose next commit something else happens: for the narrowest of races."""
+class InterruptedEtcdClient(EtcdClient):
+    """A client of etcd that runs `before_commit` right before its next commit, to force the narrowest races."""
 
     def __init__(self, settings: EtcdSettings) -> None:
         super().__init__(settings)
         self.before_commit: Callable[[], object] | None = None
 
-    def commit(
+    def commit_and_read(
         self,
-        conditions: Sequence[Unchanged | CreatedAt | NoneSince],
+        conditions: Sequence[Condition],
         operations: Sequence[Put | Delete],
+        keys: Sequence[str],
         *,
         timeout: float | None = None,
-    ) -> int | None:
-        """Lets the other thing happen first."""
-        happen, self.before_commit = self.before_commit, None
-        if happen is not None:
-            happen()
-        return super().commit(conditions, operations, timeout=timeout)
+    ) -> Snapshot | None:
+        """Runs `before_commit`, then commits. `commit` calls this too."""
+        self._interrupt()
+        return super().commit_and_read(conditions, operations, keys, timeout=timeout)
+
+    def commit_each(
+        self,
+        transactions: Sequence[Transaction],
+        *,
+        conditions: Sequence[Condition],
+        keys: Sequence[str],
+        timeout: float | None = None,
+    ) -> tuple[list[bool], Snapshot] | None:
+        """Runs `before_commit`, then commits."""
+        self._interrupt()
+        return super().commit_each(transactions, conditions=conditions, keys=keys, timeout=timeout)
+
+    def _interrupt(self) -> None:
+        before_commit, self.before_commit = self.before_commit, None
+        if before_commit is not None:
+            before_commit()
 
 
 class Replica:
-    """What a replica's server has behind its servicers. Several of them on one etcd are several replicas."""
+    """The parts behind a replica's servicers. Several of these on one etcd behave as several replicas."""
 
-    def __init__(self, etcd: EtcdClient, settings: AuthSettings, passwords: Passwords, clock: Clock) -> None:
+    def __init__(
+        self,
+        etcd: EtcdClient,
+        settings: AuthSettings,
+        passwords: Passwords,
+        clock: Clock,
+        *,
+        bundle: TrustBundle | None = None,
+        directory: KnownSessions | None = None,
+    ) -> None:
         self.etcd = etcd
         self.settings = settings
         self.clock = clock
@@ -76,23 +102,26 @@ class Replica:
         self.passwords = passwords
         self.revocation = Revoker(etcd, self.layout, settings, clock=clock)
         self.accounts = Accounts(etcd, self.layout, passwords, self.revocation)
-        ring = KeyRing(etcd, self.layout, self.vault)
-        self.issuer = Issuer(etcd=etcd, layout=self.layout, ring=ring, settings=settings, clock=clock)
+        signers = SignerCache(etcd, self.layout, self.vault)
+        self.issuer = Issuer(
+            etcd=etcd, layout=self.layout, signers=signers, settings=settings, bundle=bundle, clock=clock
+        )
         self.sessions = Sessions(
             etcd=etcd,
             layout=self.layout,
             issuer=self.issuer,
             revocation=self.revocation,
             settings=settings,
+            directory=directory,
             clock=clock,
         )
 
     def another(self, **settings: Any) -> Self:
-        """Another replica on the same etcd, with its own leases and opened keys."""
+        """Another replica on the same etcd, with its own leases and signers."""
         return type(self)(self.etcd, replace(self.settings, **settings), self.passwords, self.clock)
 
     def fence(self) -> CreatedAt:
-        """The leader's fence. In these tests nobody is deposed, unless somebody deletes the leader's key."""
+        """The leader's fence. No other replica campaigns, so it holds until a test deletes the leader's key."""
         revision = self.etcd.commit([], [Put(self.layout.leader, b"")])
         assert revision is not None
         return CreatedAt(
@@ -100,7 +129,7 @@ class Replica:
         )
 
     def rotate(self) -> None:
-        """Carries out what is due of the rotation; on a new mesh that is making the first key."""
+        """Carries out the steps of the rotation that are due. On a new mesh they make the first key."""
         rotator = Rotator(
             self.etcd,
             self.layout,
@@ -112,7 +141,7 @@ class Replica:
         rotator.step(self.fence())
 
     def replace_signing_key(self) -> None:
-        """Has another key sign, at once."""
+        """Replaces the signing key at once."""
         self.etcd.commit([], [Delete(self.layout.signing)])
         self.rotate()
 
@@ -121,15 +150,15 @@ class Replica:
         return self.accounts.authenticate_user("alice", ALICE_PASSWORD)
 
     def login(self, authenticate: Callable[[], Account] | None = None, **options: Any) -> auth_pb2.Credentials:
-        """Signs alice in, or whoever `authenticate` finds."""
+        """Signs alice in, or the account that `authenticate` returns."""
         return self.issuer.login(authenticate or self.alice, **options)
 
     def refresh(self, refresh_token: str) -> auth_pb2.Credentials:
-        """Trades a refresh token."""
+        """Exchanges a refresh token."""
         return self.sessions.refresh(OpaqueToken.parse(refresh_token))[0]
 
     def record(self, session_id: str) -> store_pb2.SessionRecord | None:
-        """A session's record as it lies in etcd."""
+        """A session's record in etcd; None if there is none."""
         key = self.layout.session(session_id)
         stored = self.etcd.read(key).values.get(key)
         return None if stored is None else store_pb2.SessionRecord.FromString(stored.value)
@@ -148,6 +177,6 @@ class Replica:
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """What an access token says, unverified."""
+    """The claims of an access token, unverified."""
     claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     return claims

@@ -1,4 +1,4 @@
-"""Where the checkout is."""
+"""The folder of the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A local mesh in processes of its own, as `make run` starts one."""
+"""A local mesh in its own processes, started as by `make run`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 import psutil
 
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
-from localmesh.control import ask
+from localmesh.control import send_request
 from localmesh.errors import LocalMeshError
 from localmesh.processes.process import Process
 from tests.support.repository import REPOSITORY
@@ -23,14 +23,14 @@ __all__ = ["REPOSITORY", "RunningMesh", "environment"]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without settings that a developer may have."""
+    """This process's environment without the settings of the developer's shell, and with some changes."""
     ours = ("CREDMESH_", "ETCD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name == "ETCD_BIN"}
     return kept | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "140"} | changes
 
 
 class RunningMesh:
-    """`python -m localmesh up` on free ports. It dies with this process at the latest."""
+    """A `python -m localmesh up` process, by default on free ports. It dies with this process at the latest."""
 
     def __init__(self, folder: Path, *, environ: dict[str, str] | None = None, any_ports: bool = True) -> None:
         self.folder = folder
@@ -43,17 +43,17 @@ class RunningMesh:
 
     @property
     def output(self) -> str:
-        """What it printed."""
+        """The output of the process."""
         return self.process.log_file.read_text()
 
     @property
     def profile(self) -> dict[str, Any]:
-        """What the mesh says of itself."""
+        """The profile that the mesh has written."""
         found: dict[str, Any] = json.loads((self.folder / "profile.json").read_text())
         return found
 
     def start(self, *, wait: bool = True) -> Self:
-        """Starts it and waits until it is up."""
+        """Starts the mesh and, unless `wait` is False, waits until it is up."""
         self.process.start()
         if wait:
             wait_until(self._up_or_ended, timeout=60, what="the mesh is up")
@@ -61,35 +61,35 @@ class RunningMesh:
         return self
 
     def status(self) -> dict[str, Any]:
-        """What its supervisor says."""
-        return ask(self.folder, do="status")
+        """The supervisor's answer to a status request."""
+        return send_request(self.folder, do="status")
 
     def state(self, part: str) -> str:
         """The state of one part."""
         return next(str(one["state"]) for one in self.status()["parts"] if one["name"] == part)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that it started, itself included."""
+        """The supervisor and all processes that it has started."""
         assert self.process.pid is not None
         supervisor = psutil.Process(self.process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
     def part_process(self, module: str) -> psutil.Process:
-        """The process of one part, by what its command line ends with."""
+        """The process of one part, found by the last word of its command line."""
         return next(one for one in self.processes() if one.cmdline()[-1] == module)
 
     def stop(self) -> int | None:
-        """Stops it as Ctrl-C does; its exit code."""
+        """Stops the mesh (SIGTERM) and returns its exit code."""
         self.process.terminate()
         assert self.process.wait(40), self.output
         return self.process.exit_code
 
     def channel(self, address: str) -> grpc.Channel:
-        """A channel to a part, without a credential."""
+        """A channel to a part, without credentials."""
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(self.profile["ca_file"]).read_bytes()))
 
     def sign_in(self, subject: str, **request: Any) -> auth_pb2.Credentials:
-        """Signs a user of the development accounts in."""
+        """Signs in a user of the development accounts."""
         grant = auth_pb2.PasswordGrant(subject=subject, password=f"{subject}-password")
         with self.channel(self.profile["replicas"][0]) as channel:
             stub = auth_pb2_grpc.AuthServiceStub(channel)

@@ -1,4 +1,4 @@
-"""What tests share. Waiting happens here and nowhere else."""
+"""Waiting for a condition, instead of sleeping; and signals to threads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ __all__ = ["free_port", "signal_another_thread", "wait_until"]
 
 T = TypeVar("T")
 
+_POLL_INTERVAL_SECONDS = 0.01
+
 
 def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") -> T:
-    """Waits until the condition is true and returns what it returned; fails the test after `timeout` seconds."""
+    """Waits until the condition is true and returns its value. Fails the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while True:
@@ -28,14 +30,15 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") 
         if value:
             return value
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout:g} s in vain{f' for {what}' if what else ''}; last saw {value!r}")
-        pause.wait(0.01)
+            pytest.fail(f"the condition{f' ({what})' if what else ''} was {value!r} after {timeout:g} s")
+        pause.wait(_POLL_INTERVAL_SECONDS)
 
 
 def signal_another_thread(pid: int, number: int) -> None:
-    """Sends a signal that a thread of the process takes which is not its main thread, as the kernel may at any time."""
+    """Sends a signal to a thread of the process other than its main thread. The kernel may choose such a thread too."""
     libc = ctypes.CDLL(None, use_errno=True)
     for task in Path(f"/proc/{pid}/task").iterdir():
+        # tgkill fails for a thread that has ended since it was listed. Then the next thread is tried.
         if int(task.name) != pid and libc.tgkill(pid, int(task.name), number) == 0:
-            return  # one that has ended since it was listed is passed over
+            return
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

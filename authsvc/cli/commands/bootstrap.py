@@ -1,7 +1,7 @@
-"""`credmesh bootstrap …`: what has to be there before anybody can sign in.
+"""`credmesh bootstrap …`: what a mesh needs before the first sign-in.
 
-These commands write straight into etcd, or into a file, and so need no credential: whoever reaches etcd as the auth
-service does may do all of this anyway.
+These commands write to etcd directly, or to a file, and need no credential. Access to etcd with the rights of the auth
+service allows all of this anyway.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from pathlib import Path
 
 import click
 
+from authsvc.cli.accounts import secret_file_option
 from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.options import Invocation, MeshGroup, pass_invocation
-from authsvc.cli.terminal.secrets import write_secret
+from authsvc.cli.terminal.secrets import create_secret_file
 
 __all__ = ["bootstrap"]
 
 
 @click.group("bootstrap", cls=MeshGroup)
 def bootstrap() -> None:
-    """Make what has to be there before anybody can sign in: the key-encryption key and the first client."""
+    """Make what a mesh needs before the first sign-in: the key-encryption key and the first client."""
 
 
 @bootstrap.command("kek")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @pass_invocation
 def bootstrap_kek(invocation: Invocation, path: Path) -> None:
-    """Write a new key-encryption key to FILE, which only you may read. It never overwrites one.
+    """Write a new key-encryption key to FILE. Only you may read the file. An existing file is not overwritten.
 
-    Every auth replica gets the same one by CREDMESH_KEK_FILE or CREDMESH_KEK. Without it the signing keys in etcd are
-    lost: keep a copy where you keep secrets.
+    Every auth replica gets the same key by CREDMESH_KEK_FILE or CREDMESH_KEK. The signing keys in etcd are lost
+    without it: keep a copy where you keep secrets.
     """
     from authsvc.accounts.bootstrap import generate_kek
 
@@ -38,8 +39,8 @@ def bootstrap_kek(invocation: Invocation, path: Path) -> None:
         generate_kek(path)
     except FileExistsError:
         raise Failure(
-            f"{path} is there already, and was left as it is",
-            next_step="A key-encryption key that is overwritten takes every signing key with it. Name another file.",
+            f"{path} exists already and was not changed",
+            next_step="Name another file. If a key-encryption key is overwritten, all signing keys are lost.",
         ) from None
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}", code=ExitCode.USAGE) from None
@@ -51,17 +52,13 @@ def bootstrap_kek(invocation: Invocation, path: Path) -> None:
 
 @bootstrap.command("operator")
 @click.option("--client-id", default="operator", show_default=True, metavar="ID", help="The client's id.")
-@click.option(
-    "--secret-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the secret to a new file that only you may read, instead of showing it.",
-)
+@secret_file_option
 @pass_invocation
 def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path | None) -> None:
-    """Make a client that may do everything these commands do, straight in etcd.
+    """Make a client that may use every command, directly in etcd.
 
-    etcd is where ETCD_ENDPOINTS says (ETCD_CA_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE; CREDMESH_ETCD_PREFIX), else where
-    the profile says. From then on make users and clients with `credmesh user add` and `credmesh client add`.
+    The address of etcd is from ETCD_ENDPOINTS (with ETCD_CA_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, CREDMESH_ETCD_PREFIX),
+    else from the profile. Make further accounts with `credmesh user add` and `credmesh client add`.
     """
     from authsvc.accounts.bootstrap import AUTH_AUDIENCE, OPERATOR_SCOPES, ensure_client
     from authsvc.api.validate import name
@@ -79,32 +76,32 @@ def bootstrap_operator(invocation: Invocation, client_id: str, secret_file: Path
         settings = read_settings(EtcdSettings, {**os.environ, **invocation.profile.etcd_environ()})
     except SettingsError as error:
         raise Failure(str(error), next_step="Set it, or `etcd` in the profile.", code=ExitCode.USAGE) from None
-    with write_secret(secret_file) as keep, EtcdClient(settings) as etcd:
+    with create_secret_file(secret_file) as write, EtcdClient(settings) as etcd:
         try:
             secret = ensure_client(
                 etcd, Layout(settings.prefix), client_id, scopes=OPERATOR_SCOPES, audiences=(AUTH_AUDIENCE,)
             )
         except EtcdUnavailable as error:
-            place = invocation.profile.place("etcd")
+            source = invocation.profile.source_of("etcd")
             raise Failure(
                 str(error),
-                next_step=f"Is it up, and does this machine reach it? {place} says where it is.",
+                next_step=f"Is etcd up, and can this machine reach it? The address is from {source}.",
                 code=ExitCode.UNREACHABLE,
             ) from None
         if secret is None:
             raise Failure(
-                f"client {client_id} is there already; its secret cannot be shown again",
-                next_step="Make one by another name: credmesh bootstrap operator --client-id NAME",
+                f"client {client_id} exists already, and its secret cannot be shown again",
+                next_step="Choose another name: credmesh bootstrap operator --client-id NAME",
                 code=ExitCode.NOTHING,
             )
-        keep(secret)
-    _say(invocation, client_id, secret, secret_file)
+        write(secret)
+    _show_client(invocation, client_id, secret, secret_file)
 
 
-def _say(invocation: Invocation, client_id: str, secret: str, secret_file: Path | None) -> None:
+def _show_client(invocation: Invocation, client_id: str, secret: str, secret_file: Path | None) -> None:
     if invocation.as_json:
-        where = {"clientSecret": secret} if secret_file is None else {"clientSecretFile": str(secret_file)}
-        invocation.output.data({"clientId": client_id, **where})
+        shown = {"clientSecret": secret} if secret_file is None else {"clientSecretFile": str(secret_file)}
+        invocation.output.data({"clientId": client_id, **shown})
     elif secret_file is not None:
         invocation.output.line(
             f"Made client {client_id}. Its secret is in {secret_file}: "
@@ -112,4 +109,4 @@ def _say(invocation: Invocation, client_id: str, secret: str, secret_file: Path 
         )
     else:
         invocation.output.line(secret)
-        invocation.output.note(f"Made client {client_id}. This is its secret, shown this once.")
+        invocation.output.note(f"Made client {client_id}. This is its secret; it is shown only once.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import click
 
@@ -19,31 +20,31 @@ _COLUMNS = (
     Column("History", whole=True),
     Column("Revision", width=8, whole=True),
     Column("Restored to", width=11),
-    Column("What gave it away", width=30),
+    Column("Evidence", width=30),
     Column("Noticed by", width=12, whole=True),
 )
-_RECENT = 7 * 86_400.0
+_RECENT_LOSS_SECONDS: Final = 7 * 86_400.0
 
 
 @click.command("history", cls=MeshCommand)
 @pass_invocation
 def history(invocation: Invocation) -> None:
-    """Tell whether etcd was ever restored from a backup, and what was done about it.
+    """Show whether etcd has lost a part of its history, and how the mesh recovered.
 
-    An etcd that is restored has forgotten what was revoked after the backup. The mesh answers that by itself: all
-    signing keys are replaced, every session ends, and everybody signs in again.
+    An etcd that is restored from a backup lacks the revocations after the backup. The mesh finds the loss and
+    recovers by itself: all signing keys are replaced, every session ends, and every user has to sign in again.
     """
     with invocation.connect() as auth:
         stub = history_pb2_grpc.HistoryServiceStub(auth.channel)
-        answer = auth.call(stub.GetHistory, history_pb2.GetHistoryRequest())
+        response = auth.call(stub.GetHistory, history_pb2.GetHistoryRequest())
     if invocation.as_json:
-        invocation.output.message(answer)
+        invocation.output.message(response)
         return
-    if not answer.HasField("history"):
-        invocation.output.line("No history was begun yet: is an auth replica of this version running?")
+    if not response.HasField("history"):
+        invocation.output.line("etcd has no record of a history yet: is an auth replica of this version running?")
         return
     now = time.time()
-    current = answer.history
+    current = response.history
     pairs = [
         ("history", current.history_id),
         ("began", moment(seconds(current.began_at), now)),
@@ -53,29 +54,29 @@ def history(invocation: Invocation) -> None:
         pairs.append(("last vouched for", moment(seconds(current.vouched_at), now)))
     invocation.output.pairs(pairs)
     invocation.output.line()
-    invocation.output.table(_COLUMNS, [_row(one, now) for one in answer.lost], empty="etcd has lost nothing.")
-    if answer.lost and now - seconds(answer.lost[0].answered_at) < _RECENT:
-        _explain(invocation, answer.lost[0])
+    invocation.output.table(_COLUMNS, [_row(loss, now) for loss in response.lost], empty="etcd has lost nothing.")
+    if response.lost and now - seconds(response.lost[0].answered_at) < _RECENT_LOSS_SECONDS:
+        _show_next_steps(invocation, response.lost[0])
 
 
-def _row(lost: history_pb2.LostHistory, now: float) -> list[Cell | str]:
+def _row(loss: history_pb2.LostHistory, now: float) -> list[Cell | str]:
     return [
-        Cell(moment(seconds(lost.answered_at) if lost.HasField("answered_at") else None, now), "bold red"),
-        lost.history_id,
-        str(lost.highest_revision or "-"),
-        str(lost.answered_revision or "-"),
-        lost.reason or "-",
-        lost.noticed_by or "-",
+        Cell(moment(seconds(loss.answered_at) if loss.HasField("answered_at") else None, now), "bold red"),
+        loss.history_id,
+        str(loss.highest_revision or "-"),
+        str(loss.answered_revision or "-"),
+        loss.reason or "-",
+        loss.noticed_by or "-",
     ]
 
 
-def _explain(invocation: Invocation, lost: history_pb2.LostHistory) -> None:
+def _show_next_steps(invocation: Invocation, loss: history_pb2.LostHistory) -> None:
     invocation.output.line()
     for line in (
-        f"Since {local_time(seconds(lost.answered_at))} nothing counts that was issued before: signing keys were "
-        "replaced, sessions ended.",
-        "Users and clients are as of the backup. Do again what was done to them after it: users deleted or added, "
-        "passwords set, clients deleted.",
-        "The audit trail (user.create, user.delete, user.password, client.create, client.delete) tells what that was.",
+        f"Nodes refuse every credential that was issued before {local_time(seconds(loss.answered_at))}: signing keys "
+        "were replaced, and sessions ended.",
+        "Users and clients are as they were in the backup. Repeat the later changes: users added or deleted, passwords "
+        "set, clients added or deleted.",
+        "The audit trail has these changes (user.create, user.delete, user.password, client.create, client.delete).",
     ):
         invocation.output.line(line)

@@ -17,15 +17,15 @@ __all__ = ["nodes"]
 
 _COLUMNS = (
     Column("Node", whole=True),
-    Column("Service", width=10, wide=1),  # a node's id begins with it
-    Column("Address", width=15, wide=4),
-    Column("Version", width=7, wide=5),
-    Column("RegisteredNode", width=12, wide=3),
+    Column("Service", width=10, optional=1),  # a node's id begins with its service
+    Column("Address", width=15, optional=4),
+    Column("Version", width=7, optional=5),
+    Column("Registered", width=12, optional=3),
 )
 _PROBE_COLUMNS = (
     Column("Answered", width=9, whole=True),
     Column("Freshness", width=9, whole=True),
-    Column("Revision", width=8, whole=True, wide=2),
+    Column("Revision", width=8, whole=True, optional=2),
 )
 
 
@@ -33,27 +33,28 @@ _PROBE_COLUMNS = (
 @click.option(
     "--probe/--no-probe",
     default=None,
-    help="Ask each to answer first, or none. With --probe the exit code is 1 if one does not answer within 2 s.",
+    help="Probe each node, or none. Only with --probe the exit code is 1 if a node does not answer within 2 s.  "
+    "[default: probe]",
 )
 @pass_invocation
 def nodes(invocation: Invocation, probe: bool | None) -> None:
     """List the nodes: the processes that verify credentials.
 
-    Each is asked to answer. FRESHNESS is how old its knowledge of revocations could be at most just then: a measured
-    bound, in which no wall clock takes part.
+    A probe asks each node to answer. FRESHNESS is then the node's freshness: the greatest possible age of its knowledge
+    of revocations. It is measured, and does not depend on a wall clock.
     """
-    strictly, probe = bool(probe), probe is not False
+    requires_answers, probe = bool(probe), probe is not False
     with invocation.connect() as auth:
         stub = nodes_pb2_grpc.NodeServiceStub(auth.channel)
-        answer = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(probe=probe))
+        response = auth.every_page(stub.ListNodes, nodes_pb2.ListNodesRequest(probe=probe))
     if invocation.as_json:
-        invocation.output.message(answer)
+        invocation.output.message(response)
     else:
         now = time.time()
         columns = _COLUMNS + (_PROBE_COLUMNS if probe else ())
-        rows = [_row(node, now, probe=probe) for node in answer.nodes]
+        rows = [_row(node, now, probe=probe) for node in response.nodes]
         invocation.output.table(columns, rows, empty="No node is registered.")
-    if strictly and not all(node.acknowledged for node in answer.nodes):
+    if requires_answers and not all(node.acknowledged for node in response.nodes):
         raise click.exceptions.Exit(int(ExitCode.FAILED))
 
 

@@ -9,9 +9,9 @@ from typing import Final
 import click
 
 from authsvc.cli.failure import ExitCode, Failure
-from authsvc.cli.mesh.known_names import subject_is_known, unknown_subject, warn
+from authsvc.cli.mesh.typo_warnings import subject_exists, unknown_subject_warning, warn
 from authsvc.cli.options import Invocation, MeshCommand, pass_invocation
-from authsvc.cli.receipts import ask_to_wait, exit_by, show_receipt, wait_options
+from authsvc.cli.receipts import exit_if_incomplete, set_wait, show_receipt, wait_options
 from authsvc.cli.terminal.output import Cell, Column, as_data, join
 from authsvc.cli.terminal.times import moment
 from authsvc.store.timestamps import seconds
@@ -23,49 +23,49 @@ _COLUMNS = (
     Column("Session", width=22, whole=True),
     Column("Subject", width=10),
     Column("Client", width=8),
-    Column("Kind", width=6, wide=True),
-    Column("Begun", width=10, wide=True),
+    Column("Kind", width=6, optional=1),
+    Column("Begun", width=10, optional=1),
     Column("Last seen", width=10),
     Column("Times out", width=10),
-    Column("Ends", width=10, wide=True),
-    Column("Audiences", wide=True),
-    Column("Scopes", wide=True),
+    Column("Ends", width=10, optional=1),
+    Column("Audiences", optional=1),
+    Column("Scopes", optional=1),
 )
 
 _ID_LIKE_AN_OPTION: Final = re.compile(r"-[A-Za-z0-9_-]{21}")
 
 
 @click.command("sessions", cls=MeshCommand)
-@click.option("--subject", default="", metavar="NAME", help="Only this user's.")
-@click.option("--count", is_flag=True, help="Only say how many there are.")
+@click.option("--subject", default="", metavar="NAME", help="Only the sessions of this subject.")
+@click.option("--count", is_flag=True, help="Print only how many there are.")
 @pass_invocation
 def sessions(invocation: Invocation, subject: str, count: bool) -> None:
-    """List the live sessions: whose they are, and when they were last seen.
+    """List the live sessions: the subject of each, and when it was last seen.
 
-    Where a subject has none, and nobody of that name is there, a warning says so (in --json: `known` is false).
+    If a subject has no session and no account has its name, a warning says so (in --json: `known` is false).
     """
     request = sessions_pb2.ListSessionsRequest(subject=subject, page_size=1)
     with invocation.connect() as auth:
         stub = sessions_pb2_grpc.SessionServiceStub(auth.channel)
-        answer = auth.call(stub.ListSessions, request) if count else auth.every_page(stub.ListSessions, request)
-        known = subject_is_known(auth, subject) if subject and not answer.total_size else None
+        response = auth.call(stub.ListSessions, request) if count else auth.every_page(stub.ListSessions, request)
+        known = subject_exists(auth, subject) if subject and not response.total_size else None
     if count:
-        answer = sessions_pb2.ListSessionsResponse(total_size=answer.total_size)
+        response = sessions_pb2.ListSessionsResponse(total_size=response.total_size)
     if invocation.as_json:
-        invocation.output.data(as_data(answer) | ({} if known is None else {"known": known}))
+        invocation.output.data(as_data(response) | ({} if known is None else {"known": known}))
     elif count:
-        invocation.output.line(str(answer.total_size))
+        invocation.output.line(str(response.total_size))
     else:
         now = time.time()
-        nobody = f"{subject} has no session." if subject else "There is no session."
-        invocation.output.table(_COLUMNS, [_row(session, now) for session in answer.sessions], empty=nobody)
+        empty = f"{subject} has no session." if subject else "There is no session."
+        invocation.output.table(_COLUMNS, [_row(session, now) for session in response.sessions], empty=empty)
     if known is False and not invocation.as_json:
-        warn(unknown_subject(subject))
+        warn(unknown_subject_warning(subject))
 
 
 class _Kick(MeshCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # A session's id is random base64url, so that one in 64 begins as an option does.
+        # A session id may begin with a dash, like an option. Behind "--" click does not take it for one.
         if "--" not in args:
             ids = [argument for argument in args if _ID_LIKE_AN_OPTION.fullmatch(argument)]
             args = [*(argument for argument in args if argument not in ids), "--", *ids]
@@ -74,14 +74,14 @@ class _Kick(MeshCommand):
 
 @click.command("kick", cls=_Kick)
 @click.argument("session_ids", metavar="SESSION_ID...", nargs=-1, required=True)
-@click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail.")
+@click.option("--reason", default="", metavar="TEXT", help="The reason, for the audit trail.")
 @wait_options
 @pass_invocation
 def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str, wait: bool, at_most: float | None) -> None:
     """End sessions by their ids, as `credmesh sessions` lists them.
 
-    Every node refuses their credentials, and their open streams end. To end all of a user's: credmesh revoke --subject.
-    Of several sessions --json tells in one list of those that were ended.
+    Every node refuses their credentials, and their open streams end. To end all sessions of a user: credmesh revoke
+    --subject. With several ids --json prints one list of the sessions that were ended.
     """
     ended: list[tuple[str, sessions_pb2.KickSessionResponse]] = []
     missing: list[str] = []
@@ -90,41 +90,44 @@ def kick(invocation: Invocation, session_ids: tuple[str, ...], reason: str, wait
         try:
             for session_id in session_ids:
                 request = sessions_pb2.KickSessionRequest(session_id=session_id, reason=reason)
-                ask_to_wait(request, wait=wait, at_most=at_most)
+                set_wait(request, wait=wait, at_most=at_most)
+                timeout = invocation.call_timeout(waits_for_nodes=request.wait)
                 try:
-                    answer = auth.call(stub.KickSession, request, timeout=invocation.patience if request.wait else None)
+                    response = auth.call(stub.KickSession, request, timeout=timeout)
                 except Failure as failure:
                     if failure.exit_code != ExitCode.NOTHING:
                         raise
                     missing.append(session_id)
                     continue
-                ended.append((session_id, answer))
+                ended.append((session_id, response))
                 if not invocation.as_json:
-                    _tell(invocation, session_id, answer)
+                    _show_ended(invocation, session_id, response)
         finally:
-            # Whatever came in between: what was ended has been ended, and a script has to know.
+            # Even after a failure: a script must learn which sessions were ended before it.
             if invocation.as_json:
-                _write(invocation, ended, several=len(session_ids) > 1)
+                _show_ended_as_json(invocation, ended, several=len(session_ids) > 1)
     if missing:
         raise Failure(
             f"no such session: {' '.join(missing)}",
-            next_step="It may have ended by itself. `credmesh sessions` lists those that live.",
+            next_step="It may have ended already. `credmesh sessions` lists the live sessions.",
             code=ExitCode.NOTHING,
             reason="NOT_FOUND",
         )
-    for _, answer in ended:
-        if answer.HasField("receipt"):
-            exit_by(answer.receipt)
+    for _, response in ended:
+        if response.HasField("receipt"):
+            exit_if_incomplete(response.receipt)
 
 
-def _tell(invocation: Invocation, session_id: str, answer: sessions_pb2.KickSessionResponse) -> None:
-    invocation.output.line(f"Ended session {session_id}: from revision {answer.revision} on nodes refuse it.")
-    if answer.HasField("receipt"):
-        show_receipt(invocation.output, answer.receipt)
+def _show_ended(invocation: Invocation, session_id: str, response: sessions_pb2.KickSessionResponse) -> None:
+    invocation.output.line(f"Ended session {session_id}. Nodes refuse it from revision {response.revision} on.")
+    if response.HasField("receipt"):
+        show_receipt(invocation.output, response.receipt)
 
 
-def _write(invocation: Invocation, ended: list[tuple[str, sessions_pb2.KickSessionResponse]], *, several: bool) -> None:
-    answers = [{"sessionId": session_id, **as_data(answer)} for session_id, answer in ended]
+def _show_ended_as_json(
+    invocation: Invocation, ended: list[tuple[str, sessions_pb2.KickSessionResponse]], *, several: bool
+) -> None:
+    answers = [{"sessionId": session_id, **as_data(response)} for session_id, response in ended]
     if several:
         invocation.output.data(answers)
     elif answers:

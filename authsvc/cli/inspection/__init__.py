@@ -1,1 +1,1 @@
-"""Explaining a token: its members, and the checks that a node would make."""
+"""Inspecting a token: what its members mean, and the checks that a node would make."""

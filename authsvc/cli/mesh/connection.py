@@ -1,10 +1,9 @@
-"""Calls to the auth service: over one channel, as the profile's client, as the signed-in user, or as nobody."""
+"""Calls to the auth service over one channel: their credential, deadline, pages, and failures as `Failure`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -12,21 +11,21 @@ import grpc
 from google.protobuf.message import Message
 
 from authsvc.cli.failure import ExitCode, Failure
-from authsvc.cli.mesh.error_advice import DEADLINE_EXCEEDED, Speaker, Trouble, explain
+from authsvc.cli.mesh.error_advice import DEADLINE_EXCEEDED, CallerAccount, CallError, failure_of_call
 from authsvc.cli.mesh.profile import Profile, require_auth
-from authsvc.cli.mesh.saved_login import current_token, read_login, renewed_token
-from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
-from interceptors.client import ClientSecret, channel
+from interceptors.client import channel
 from interceptors.error_details import error_info_in
 from interceptors.errors import Reason, reason_of
 
-__all__ = ["DEADLINE_EXCEEDED", "Connection"]
+__all__ = ["DEADLINE_EXCEEDED", "Connection", "Renew"]
 
-AUDIENCE: Final = "credmesh.auth"
 PAGE_SIZE: Final = 1000
 
 Q = TypeVar("Q", bound=Message, contravariant=True)
 A = TypeVar("A", bound=Message, covariant=True)
+
+Renew = Callable[[str], str]
+"""Returns a new credential in place of a refused one."""
 
 
 class Method(Protocol[Q, A]):
@@ -37,112 +36,107 @@ class Method(Protocol[Q, A]):
 
 
 class StreamMethod(Protocol[Q, A]):
-    """A stub's method whose answers come one after the other."""
+    """A stub's method that returns a stream of responses."""
 
     def __call__(self, request: Q, *, timeout: float | None, metadata: Any) -> Iterator[A]:
         """Makes the call."""
 
 
 class Connection:
-    """A channel to the auth service, and who speaks over it.
+    """A channel to the auth service, and the credential that its calls carry.
 
-    Failures of calls come out as `Failure`, which says what to do. A credential that was refused because it is old is
-    renewed once. Use it as a context manager.
+    A call that fails raises `Failure`, which says what to do. A call that is refused because its credential has become
+    invalid is repeated once with a renewed credential. A context manager.
     """
 
     def __init__(self, profile: Profile, *, timeout: float) -> None:
-        """A connection that speaks as nobody. Failure if the profile does not say where to."""
+        """A connection without a credential. Failure if the profile has no address of an auth service.
+
+        timeout  seconds for one call
+        """
         require_auth(profile)
         self.profile = profile
-        self.speaker = Speaker()
+        self.account = CallerAccount()
         self._timeout = timeout
         self._credential = ""
-        self._renew: Callable[[str], str] | None = None
-        self.channel = _channel(profile)
+        self._renew: Renew | None = None
+        self.channel = _open_channel(profile)
 
-    @classmethod
-    def signed_in(cls, profile: Profile, *, timeout: float, speak_as: str, prefer: str) -> Self:
-        """A connection that speaks as the profile's client or the signed-in user.
-
-        speak_as is "client", "user" or "": then it is whom the command would rather be, `prefer`, if that is there.
-        """
-        connection = cls(profile, timeout=timeout)
-        try:
-            connection._sign_in(speak_as or _choice(profile, prefer))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
+    @property
     def credential(self) -> str:
-        """The credential that calls carry. A secret."""
+        """The credential that calls carry; "" for none. A secret."""
         return self._credential
+
+    def use_credential(self, credential: str, *, renew: Renew | None) -> None:
+        """Sets the credential of the following calls, and how to renew it; None if it cannot be renewed."""
+        self._credential = credential
+        self._renew = renew
 
     def call(
         self, method: Method[Q, A], request: Q, *, credential: str | None = None, timeout: float | None = None
     ) -> A:
-        """Makes a call, with the connection's credential or the one given. Raises Failure.
+        """Makes a call. Raises Failure.
 
-        timeout: seconds that it may take; by default the connection's.
+        credential  sent in place of the connection's, and never renewed; "" for none
+        timeout     seconds; by default the connection's
         """
         timeout = self._timeout if timeout is None else timeout
+        used = self._credential if credential is None else credential
         try:
-            return self._call(method, request, self._credential if credential is None else credential, timeout)
+            return method(request, timeout=timeout, metadata=_metadata(used))
         except grpc.RpcError as error:
-            reason = _trouble(error).reason
-            if credential is not None or self._renew is None or reason is None or not reason.renewable:
-                raise self._failure(error) from None
-        self._credential = self._renew(self._credential)
+            if credential is not None or self._renewable_reason(error) is None:
+                raise self._failure(error, timeout) from None
+        self._renew_credential(used)
         try:
-            return self._call(method, request, self._credential, timeout)
+            return method(request, timeout=timeout, metadata=_metadata(self._credential))
         except grpc.RpcError as error:
-            raise self._failure(error) from None
+            raise self._failure(error, timeout) from None
 
     def stream(self, method: StreamMethod[Q, A], request: Q, *, timeout: float | None = None) -> Iterator[A]:
-        """Makes a call whose answers come one after the other, and gives them. Raises Failure, DEADLINE_EXCEEDED too.
+        """Makes a call that returns a stream, and yields its responses. Raises Failure, also for DEADLINE_EXCEEDED.
 
-        A stream ends with the credential that opened it: with a new one it is made again, and begins from its
-        beginning. So for as long as it takes; for a credential that was revoked once, since somebody may mean it.
+        A stream ends when its credential does. It is then opened again with a renewed credential, and starts from the
+        beginning. It is opened again as often as the credential expires, but only once after a revocation: a second one
+        is probably meant for this caller.
 
-        timeout: seconds that all of it may take; None for as long as the caller listens.
+        timeout  seconds for all of it; None for no limit
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         renewed = revoked = False
         while True:
-            credential, answered = self._credential, False
-            entry = (("authorization", f"Bearer {credential}"),) if credential else None
+            used, answered = self._credential, False
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             try:
-                for answer in method(request, timeout=left, metadata=entry):
+                for response in method(request, timeout=left, metadata=_metadata(used)):
                     answered = True
-                    yield answer
+                    yield response
             except grpc.RpcError as error:
-                reason = _trouble(error).reason
-                if self._renew is None or reason is None or not reason.renewable:
-                    raise self._failure(error) from None
-                # A new one that is refused at once will be so again.
+                reason = self._renewable_reason(error)
+                if reason is None:
+                    raise self._failure(error, timeout) from None
+                # A renewed credential that is refused at once would be refused again.
                 if (renewed and not answered) or (revoked and reason is Reason.CREDENTIAL_REVOKED):
-                    raise self._failure(error) from None
+                    raise self._failure(error, timeout) from None
             else:
                 return
             renewed, revoked = True, revoked or reason is Reason.CREDENTIAL_REVOKED
-            if self._credential == credential:  # a call that was made meanwhile may have renewed it
-                self._credential = self._renew(credential)
+            self._renew_credential(used)
 
     def every_page(self, method: Method[Q, A], request: Q, *, page_size: int = PAGE_SIZE) -> A:
-        """Makes a list call until its last page; the answers in one. Raises Failure."""
-        asked: Any = request
-        asked.page_size = page_size
-        answer: Any = self.call(method, request)
-        token = answer.next_page_token
+        """Makes a list call for every page, and returns them merged into one response. Raises Failure."""
+        page_request: Any = request
+        page_request.page_size = page_size
+        merged: Any = self.call(method, request)
+        token = merged.next_page_token
         while token:
-            asked.page_token = token
+            page_request.page_token = token
             page: Any = self.call(method, request)
             token = page.next_page_token
-            answer.MergeFrom(page)
-        answer.ClearField("next_page_token")
-        whole: A = answer
-        return whole
+            merged.MergeFrom(page)
+        merged.ClearField("next_page_token")
+        response: A = merged
+        return response
 
     def close(self) -> None:
         """Closes the channel."""
@@ -156,62 +150,32 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _call(self, method: Method[Q, A], request: Q, credential: str, timeout: float) -> A:
-        entry = (("authorization", f"Bearer {credential}"),) if credential else None
-        return method(request, timeout=timeout, metadata=entry)
+    def _renewable_reason(self, error: grpc.RpcError) -> Reason | None:
+        """The reason of a refusal that a renewed credential may overcome; None for any other error."""
+        reason = _call_error(error).reason
+        return reason if self._renew is not None and reason is not None and reason.renewable else None
 
-    def _sign_in(self, kind: str) -> None:
-        if kind == "user":
-            path = self.profile.credentials_file
-            saved = read_login(path)
-            self.speaker = Speaker("user", "" if saved is None else saved.subject)
-            self._credential = current_token(path, self._refresh, time.time())
-            if saved is None or not saved.session_token:  # a session token is never renewed: it lives with its session
-                self._renew = lambda old: self._renewed(path, old)
-        else:
-            self.speaker = Speaker("client", self.profile.client_id)
-            self._credential = self._client_token()
-            self._renew = lambda _: self._client_token()
+    def _renew_credential(self, used: str) -> None:
+        """Renews the credential, unless a call that was made during a stream has renewed it since `used`."""
+        if self._renew is not None and self._credential == used:
+            self._credential = self._renew(used)
 
-    def _client_token(self) -> str:
-        # The secret goes into this one request; nothing holds on to it.
-        source = ClientSecret(self.profile.client_id, self.profile.client_secret(), audiences=(AUDIENCE,))
-        stub = auth_pb2_grpc.AuthServiceStub(self.channel)
-        return self.call(stub.Login, source.login_request(), credential="").credentials.access_token
-
-    def _refresh(self, refresh_token: str) -> auth_pb2.Credentials:
-        stub = auth_pb2_grpc.AuthServiceStub(self.channel)
-        request = auth_pb2.RefreshRequest(refresh_token=refresh_token)
-        return self.call(stub.Refresh, request, credential="").credentials
-
-    def _renewed(self, path: Path, old: str) -> str:
-        return renewed_token(path, self._refresh, time.time(), old=old)
-
-    def _failure(self, error: grpc.RpcError) -> Failure:
-        return explain(_trouble(error), self.profile, self.speaker, timeout=self._timeout)
+    def _failure(self, error: grpc.RpcError, timeout: float | None) -> Failure:
+        seconds = self._timeout if timeout is None else timeout
+        return failure_of_call(_call_error(error), self.profile, self.account, timeout=seconds)
 
 
-def _choice(profile: Profile, prefer: str) -> str:
-    if prefer == "user" and profile.credentials_file.exists():
-        return "user"
-    if profile.client_id:
-        return "client"
-    if profile.credentials_file.exists():
-        return "user"
-    raise Failure(
-        f"nobody is signed in, and {profile.origin} names no client",
-        next_step="Sign in with `credmesh login SUBJECT`, or set client_id and client_secret_file in the profile.",
-        code=ExitCode.USAGE,
-    )
+def _metadata(credential: str) -> tuple[tuple[str, str], ...] | None:
+    return (("authorization", f"Bearer {credential}"),) if credential else None
 
 
-def _channel(profile: Profile) -> grpc.Channel:
+def _open_channel(profile: Profile) -> grpc.Channel:
     files = {"ca_file": profile.ca_file, "cert_file": profile.cert_file, "key_file": profile.key_file}
     for name, path in files.items():
         if path is not None and not path.is_file():
             raise Failure(
-                f"{path}, which {profile.place(name)} names, is not there",
-                next_step="`make run` makes a new development CA; for another mesh ask whoever runs it for its CA.",
+                f"{path} does not exist; {profile.source_of(name)} names it",
+                next_step="`make run` makes a new development CA. For another mesh, ask its operator for the CA.",
                 code=ExitCode.USAGE,
             )
     try:
@@ -225,15 +189,15 @@ def _channel(profile: Profile) -> grpc.Channel:
         )
     except (OSError, ValueError) as error:
         raise Failure(
-            f"the auth service at {profile.auth} cannot be spoken to: {error}",
-            next_step=f"{profile.place('auth')} says where it is; `credmesh --help` explains the entries of a profile.",
+            f"no connection to the auth service at {profile.auth} is possible: {error}",
+            next_step=f"Check {profile.setting_of('auth')}; `credmesh --help` explains the entries of a profile.",
             code=ExitCode.USAGE,
         ) from None
 
 
-def _trouble(error: grpc.RpcError) -> Trouble:
+def _call_error(error: grpc.RpcError) -> CallError:
     trailing: Any = error.trailing_metadata() or ()
     info = error_info_in(trailing)
-    return Trouble(
+    return CallError(
         error.code(), error.details() or "", reason_of(trailing), {} if info is None else dict(info.metadata)
     )

@@ -1,4 +1,4 @@
-"""What a failed call means to the person who ran a command: what happened, what to do next, which exit code."""
+"""Turns a failed call into a message: what happened, what to do next, and the exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from authsvc.cli.failure import ExitCode, Failure
 from authsvc.cli.mesh.profile import Profile
 from interceptors.errors import Reason
 
-__all__ = ["DEADLINE_EXCEEDED", "Speaker", "Trouble", "explain"]
+__all__ = ["DEADLINE_EXCEEDED", "CallError", "CallerAccount", "failure_of_call"]
 
 _Code: Final = grpc.StatusCode
 DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
@@ -23,16 +23,16 @@ _EXIT_CODES: Final = {
     _Code.NOT_FOUND: ExitCode.NOTHING,
     _Code.INVALID_ARGUMENT: ExitCode.USAGE,
 }
-_COMMANDS: Final = {
+_COMMAND_ADVICE: Final = {
     "ListKeys": "`credmesh keys` lists the signing keys.",
     "ListClients": "`credmesh client list` lists the clients and their secrets' ids.",
 }
-"""What makes the calls that the auth service advises in its errors, which are for programs too."""
-# gRPC has no code for "no connection": its texts decide whether anybody was there to answer. A text that changes makes
-# the message less exact, never wrong.
+"""RPCs that the auth service recommends in its error texts, and the command that makes each of them."""
+# gRPC has no status for "no connection", so its error texts decide what went wrong. If a future gRPC changes a text,
+# the message becomes less exact, not wrong.
 _TLS_TEXTS: Final = ("SSL", "handshak", "Handshak")
-_HUNG_UP_TEXTS: Final = ("Socket closed", "Connection reset")
-_NOBODY_TEXTS: Final = (
+_CLOSED_TEXTS: Final = ("Socket closed", "Connection reset")
+_NO_SERVER_TEXTS: Final = (
     "failed to connect",
     "connections to all backends failing",
     "Connection refused",
@@ -48,8 +48,12 @@ _NOBODY_TEXTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
-    """As whom a call was made; `kind` is "client", "user", or "" for nobody, or for the user `name` who signs in."""
+class CallerAccount:
+    """The account that a call is made as.
+
+    kind  "client", "user", or "" for a call without a credential
+    name  its name; with kind "" the user who is signing in, or ""
+    """
 
     kind: str = ""
     name: str = ""
@@ -59,8 +63,8 @@ class Speaker:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """What a failed call said: its status, and the ErrorInfo if credmesh sent one."""
+class CallError:
+    """A failed call: its status, and what its ErrorInfo holds if credmesh sent one."""
 
     code: grpc.StatusCode
     details: str = ""
@@ -68,119 +72,119 @@ class Trouble:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def explain(trouble: Trouble, profile: Profile, speaker: Speaker, *, timeout: float) -> Failure:
-    """The failure to show. `timeout` is how many seconds the call had."""
-    if trouble.reason is not None:
-        return _refused(trouble, trouble.reason, profile, speaker)
-    if trouble.code is _Code.UNAVAILABLE:
-        return _unavailable(trouble, profile)
-    code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
-    message, next_step = trouble.details or f"the auth service answered {trouble.code.name}", _command(trouble)
-    if trouble.code is _Code.DEADLINE_EXCEEDED:
+def failure_of_call(error: CallError, profile: Profile, account: CallerAccount, *, timeout: float) -> Failure:
+    """The failure to show for a call. `timeout` is the call's, in seconds."""
+    if error.reason is not None:
+        return _refusal(error, error.reason, profile, account)
+    if error.code is _Code.UNAVAILABLE:
+        message, next_step = _connection_problem(error.details, profile)
+        return Failure(message, next_step=next_step, code=ExitCode.UNREACHABLE, reason=error.code.name)
+    code = _EXIT_CODES.get(error.code, ExitCode.FAILED)
+    message, next_step = error.details or f"the auth service answered {error.code.name}", _command_advice(error)
+    if error.code is _Code.DEADLINE_EXCEEDED:
         message = f"the auth service at {profile.auth} did not answer within {timeout:g} s"
-        next_step = "Give it longer with --timeout SECONDS, or look at its log: it may be waiting for etcd."
-    elif trouble.code is _Code.UNIMPLEMENTED:
-        message = f"what listens at {profile.auth} does not know this call"
-        next_step = f"Is that an auth service, and as new as this command? {profile.place('auth')} says where it is."
-    elif trouble.code in (_Code.INTERNAL, _Code.UNKNOWN):
-        next_step = "The auth service's log says more (`make run` keeps it in .mesh/logs)."
-    return Failure(message, next_step=next_step, code=code, reason=trouble.code.name)
+        next_step = "Allow more time with --timeout SECONDS. The auth service's log shows whether it waits for etcd."
+    elif error.code is _Code.UNIMPLEMENTED:
+        message = f"the server at {profile.auth} does not know this call"
+        next_step = (
+            "It may not be an auth service, or be older than this command. Its address is from "
+            f"{profile.source_of('auth')}."
+        )
+    elif error.code in (_Code.INTERNAL, _Code.UNKNOWN):
+        next_step = "The auth service's log has the cause (`make run` keeps it in .mesh/logs)."
+    return Failure(message, next_step=next_step, code=code, reason=error.code.name)
 
 
-def _command(trouble: Trouble) -> str:
-    """The command for the call that the text advises; "" if it advises none."""
-    return next((command for name, command in _COMMANDS.items() if name in trouble.details), "")
+def _command_advice(error: CallError) -> str:
+    """The command that makes the RPC that the text recommends; "" if it recommends none."""
+    return next((command for rpc, command in _COMMAND_ADVICE.items() if rpc in error.details), "")
 
 
-def _unavailable(trouble: Trouble, profile: Profile) -> Failure:
-    message, next_step = _who_is_away(trouble.details, profile)
-    return Failure(message, next_step=next_step, code=ExitCode.UNREACHABLE, reason=_Code.UNAVAILABLE.name)
-
-
-def _who_is_away(details: str, profile: Profile) -> tuple[str, str]:
-    trusted = "the system's authorities" if profile.ca_file is None else str(profile.ca_file)
+def _connection_problem(details: str, profile: Profile) -> tuple[str, str]:
+    """What to show for UNAVAILABLE without a reason: the message and the next step."""
+    trusted = "the system's CAs" if profile.ca_file is None else str(profile.ca_file)
     if "Hostname Verification" in details or "Peer name" in details:
         return (
             f"the certificate of {profile.auth} is for another host",
-            f"Set {profile.entry('server_name')} to the name that it holds.",
+            f"Set {profile.setting_of('server_name')} to the name in the certificate.",
         )
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return (
             f"the certificate of {profile.auth} is not signed by {trusted}",
-            f"{profile.entry('ca_file')} has to be what signed it. A mesh that was made anew has a new one.",
+            f"Set {profile.setting_of('ca_file')} to the CA that signed it. A new mesh has a new CA.",
         )
     if "WRONG_VERSION_NUMBER" in details:
         return (
-            f"what listens at {profile.auth} speaks no TLS",
-            "Is that the right port? plaintext (CREDMESH_PLAINTEXT) is for a mesh without TLS.",
+            f"the server at {profile.auth} does not use TLS",
+            "Check the port. For a mesh without TLS set plaintext (CREDMESH_PLAINTEXT).",
         )
     if any(text in details for text in _TLS_TEXTS):
         return (
             f"no TLS connection to {profile.auth}: {details}",
-            f"What is trusted is {trusted}; {profile.entry('ca_file')} is where to change that.",
+            f"The trusted CA is {trusted}; {profile.setting_of('ca_file')} sets it.",
         )
-    if profile.plaintext and profile.ca_file is None and any(text in details for text in _HUNG_UP_TEXTS):
+    if profile.plaintext and profile.ca_file is None and any(text in details for text in _CLOSED_TEXTS):
         return (
-            f"what listens at {profile.auth} hangs up on a connection without TLS",
-            f"Set {profile.entry('ca_file')}, in place of {profile.entry('plaintext')}.",
+            f"the server at {profile.auth} closed a connection without TLS",
+            f"If it uses TLS, set {profile.setting_of('ca_file')} and remove {profile.setting_of('plaintext')}.",
         )
-    if not details or any(text in details for text in _NOBODY_TEXTS):
+    if not details or any(text in details for text in _NO_SERVER_TEXTS):
         return (
-            f"nobody answers at {profile.auth}",
-            f"Is the mesh up? `make run` starts one on this machine. {profile.place('auth')} says where it is.",
+            f"no server answers at {profile.auth}",
+            f"Is the mesh up? `make run` starts one on this machine. The address is from {profile.source_of('auth')}.",
         )
-    return f"the auth service cannot answer now: {details}", "Try again. If it lasts: is etcd up?"
+    return f"the auth service cannot answer now: {details}", "Try again. If it keeps failing, check that etcd is up."
 
 
-def _refused(trouble: Trouble, reason: Reason, profile: Profile, speaker: Speaker) -> Failure:
-    code = _EXIT_CODES.get(trouble.code, ExitCode.FAILED)
+def _refusal(error: CallError, reason: Reason, profile: Profile, account: CallerAccount) -> Failure:
+    code = _EXIT_CODES.get(error.code, ExitCode.FAILED)
     message, next_step = reason.message, ""
-    if reason in (Reason.SCOPE_MISSING, Reason.AUDIENCE_MISMATCH) and not speaker.kind and speaker.name:
-        message, next_step = _not_granted(trouble, reason, speaker.name)
+    if reason in (Reason.SCOPE_MISSING, Reason.AUDIENCE_MISMATCH) and not account.kind and account.name:
+        message, next_step = _login_exceeds_account(error, reason, account.name)
     elif reason is Reason.SCOPE_MISSING:
-        scope = trouble.metadata.get("scope", "")
-        message = f"{speaker} may not do this: it lacks the scope {scope}" if scope else f"{speaker} lacks a scope"
+        scope = error.metadata.get("scope", "")
+        message = f"{account} may not do this: it lacks {f'the scope {scope}' if scope else 'a scope'}"
         next_step = (
-            "Speak as somebody who has it (--as, --profile), or make a client with it: credmesh client add ID "
-            + (f"--scope {scope} --audience credmesh.auth" if scope else "--scope SCOPE --audience credmesh.auth")
+            "Use an account that has the scope (--as, --profile), or make a client with it: "
+            f"credmesh client add ID --scope {scope or 'SCOPE'} --audience credmesh.auth"
         )
     elif reason is Reason.AUDIENCE_MISMATCH:
-        message = f"the credential of {speaker} is not for the auth service"
-        next_step = "Its account, and its sign-in, need the audience credmesh.auth."
-    elif reason is Reason.RATE_LIMITED and trouble.details not in ("", reason.message):
-        message = trouble.details  # it says what there is too much of, and what to do
-        next_step = _command(trouble)
+        message = f"the credential of {account} is not for the auth service"
+        next_step = "The account and its sign-in need the audience credmesh.auth."
+    elif reason is Reason.RATE_LIMITED and error.details not in ("", reason.message):
+        message = error.details  # it says which limit was reached and what to do
+        next_step = _command_advice(error)
     elif reason is Reason.RATE_LIMITED:
         message = "too many attempts to sign in"
-        next_step = "Wait a minute before the next."
+        next_step = "Wait a minute before the next attempt."
     elif reason in (Reason.MESH_NOT_READY, Reason.MESH_STALE):
         message = f"the auth service cannot answer now: {reason.message}"
-        next_step = "Try again in a moment. If it lasts: is etcd up?"
-    elif speaker.kind == "user":
-        message = f"the session of {speaker.name} is over: it was ended, was revoked or timed out"
-        next_step = f"Sign in again: credmesh login {speaker.name}"
-    elif speaker.kind == "client":
-        message = f"the auth service refuses {speaker}: {reason.message}"
+        next_step = "Try again in a moment. If it keeps failing, check that etcd is up."
+    elif account.kind == "user":
+        message = f"the session of {account.name} has ended: it was revoked, kicked, signed out or timed out"
+        next_step = f"Sign in again: credmesh login {account.name}"
+    elif account.kind == "client":
+        message = f"the auth service refuses {account}: {reason.message}"
         next_step = (
-            f"Its secret is read from {profile.client_secret_file}. A mesh that was made anew has new secrets; "
+            f"The client's secret is read from {profile.client_secret_file}. A new mesh has new secrets; "
             "`credmesh bootstrap operator` makes another client."
         )
     return Failure(message, next_step=next_step, code=code, reason=reason.name)
 
 
-def _not_granted(trouble: Trouble, reason: Reason, subject: str) -> tuple[str, str]:
-    """What to say to a user who showed the right password, and asked for what the account does not have."""
-    what = "scope" if reason is Reason.SCOPE_MISSING else "audience"
-    asked = trouble.metadata.get(what, "")
-    if not asked and what == "audience":
+def _login_exceeds_account(error: CallError, reason: Reason, subject: str) -> tuple[str, str]:
+    """What to show a user whose password is right, and whose login asks for a scope or audience the account lacks."""
+    kind = "scope" if reason is Reason.SCOPE_MISSING else "audience"
+    requested = error.metadata.get(kind, "")
+    if not requested and kind == "audience":
         return (
-            f"{subject} was not signed in: the account has no audience, so no service would take its credential",
-            "Somebody who may change accounts gives it one: "
+            f"{subject} was not signed in: the account has no audience, so no service would accept its credential",
+            "An operator can add one: "
             f"credmesh user update {subject} --audience NAME (credmesh.auth for these commands).",
         )
-    named = f"{what}s {asked}" if " " in asked else f"{what} {asked}".rstrip()
+    named = f"{kind}s {requested}" if " " in requested else f"{kind} {requested}".rstrip()
     return (
         f"{subject} was not signed in: the account does not have the {named}",
-        f"Is that a typo? `credmesh user list` shows what it has, and without --{what} you get all of it.\n"
-        f"`credmesh user update {subject}` changes that; say all that it is to have.",
+        f"Check for a typo: `credmesh user list` shows what the account has. Without --{kind} you get all of it.\n"
+        f"To change the account, name all that it should have: `credmesh user update {subject}`.",
     )

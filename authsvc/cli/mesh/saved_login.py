@@ -1,4 +1,4 @@
-"""The credentials of `credmesh login`, kept in a file that only its owner may read."""
+"""The credentials of `credmesh login`, saved in a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from authsvc.cli.failure import ExitCode, Failure
 if TYPE_CHECKING:
     from credmesh.auth.v1 import auth_pb2
 
-__all__ = ["SavedLogin", "current_token", "delete_login", "read_login", "renewed_token", "write_login"]
+__all__ = ["SavedLogin", "delete_login", "read_login", "require_login", "usable_credential", "write_login"]
 
-_AHEAD: Final = 15.0
-"""Seconds before its expiry from which on an access token is renewed: the call that it is for takes time too."""
+_RENEW_AHEAD_SECONDS: Final = 15.0
+"""An access token that expires sooner than this is renewed: the call that uses it takes time too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SavedLogin:
 
     @classmethod
     def of(cls, subject: str, credentials: auth_pb2.Credentials, now: float) -> SavedLogin:
-        """What a login or a refresh gave, received at `now`."""
+        """The credentials that a login or a refresh returned at `now`."""
         return cls(
             subject=subject,
             session_id=credentials.session_id,
@@ -49,10 +49,11 @@ class SavedLogin:
 
 
 Refresh = Callable[[str], "auth_pb2.Credentials"]
+"""Exchanges a refresh token for the next credentials."""
 
 
 def read_login(path: Path) -> SavedLogin | None:
-    """The saved login, or None if nobody signed in. Failure if the file cannot be used, or others may read it."""
+    """Reads the saved login; None if there is none. Failure if the file is not usable, or other users may read it."""
     try:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -63,21 +64,30 @@ def read_login(path: Path) -> SavedLogin | None:
         raise Failure(f"the saved login cannot be read from {path}: {error.strerror}") from None
     if mode & 0o077:
         raise Failure(
-            f"others than you may read the saved login {path} (mode {mode:04o})",
-            next_step=f"If nobody did: chmod 600 {path}. Otherwise: `credmesh kick` its session, then delete it.",
+            f"other users of this machine may read the saved login {path} (mode {mode:04o})",
+            next_step=f"If no one has read it: chmod 600 {path}. Else `credmesh kick` its session and delete the file.",
         )
     try:
         return SavedLogin(**json.loads(text))
     except (TypeError, ValueError):
         raise Failure(
-            f"{path} holds no login that this release understands", next_step="Sign in again: credmesh login SUBJECT"
+            f"the saved login {path} cannot be used: this release does not know its format",
+            next_step="Sign in again: credmesh login SUBJECT",
         ) from None
 
 
+def require_login(path: Path, *, code: ExitCode = ExitCode.FAILED) -> SavedLogin:
+    """Reads the saved login. Failure with the exit code `code` if there is none."""
+    login = read_login(path)
+    if login is None:
+        raise Failure("no user is signed in", next_step="Sign in: credmesh login SUBJECT", code=code)
+    return login
+
+
 def write_login(path: Path, login: SavedLogin) -> None:
-    """Saves a login, whole or not at all; only its owner may read the file from its first byte on."""
+    """Saves a login atomically. Only its owner may read the file, from its first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkstemp makes files with mode 0600.
+    # mkstemp creates files with mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -91,42 +101,33 @@ def write_login(path: Path, login: SavedLogin) -> None:
 
 
 def delete_login(path: Path) -> None:
-    """Forgets the saved login."""
+    """Deletes the saved login."""
     path.unlink(missing_ok=True)
 
 
-def current_token(path: Path, refresh: Refresh, now: float) -> str:
-    """The saved login's credential, renewed if it expires soon. Failure if nobody is signed in."""
-    login = _required(path)
-    if login.session_token or now < login.expires_at - _AHEAD:
-        return login.session_token or login.access_token
-    return renewed_token(path, refresh, now, old=login.access_token)
+def usable_credential(path: Path, refresh: Refresh, now: float, *, refused: str = "") -> str:
+    """Returns the saved login's credential, and renews its access token first if it expires soon or is `refused`.
 
-
-def renewed_token(path: Path, refresh: Refresh, now: float, *, old: str) -> str:
-    """A new access token in the place of `old`, which was refused or expires soon.
-
-    A refresh token is good for one use, so commands that run at the same time take turns: the second finds what the
-    first has saved.
+    A refresh token is good for one use, so commands that run at the same time take turns: the second one uses the token
+    that the first has saved. Failure if no user is signed in.
     """
+    login = require_login(path)
+    if login.session_token:
+        return login.session_token
+    if login.access_token != refused and now < login.expires_at - _RENEW_AHEAD_SECONDS:
+        return login.access_token
+    unusable = login.access_token
     with _locked(path):
-        login = _required(path)
-        if login.access_token == old:
+        login = require_login(path)
+        if login.access_token == unusable:
             login = SavedLogin.of(login.subject, refresh(login.refresh_token), now)
             write_login(path, login)
-        return login.access_token
-
-
-def _required(path: Path) -> SavedLogin:
-    login = read_login(path)
-    if login is None:
-        raise Failure("nobody is signed in", next_step="Sign in: credmesh login SUBJECT", code=ExitCode.FAILED)
-    return login
+        return login.session_token or login.access_token
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # A file of its own: the credentials' file is replaced while the lock is held.
+    # A separate file, because the credentials' file is replaced while the lock is held.
     with open(path.with_suffix(".lock"), "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

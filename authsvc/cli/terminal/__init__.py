@@ -1,1 +1,1 @@
-"""What the command prints and asks."""
+"""What the command prints to the terminal and reads from it."""

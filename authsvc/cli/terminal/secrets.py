@@ -1,4 +1,4 @@
-"""How secrets come in and go out without passing a command line, a shell's history or a log."""
+"""Reading and writing secrets without exposing them on a command line, in a shell's history or in a log."""
 
 from __future__ import annotations
 
@@ -13,64 +13,75 @@ import click
 
 from authsvc.cli.failure import ExitCode, Failure
 
-__all__ = ["NEW_PASSWORD_VARIABLE", "PASSWORD_VARIABLE", "new_password", "password", "read_secret_file", "write_secret"]
+__all__ = [
+    "NEW_PASSWORD_VARIABLE",
+    "PASSWORD_VARIABLE",
+    "create_secret_file",
+    "read_new_password",
+    "read_password",
+    "read_secret_file",
+]
 
 PASSWORD_VARIABLE: Final = "CREDMESH_PASSWORD"  # noqa: S105 - a variable's name
 NEW_PASSWORD_VARIABLE: Final = "CREDMESH_NEW_PASSWORD"  # noqa: S105 - a variable's name
-_MOST: Final = 64 * 1024
+_MAX_SECRET_BYTES: Final = 64 * 1024
 
 
-def password(file: Path | None, prompt: str) -> str:
-    """A password that exists: from the file (`-` is stdin), else from CREDMESH_PASSWORD, else asked for."""
-    return _password(file, prompt, PASSWORD_VARIABLE, confirm=False)
+def read_password(file: Path | None, prompt: str) -> str:
+    """Reads an existing password: from the file (`-` is stdin), else from CREDMESH_PASSWORD, else from a prompt."""
+    return _read_password(file, prompt, PASSWORD_VARIABLE, confirm=False)
 
 
-def new_password(file: Path | None, prompt: str, variable: str = PASSWORD_VARIABLE) -> str:
-    """A password that is to be set: as above, from this variable, and asked for twice."""
-    return _password(file, prompt, variable, confirm=True)
+def read_new_password(file: Path | None, prompt: str, variable: str = PASSWORD_VARIABLE) -> str:
+    """Reads a password to set: from the file, else from the variable, else from a prompt that asks twice."""
+    return _read_password(file, prompt, variable, confirm=True)
 
 
-def _password(file: Path | None, prompt: str, variable: str, *, confirm: bool) -> str:
+def _read_password(file: Path | None, prompt: str, variable: str, *, confirm: bool) -> str:
     if file is not None:
-        found = read_secret_file(file, "the password")
+        password = read_secret_file(file, "the password")
     elif variable in os.environ:
-        found = os.environ[variable]
+        password = os.environ[variable]
     elif not sys.stdin.isatty():
+        option = "--new-password-file" if variable == NEW_PASSWORD_VARIABLE else "--password-file"
         raise Failure(
-            "there is no terminal to ask for the password",
-            next_step=f"Give it in {variable}, or with --password-file FILE (- for stdin).",
+            "the password is missing, and there is no terminal to ask for it",
+            next_step=f"Set {variable}, or give {option} FILE (`-` for stdin).",
             code=ExitCode.USAGE,
         )
     else:
-        found = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
-    if not found:
+        password = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+    if not password:
         raise Failure("the password is empty", code=ExitCode.USAGE)
-    return found
+    return password
 
 
-def read_secret_file(file: Path, what: str) -> str:
-    """What a file (`-` is stdin) holds, without the line end after it. Failure if it cannot be read as text."""
+def read_secret_file(file: Path, content: str) -> str:
+    """Reads a file (`-` is stdin) without the line end at its end. Failure if it cannot be read as text.
+
+    content  what the file should hold, for messages, e.g. "the password"
+    """
     try:
         if str(file) == "-":
-            raw = sys.stdin.buffer.read(_MOST + 1)
+            raw = sys.stdin.buffer.read(_MAX_SECRET_BYTES + 1)
         else:
             with file.open("rb") as stream:
-                raw = stream.read(_MOST + 1)
-        if len(raw) > _MOST:
-            raise Failure(f"{what} in {file} is longer than {_MOST:,} bytes", code=ExitCode.USAGE)
+                raw = stream.read(_MAX_SECRET_BYTES + 1)
+        if len(raw) > _MAX_SECRET_BYTES:
+            raise Failure(f"{content} in {file} is longer than {_MAX_SECRET_BYTES:,} bytes", code=ExitCode.USAGE)
         return raw.decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise Failure(f"{what} cannot be read from {file}: {error.strerror}", code=ExitCode.USAGE) from None
+        raise Failure(f"{content} cannot be read from {file}: {error.strerror}", code=ExitCode.USAGE) from None
     except UnicodeDecodeError:
-        raise Failure(f"{what} in {file} is not text", code=ExitCode.USAGE) from None
+        raise Failure(f"{content} in {file} is not text", code=ExitCode.USAGE) from None
 
 
 @contextmanager
-def write_secret(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Makes a new file for a secret before the secret is made, so that none is lost for want of a place.
+def create_secret_file(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Creates a file for a secret before the secret exists. So no new secret is lost because a file cannot be made.
 
-    Yields what writes the secret; without a path it does nothing. If the block fails, or ends without a secret, the
-    file is gone again. Failure if there is one already: the secret in it may be in use.
+    Yields a function that writes the secret. Without a path that function does nothing. If the block fails or writes no
+    secret, the file is removed. Failure if the file exists: the secret in it may be in use.
     """
     if path is None:
         yield lambda _: None
@@ -78,19 +89,19 @@ def write_secret(path: Path | None) -> Iterator[Callable[[str], None]]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise Failure(f"{path} is there already", next_step="Name another file, or move it away first.") from None
+        raise Failure(f"{path} exists already", next_step="Name another file, or move this one away first.") from None
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}", code=ExitCode.USAGE) from None
     written = False
 
-    def keep(secret: str) -> None:
+    def write(secret: str) -> None:
         nonlocal written
         os.write(descriptor, secret.encode() + b"\n")
         os.fsync(descriptor)
         written = True
 
     try:
-        yield keep
+        yield write
     finally:
         os.close(descriptor)
         if not written:

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made safe for a terminal, and its width there."""
+"""Untrusted text, made safe for a terminal, and the width of text there."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Final
 
 __all__ = ["columns_of", "pad", "printable"]
 
-# Control and format characters, surrogates, private ones and Unicode's line ends: they move cursors, hide text, turn
-# its direction round or forge lines. A token's claims may be anybody's writing.
-_UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_WIDE: Final = frozenset({"W", "F"})
+# Control and format characters, surrogates, private-use characters and Unicode's line ends. They move the cursor, hide
+# text, reverse its direction or forge lines. A token's claims may come from an attacker.
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_TWO_COLUMN_WIDTHS: Final = frozenset({"W", "F"})
 
 
 def printable(text: str) -> str:
-    """The text with every character that a terminal may take for a command written as an escape, e.g. `\\x1b`."""
+    """The text with an escape, e.g. `\\x1b`, for every character that a terminal could take for a command."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        _escaped(character) if unicodedata.category(character) in _UNSAFE else character for character in text
+        _escaped(character) if unicodedata.category(character) in _UNSAFE_CATEGORIES else character
+        for character in text
     )
 
 
@@ -31,7 +32,11 @@ def columns_of(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in _WIDE else 1
+        0
+        if unicodedata.combining(character)
+        else 2
+        if unicodedata.east_asian_width(character) in _TWO_COLUMN_WIDTHS
+        else 1
         for character in text
     )
 

@@ -1,6 +1,6 @@
-"""Renewing credentials in the background: the grpc.aio driver of the flow.
+"""Renews a credential in the background, for grpc.aio calls.
 
-One task makes all requests to the auth service, so that there is never more than one at a time; a timer of the event
+One task at a time makes the requests to the auth service, so that there is never more than one. A timer of the event
 loop starts it ahead of expiry. Nothing here outlives the loop.
 """
 
@@ -19,201 +19,205 @@ import grpc.aio
 
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client.credential_state import CredentialState
-from interceptors.client.failed_call import CLOSED
-from interceptors.client.forks import tell_of_forks
+from interceptors.client.failed_call import CLOSED, mark_exception_retrieved
+from interceptors.client.forks import register_for_forks
 from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
-from interceptors.client.sync.renewer import log_outcome
+from interceptors.client.supply import log_outcome
 
-__all__ = ["AioRenewer", "AioRotated"]
+__all__ = ["AioOnRotate", "AioRenewer"]
 
 _log: Final = logging.getLogger("credmesh.client")
 
-_TIMEOUT: Final = 5.0  # seconds for one request to the auth service
+_REQUEST_TIMEOUT_SECONDS: Final = 5.0
 
-AioRotated = Callable[[auth_pb2.Credentials], Awaitable[None] | None]
+AioOnRotate = Callable[[auth_pb2.Credentials], Awaitable[None] | None]
 
 
 class AioRenewer:
-    """Holds a credential and keeps it fresh, in one event loop."""
+    """An AioSupply whose credential is renewed."""
 
-    def __init__(self, source: Renewable, auth: grpc.aio.Channel, on_rotate: AioRotated | None) -> None:
+    def __init__(self, source: Renewable, auth: grpc.aio.Channel, on_rotate: AioOnRotate | None) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(auth)
         self._on_rotate = on_rotate
-        self._keeping = CredentialState(source, random=random.random)
+        self._state = CredentialState(source, random=random.random)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._flight: asyncio.Future[HeldCredential] | None = None
+        self._renewal: asyncio.Future[HeldCredential] | None = None  # the outcome of the renewal under way
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def current(self) -> HeldCredential | None:
-        """What can be sent now, without waiting; None if there is nothing."""
-        held = self._keeping.held
+        """See AioSupply. Starts the background renewal if it is due."""
+        state = self._state
+        held = state.held
         if held is None:
             return None
         now = time.monotonic()
         if now < held.refresh_at:
-            self._keeping.used = True
+            state.used = True
             return held
         if now >= held.expires_at:
             return None
-        self._keeping.used = True
-        self._look()
+        state.used = True
+        self._renew_if_due()
         return held
 
-    async def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> HeldCredential | None:
-        """Something better than `stale`, from the one renewal that everybody waits for. NoCredential if there is none.
+    def obtain(self) -> asyncio.Future[HeldCredential]:
+        """See AioSupply. The future raises NoCredential if the renewal fails."""
+        return self._usable_credential(None, time.monotonic()) or self._start_renewal()
 
-        refused: a server did not accept `stale`. None if that has set off too many renewals already.
-        """
+    def replace(self, refused: HeldCredential) -> asyncio.Future[HeldCredential] | None:
+        """See AioSupply. None if refused calls have caused too many renewals already."""
         now = time.monotonic()
-        if self._closed:
-            raise NoCredential(CLOSED)
-        try:
-            held = self._keeping.settled(stale, now)
-        except NoCredential:
-            if self._flight is None:
-                raise
-            held = None
-        if held is None:
-            if self._flight is None and refused and not self._keeping.may_follow_refusal(now):
-                return None
-            # Shielded: whoever gives up waiting takes nothing from the others.
-            held = await asyncio.shield(self._fly())
-        self._keeping.used = True
-        return held
+        future = self._usable_credential(refused, now)
+        if future is not None:
+            return future
+        if self._renewal is None and not self._state.spend_refusal_allowance(now):
+            return None
+        return self._start_renewal()
+
+    def mark_used(self) -> None:
+        """See AioSupply."""
+        self._state.used = True
 
     def stream_began(self) -> None:
-        """A stream was opened: its session has to go on."""
-        self._keeping.streams += 1
+        """See AioSupply."""
+        self._state.stream_began()
 
     def stream_ended(self) -> None:
-        """A stream is over."""
-        self._keeping.streams = max(0, self._keeping.streams - 1)
+        """See AioSupply."""
+        self._state.stream_ended()
 
     @property
     def session_id(self) -> str | None:
-        """The session behind the credential in hand."""
-        held = self._keeping.held
+        """The session of the held credential."""
+        held = self._state.held
         return None if held is None else held.session_id
 
     async def close(self) -> None:
-        """Forgets the credential; a renewal under way is given up. Calls that wait for it, and later ones, fail."""
-        self._closed = True
-        self._keeping.held = None
+        """Drops the credential and cancels a renewal under way. Calls that wait for it fail, and later calls too."""
+        self._state.close()
         if self._timer is not None:
             self._timer.cancel()
-        flight, task = self._flight, self._task
-        if flight is None or task is None or self._loop is not asyncio.get_running_loop():
+        renewal, task = self._renewal, self._task
+        if renewal is None or task is None or self._loop is not asyncio.get_running_loop():
             return
         task.cancel()
         await asyncio.wait([task])
-        if not flight.done():
-            flight.set_exception(NoCredential(CLOSED))  # the task was cancelled before it began
+        if not renewal.done():
+            renewal.set_exception(NoCredential(CLOSED))  # the task was cancelled before its first step
 
-    def forked(self) -> None:
-        """See Forkable: the loop is the parent's."""
+    def reset_after_fork(self) -> None:
+        """See Forkable: the event loop runs in the parent only."""
         self._loop = None
-        self._flight = None
+        self._renewal = None
         self._task = None
         self._timer = None
-        self._keeping.forked()
+        self._state.reset_after_fork()
 
-    def _fly(self) -> asyncio.Future[HeldCredential]:
-        """The renewal under way; begins one if there is none."""
+    def _usable_credential(
+        self, other_than: HeldCredential | None, now: float
+    ) -> asyncio.Future[HeldCredential] | None:
+        """Returns an outcome that needs no renewal; None if there is to be one, or one is under way."""
+        try:
+            held = self._state.usable_credential(now, other_than=other_than)
+        except NoCredential as error:
+            if self._renewal is not None and not self._state.closed:
+                return None
+            failed: asyncio.Future[HeldCredential] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+        if held is None:
+            return None
+        obtained: asyncio.Future[HeldCredential] = asyncio.get_running_loop().create_future()
+        obtained.set_result(held)
+        return obtained
+
+    def _start_renewal(self) -> asyncio.Future[HeldCredential]:
+        """Returns the outcome of the renewal under way; starts one if there is none."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
                 raise RuntimeError(
                     "these AioCredentials were first used in another event loop, and so was their channel to the auth "
-                    "service; make both in the loop that they are used in"
+                    "service; make both in the loop that uses them"
                 )
             self._loop = loop
-        if self._flight is None:
-            self._flight = loop.create_future()
-            self._flight.add_done_callback(_heard)
-            self._task = loop.create_task(self._carry_out(self._flight))
-        return self._flight
+        if self._renewal is None:
+            self._renewal = loop.create_future()
+            # A background renewal may fail with no call waiting for it. The failure is logged by `log_outcome`.
+            self._renewal.add_done_callback(mark_exception_retrieved)
+            self._task = loop.create_task(self._run(self._renewal))
+        return self._renewal
 
-    def _look(self) -> None:
-        """Renews if that is due, or sets the timer for when it will be."""
-        if self._closed or self._flight is not None or self._loop is not asyncio.get_running_loop():
+    def _renew_if_due(self) -> None:
+        """Starts the background renewal if it is due; otherwise sets the timer for it."""
+        if self._state.closed or self._renewal is not None or self._loop is not asyncio.get_running_loop():
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wait = self._keeping.due(time.monotonic())
+        wait = self._state.seconds_until_renewal(time.monotonic())
         if wait is None:
             return
         if wait > 0:
-            self._timer = self._loop.call_later(wait, self._look)
+            self._timer = self._loop.call_later(wait, self._renew_if_due)
         else:
-            self._fly()
+            self._start_renewal()
 
-    async def _carry_out(self, flight: asyncio.Future[HeldCredential]) -> None:
+    async def _run(self, renewal: asyncio.Future[HeldCredential]) -> None:
         try:
             outcome: HeldCredential | Exception = await self._renew()
         except asyncio.CancelledError:
-            # Only by close(), or because the loop ends: who waits here must not take it for a cancellation of its own.
+            # From `close`, or because the loop ends. The waiting calls must not take it for their own cancellation.
             outcome = NoCredential(CLOSED)
-        except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for it: they get it
+        except Exception as error:  # noqa: BLE001 - any error is the outcome, since calls wait for one
             outcome = error
-        self._flight = None
+        self._renewal = None
         self._task = None
-        turned = False
-        if isinstance(outcome, NoCredential):
-            turned = self._keeping.failed(outcome.failure, time.monotonic())
-        elif isinstance(outcome, HeldCredential) and not self._closed:
-            turned = self._keeping.succeeded(outcome)
-        log_outcome(outcome, turned=turned)
+        notable = self._state.record_outcome(outcome, time.monotonic())
+        log_outcome(outcome, notable=notable)
         if isinstance(outcome, HeldCredential):
-            flight.set_result(outcome)
+            renewal.set_result(outcome)
         else:
-            flight.set_exception(outcome)
-        self._look()
+            renewal.set_exception(outcome)
+        self._renew_if_due()
 
     async def _renew(self) -> HeldCredential:
-        flow = self._keeping.renewal()
-        reply: Granted | RenewalFailure | None = None
+        flow = self._state.renewal_flow()
+        outcome: Granted | RenewalFailure | None = None
         while True:
             try:
-                step = flow.send(reply)
+                step = flow.send(outcome)
             except StopIteration as end:
                 held: HeldCredential = end.value
-                if isinstance(reply, Granted) and self._on_rotate is not None:
-                    await self._tell(self._on_rotate, reply.credentials)
+                if isinstance(outcome, Granted) and self._on_rotate is not None:
+                    await self._call_on_rotate(self._on_rotate, outcome.credentials)
                 return held
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
-                reply = None
+                outcome = None
             elif isinstance(step, auth_pb2.RefreshRequest):
-                reply = await self._ask(self._stub.Refresh, step)
+                outcome = await self._request(self._stub.Refresh, step)
             else:
-                reply = await self._ask(self._stub.Login, step)
+                outcome = await self._request(self._stub.Login, step)
 
-    async def _ask(self, method: Any, request: Any) -> Granted | RenewalFailure:
-        asked_at = time.monotonic()
+    async def _request(self, method: Any, request: Any) -> Granted | RenewalFailure:
+        sent_at = time.monotonic()
         try:
-            response = await method(request, timeout=_TIMEOUT)
+            response = await method(request, timeout=_REQUEST_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             return RenewalFailure.of(error.code(), error.details(), error.trailing_metadata())
         except grpc.aio.UsageError as error:
-            # What grpc raises on a channel that was closed under us.
+            # grpc.aio raises it if the application has closed the channel to the auth service.
             return RenewalFailure.of(grpc.StatusCode.CANCELLED, str(error), None)
-        return Granted(response.credentials, asked_at, time.monotonic())
+        return Granted(response.credentials, sent_at, time.monotonic())
 
-    async def _tell(self, on_rotate: AioRotated, credentials: auth_pb2.Credentials) -> None:
-        """Before any call uses them: if this process dies now, the next one holds the right refresh token."""
+    async def _call_on_rotate(self, on_rotate: AioOnRotate, credentials: auth_pb2.Credentials) -> None:
+        """Runs before any call uses the credentials: if this process dies now, the newest refresh token is kept."""
         try:
-            told = on_rotate(credentials)
-            if inspect.isawaitable(told):
-                await told
+            returned = on_rotate(credentials)
+            if inspect.isawaitable(returned):
+                await returned
         except Exception:  # noqa: BLE001 - the application's own code; the session must not depend on it
             _log.exception("on_rotate failed; the session goes on, but its newest refresh token was not kept")
-
-
-def _heard(flight: asyncio.Future[HeldCredential]) -> None:
-    """A renewal in the background that fails has no one waiting, and needs none: it was logged."""
-    if not flight.cancelled():
-        flight.exception()

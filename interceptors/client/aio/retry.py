@@ -1,4 +1,7 @@
-"""A grpc.aio stream of answers that is begun once more when its credential was refused, as one call to its reader."""
+"""A grpc.aio stream of responses that is made again with a fresh credential after a refusal; to its reader, one call.
+
+Unary calls: interceptors/client/aio/interceptor.py.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +12,69 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from interceptors.client.failed_call import CANCELLED, aio_error
+from interceptors.client.failed_call import CANCELLED, aio_error, mark_exception_retrieved
 
 __all__ = ["AioRetriedStream"]
 
 
 class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
-    """A call with one request and a stream of answers.
+    """A call with one request and a stream of responses.
 
-    first      the first attempt, under way
-    renewable  whether a call that is over was refused for its credential
-    again      begins the call once more with a fresh credential; None if there is to be none
+    first         the first attempt, already started
+    is_renewable  whether an attempt that has ended was refused for a renewable reason
+    make_second   makes the second attempt with a fresh credential; returns None if there is to be none
 
-    The first attempt counts once something of it was received, or it ends otherwise than refused. Until that is known
-    nobody is told that the call is over.
+    The first attempt is the outcome unless it is refused before it returned a response. Until that is known the call is
+    not done.
     """
 
     def __init__(
         self,
         first: Any,
-        renewable: Callable[[Any], Awaitable[bool]],
-        again: Callable[[], Awaitable[Any]],
+        is_renewable: Callable[[Any], Awaitable[bool]],
+        make_second: Callable[[], Awaitable[Any]],
     ) -> None:
         self._first = first
-        self._renewable = renewable
-        self._again = again
-        # The attempt that counts, or why there is none.
-        self._counts: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._counts.add_done_callback(_heard)
+        self._is_renewable = is_renewable
+        self._make_second = make_second
+        # The attempt that is the outcome, or the error in its place. The caller may never read it.
+        self._choice: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._choice.add_done_callback(mark_exception_retrieved)
         self._reading = False
-        self._deciding: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
         self._cancelled = False
-        self._answers: AsyncIterator[Any] | None = None
+        self._responses: AsyncIterator[Any] | None = None
         self._callbacks: list[Callable[[Any], None]] = []
         first.add_done_callback(self._first_ended)
 
-    # Its end
+    # grpc.aio.Call
 
     async def code(self) -> grpc.StatusCode:
         """See grpc.aio.Call."""
-        code: grpc.StatusCode = await self._of_outcome(lambda call: call.code(), lambda error: error.code())
+        code: grpc.StatusCode = await self._from_outcome(lambda call: call.code(), lambda error: error.code())
         return code
 
     async def details(self) -> str:
         """See grpc.aio.Call."""
-        details: str = await self._of_outcome(lambda call: call.details(), lambda error: error.details())
+        details: str = await self._from_outcome(lambda call: call.details(), lambda error: error.details())
         return details
 
     async def trailing_metadata(self) -> Any:
         """See grpc.aio.Call."""
-        return await self._of_outcome(lambda call: call.trailing_metadata(), lambda error: error.trailing_metadata())
+        return await self._from_outcome(lambda call: call.trailing_metadata(), lambda error: error.trailing_metadata())
 
     async def debug_error_string(self) -> Any:
-        """What gRPC's own calls have."""
-        return await self._of_outcome(lambda call: call.debug_error_string(), lambda error: error.debug_error_string())
+        """Returns gRPC's description of the error. gRPC's own calls have this method."""
+        return await self._from_outcome(
+            lambda call: call.debug_error_string(), lambda error: error.debug_error_string()
+        )
 
     async def initial_metadata(self) -> Any:
         """See grpc.aio.Call."""
         metadata = await self._first.initial_metadata()
-        if not self._counts.done() and not self._first.done():
+        if not self._choice.done() and not self._first.done():
             return metadata
-        return await self._of_outcome(lambda call: call.initial_metadata(), lambda error: error.initial_metadata())
+        return await self._from_outcome(lambda call: call.initial_metadata(), lambda error: error.initial_metadata())
 
     async def wait_for_connection(self) -> None:
         """See grpc.aio.Call."""
@@ -82,44 +87,44 @@ class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
 
     def done(self) -> bool:
         """See grpc.aio.RpcContext."""
-        call = self._outcome()
-        return call is not None and (isinstance(call, Exception) or call.done())
+        attempt = self._chosen()
+        return attempt is not None and (isinstance(attempt, Exception) or attempt.done())
 
     def cancelled(self) -> bool:
         """See grpc.aio.RpcContext."""
-        call = self._outcome()
-        if isinstance(call, grpc.aio.AioRpcError):
-            return self._cancelled and call.code() is grpc.StatusCode.CANCELLED
-        return call is not None and not isinstance(call, Exception) and bool(call.cancelled())
+        attempt = self._chosen()
+        if isinstance(attempt, grpc.aio.AioRpcError):
+            return self._cancelled and attempt.code() is grpc.StatusCode.CANCELLED
+        return attempt is not None and not isinstance(attempt, Exception) and bool(attempt.cancelled())
 
     def cancel(self) -> bool:
         """See grpc.aio.RpcContext."""
-        call = self._outcome()
-        if isinstance(call, Exception):
+        attempt = self._chosen()
+        if isinstance(attempt, Exception):
             return False
-        if call is not None:
-            return bool(call.cancel())
+        if attempt is not None:
+            return bool(attempt.cancel())
         self._cancelled = True
-        if self._deciding is not None:
-            return self._deciding.cancel()
+        if self._retrying is not None:
+            return self._retrying.cancel()
         return bool(self._first.cancel())
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """See grpc.aio.RpcContext."""
-        call = self._outcome()
-        if call is None:
+        attempt = self._chosen()
+        if attempt is None:
             self._callbacks.append(callback)
-        elif isinstance(call, Exception):
+        elif isinstance(attempt, Exception):
             callback(self)
         else:
-            call.add_done_callback(lambda _: callback(self))
+            attempt.add_done_callback(lambda _: callback(self))
 
-    # Its answers
+    # grpc.aio.UnaryStreamCall
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        if self._answers is None:
-            self._answers = self._read_all()
-        return self._answers
+        if self._responses is None:
+            self._responses = self._read_all()
+        return self._responses
 
     async def read(self) -> Any:
         """See grpc.aio.UnaryStreamCall."""
@@ -131,87 +136,81 @@ class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
     async def _read_all(self) -> AsyncIterator[Any]:
         self._reading = True
         try:
-            async for answer in self._first:
-                self._settle(self._first)
-                yield answer
+            async for response in self._first:
+                self._choose(self._first)
+                yield response
         except grpc.aio.AioRpcError:
-            if await self._after_reading() is self._first:
+            if await self._await_choice_after_reading() is self._first:
                 raise
         except asyncio.CancelledError:
-            # Reading was given up, or the call was: grpc has cancelled the attempt in either case.
+            # The reader's task or the call was cancelled. In either case grpc.aio has cancelled the attempt.
             self._reading = False
             if self._first.done():
                 self._first_ended(self._first)
             raise
-        call = await self._after_reading()
-        if call is not self._first:
-            async for answer in call:
-                yield answer
+        attempt = await self._await_choice_after_reading()
+        if attempt is not self._first:
+            async for response in attempt:
+                yield response
 
-    async def _after_reading(self) -> Any:
-        """The attempt that counts, now that all of the first one was read."""
+    async def _await_choice_after_reading(self) -> Any:
+        """Returns the attempt that is the outcome, once the first attempt has been read to its end."""
         self._reading = False
-        if self._outcome() is None and self._deciding is None:
+        if self._chosen() is None and self._retrying is None:
             self._first_ended(self._first)
-        return await self._until_decided()
+        return await self._await_choice()
 
-    # Which attempt counts
+    # From the first attempt to the outcome
 
-    def _outcome(self) -> Any:
-        """The attempt that counts, the error in its place, or None while that is open."""
-        if not self._counts.done():
+    def _chosen(self) -> Any:
+        """Returns the attempt that is the outcome, the error in its place, or None if that is not known yet."""
+        if not self._choice.done():
             return None
-        return self._counts.exception() or self._counts.result()
+        return self._choice.exception() or self._choice.result()
 
-    async def _until_decided(self) -> Any:
-        # Shielded: whoever gives up waiting takes nothing from the others.
+    async def _await_choice(self) -> Any:
+        # Shielded: the choice is shared, and a task that stops waiting must not cancel it.
         try:
-            return await asyncio.shield(self._counts)
+            return await asyncio.shield(self._choice)
         except grpc.aio.AioRpcError:
             if self.cancelled():
                 raise asyncio.CancelledError from None
             raise
 
-    async def _of_outcome(self, of_call: Callable[[Any], Awaitable[Any]], of_error: Callable[[Any], Any]) -> Any:
+    async def _from_outcome(self, of_attempt: Callable[[Any], Awaitable[Any]], of_error: Callable[[Any], Any]) -> Any:
         try:
-            call = await asyncio.shield(self._counts)
+            attempt = await asyncio.shield(self._choice)
         except grpc.aio.AioRpcError as error:
             return of_error(error)
-        return await of_call(call)
+        return await of_attempt(attempt)
 
     def _first_ended(self, first: Any) -> None:
-        # A reader knows whether there was an answer before the end, so while one reads it is for it to decide.
-        if self._outcome() is None and self._deciding is None and not self._reading:
-            self._deciding = asyncio.get_running_loop().create_task(self._decide(first))
-            # A task that is cancelled before its first step settles nothing by itself.
-            self._deciding.add_done_callback(lambda _: self._settle(aio_error(CANCELLED)))
+        # Only a reader knows whether a response came before the end. While there is one, it decides on a retry.
+        if self._chosen() is None and self._retrying is None and not self._reading:
+            self._retrying = asyncio.get_running_loop().create_task(self._retry_or_choose_first(first))
+            # A task that is cancelled before its first step runs none of its own code.
+            self._retrying.add_done_callback(lambda _: self._choose(aio_error(CANCELLED)))
 
-    async def _decide(self, first: Any) -> None:
-        """The first attempt is over, and nothing of it was received."""
+    async def _retry_or_choose_first(self, first: Any) -> None:
+        """Runs when the first attempt has ended without a response."""
         try:
-            again = None
-            if not self._cancelled and await self._renewable(first):
-                again = await self._again()
-            self._settle(first if again is None else again)
+            second = None
+            if not self._cancelled and await self._is_renewable(first):
+                second = await self._make_second()
+            self._choose(first if second is None else second)
         except asyncio.CancelledError:
-            self._settle(aio_error(CANCELLED))
-        except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
-            self._settle(error)
+            self._choose(aio_error(CANCELLED))
+        except Exception as error:  # noqa: BLE001 - the outcome for the reader, who waits for one
+            self._choose(error)
 
-    def _settle(self, call: Any) -> None:
-        """Whatever happens to this attempt is what happened to the call."""
-        if self._counts.done():
+    def _choose(self, attempt: Any) -> None:
+        """Makes an attempt, or the error in its place, the outcome of the call. Later choices have no effect."""
+        if self._choice.done():
             return
-        if isinstance(call, Exception):
-            self._counts.set_exception(call)
+        if isinstance(attempt, Exception):
+            self._choice.set_exception(attempt)
         else:
-            self._counts.set_result(call)
+            self._choice.set_result(attempt)
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             self.add_done_callback(callback)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """Nobody has to look at a call's outcome."""
-    if not future.cancelled():
-        future.exception()

@@ -1,8 +1,8 @@
-"""grpc.aio calls that send a stream, told apart from one flaw of grpc.aio.
+"""grpc.aio calls that send a stream, without a flaw of grpc.aio that loses the reason of a refusal.
 
-A server that refuses such a call ends it while requests are still being sent. The write that then fails makes grpc.aio
-replace the status that it has just received by INTERNAL, "Internal error from Core" (grpc/grpc#36066): the caller would
-never learn that the credential was refused. So the first status is kept.
+A server may refuse such a call while requests are still being sent. The next write then fails, and grpc.aio replaces
+the status that it has received by INTERNAL, "Internal error from Core" (grpc/grpc#36066). The caller would never learn
+that the credential was refused. So these calls keep the first status.
 """
 
 from __future__ import annotations
@@ -13,69 +13,71 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-__all__ = ["SteadyStreamStream", "SteadyStreamUnary"]
+__all__ = ["StatusKeepingStreamStream", "StatusKeepingStreamUnary"]
 
 T = TypeVar("T")
 
 
-class _Waiting(Exception):
-    """A coroutine was not done at once."""
+class _WouldWait(Exception):
+    """Raised when a coroutine cannot return without waiting."""
 
 
-class _Steady:
-    """A call whose status does not change any more once it was there."""
+class _StatusKeeping:
+    """A call that keeps the first status that it received."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._error: grpc.aio.AioRpcError | None = None
-        call.add_done_callback(self._ended)
+        self._first_error: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._keep_status)
 
     def __getattr__(self, name: str) -> Any:
-        # What grpc's own calls have beyond their public interface, and grpc's wrapper of interceptors relies on.
+        # gRPC's wrapper of interceptors uses methods of gRPC's own calls that are not public.
         return getattr(self._call, name)
 
-    def _ended(self, call: Any) -> None:
-        # Here and now: once the loop goes on, the failing write may come first.
+    def _keep_status(self, call: Any) -> None:
+        # Reads the status without waiting: once the event loop goes on, the failing write may replace it.
         try:
-            code = _at_once(call.code())
+            code = _result_without_waiting(call.code())
             if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL):
-                self._error = grpc.aio.AioRpcError(
+                self._first_error = grpc.aio.AioRpcError(
                     code,
-                    _at_once(call.initial_metadata()),
-                    _at_once(call.trailing_metadata()),
-                    _at_once(call.details()),
-                    _at_once(call.debug_error_string()),
+                    _result_without_waiting(call.initial_metadata()),
+                    _result_without_waiting(call.trailing_metadata()),
+                    _result_without_waiting(call.details()),
+                    _result_without_waiting(call.debug_error_string()),
                 )
-        except _Waiting:
-            # Another interceptor's call, whose status has to be waited for. It is told as it comes.
+        except _WouldWait:
+            # The call is that of another interceptor, and its status is not there yet. It is passed on as it comes.
             return
 
-    def _first(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        return self._error if self._error is not None and error.code() is grpc.StatusCode.INTERNAL else error
+    def _original(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """Returns the first error in place of the INTERNAL that replaced it."""
+        first = self._first_error
+        return first if first is not None and error.code() is grpc.StatusCode.INTERNAL else error
 
-    async def _replaced(self) -> grpc.aio.AioRpcError | None:
-        """What the call ended with, if it says something else by now."""
-        return self._error if await self._call.code() is grpc.StatusCode.INTERNAL else None
+    async def _replaced_error(self) -> grpc.aio.AioRpcError | None:
+        """Returns the first error if the call's status is INTERNAL by now; otherwise None."""
+        return self._first_error if await self._call.code() is grpc.StatusCode.INTERNAL else None
 
     async def code(self) -> grpc.StatusCode:
         """See grpc.aio.Call."""
-        error = await self._replaced()
+        error = await self._replaced_error()
         code: grpc.StatusCode = await self._call.code() if error is None else error.code()
         return code
 
     async def details(self) -> Any:
         """See grpc.aio.Call."""
-        error = await self._replaced()
+        error = await self._replaced_error()
         return await self._call.details() if error is None else error.details()
 
     async def trailing_metadata(self) -> Any:
         """See grpc.aio.Call."""
-        error = await self._replaced()
+        error = await self._replaced_error()
         return await self._call.trailing_metadata() if error is None else error.trailing_metadata()
 
     async def debug_error_string(self) -> Any:
-        """What gRPC's own calls have."""
-        error = await self._replaced()
+        """Returns gRPC's description of the error. gRPC's own calls have this method."""
+        error = await self._replaced_error()
         return await self._call.debug_error_string() if error is None else error.debug_error_string()
 
     async def initial_metadata(self) -> Any:
@@ -91,7 +93,7 @@ class _Steady:
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise self._first(error) from None
+            raise self._original(error) from None
 
     async def done_writing(self) -> None:
         """See grpc.aio.StreamStreamCall."""
@@ -118,43 +120,43 @@ class _Steady:
         self._call.add_done_callback(lambda _: callback(self))
 
 
-class SteadyStreamUnary(_Steady, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
-    """One answer to a stream."""
+class StatusKeepingStreamUnary(_StatusKeeping, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
+    """A call with a stream of requests and one response."""
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
             return (yield from self._call.__await__())
         except grpc.aio.AioRpcError as error:
-            raise self._first(error) from None
+            raise self._original(error) from None
 
 
-class SteadyStreamStream(_Steady, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
-    """A stream of answers to a stream."""
+class StatusKeepingStreamStream(_StatusKeeping, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
+    """A call with a stream of requests and a stream of responses."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._read_all()
 
     async def _read_all(self) -> AsyncIterator[Any]:
         try:
-            async for answer in self._call:
-                yield answer
+            async for response in self._call:
+                yield response
         except grpc.aio.AioRpcError as error:
-            raise self._first(error) from None
+            raise self._original(error) from None
 
     async def read(self) -> Any:
         """See grpc.aio.StreamStreamCall."""
         try:
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise self._first(error) from None
+            raise self._original(error) from None
 
 
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that has nothing to wait for: here, those of a call that is over."""
+def _result_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Returns the result of a coroutine that has nothing to wait for, as those of a call that has ended."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
     coroutine.close()
-    raise _Waiting
+    raise _WouldWait

@@ -1,73 +1,81 @@
-"""Attaching credentials to the four kinds of sync calls."""
+"""Attaches credentials to sync calls of the four kinds."""
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import grpc
 
-from interceptors.client.attachment import CallDetails, Metadata, details_with, own_metadata
-from interceptors.client.failed_call import OUT_OF_TIME, FailedCall
+from interceptors.client.attachment import caller_metadata, details_with
+from interceptors.client.failed_call import TIMED_OUT, FailedCall
 from interceptors.client.renewal import HeldCredential, NoCredential
-from interceptors.client.sync.retry import RetriedCall, is_renewable
+from interceptors.client.retry_rules import is_renewable, remaining_seconds
+from interceptors.client.supply import Supply
+from interceptors.client.sync.retry import RetriedCall
 from interceptors.client.sync.streams import RetriedStream
 from interceptors.waiting import await_result
 
-__all__ = ["AttachingInterceptor", "Supply", "wait_for"]
+__all__ = ["AttachingInterceptor", "wait_for_credential"]
 
 Continuation = Callable[[Any, Any], Any]
 
 
-class Supply(Protocol):
-    """Where the interceptor takes credentials from."""
-
-    def current(self) -> HeldCredential | None:
-        """What can be sent now, without waiting."""
-        ...
-
-    def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> Future[HeldCredential] | None:
-        """Something better than `stale`; see Renewer."""
-        ...
-
-    def used(self) -> None:
-        """What `obtain` gave is sent."""
-        ...
-
-    def stream_began(self) -> None:
-        """A stream was opened with a credential from here."""
-        ...
-
-    def stream_ended(self) -> None:
-        """It is over."""
-        ...
-
-
-def wait_for(supply: Supply, future: Future[HeldCredential] | None, timeout: float | None) -> HeldCredential:
-    """Waits for a credential, at most `timeout` seconds. FailedCall if there is none."""
-    if future is None:
-        raise TypeError("a supply gives a future unless a refusal is to be followed")
+def wait_for_credential(supply: Supply, future: Future[HeldCredential], timeout: float | None) -> HeldCredential:
+    """Waits for the outcome of a renewal, at most `timeout` seconds. FailedCall if there is no credential by then."""
     try:
         held = await_result(future, timeout)
-    except NoCredential as unobtained:
-        raise FailedCall(unobtained.failure) from None
+    except NoCredential as error:
+        raise FailedCall(error.failure) from None
     except TimeoutError:
-        raise FailedCall(OUT_OF_TIME) from None
-    supply.used()
+        raise FailedCall(TIMED_OUT) from None
+    supply.mark_used()
     return held
 
 
-class _Begun(NamedTuple):
-    """A call that is about to be made: its details as its maker gave them, and as they are sent with a credential."""
+class _Attempts:
+    """The attempts at one call. Raises ValueError if the caller's metadata holds a credential."""
 
-    details: Any
-    own: Metadata
-    started: float
-    held: HeldCredential
-    attached: CallDetails
+    __slots__ = ("_continuation", "_details", "_held", "_metadata", "_request", "_started", "_supply")
+
+    _held: HeldCredential
+
+    def __init__(self, supply: Supply, continuation: Continuation, details: Any, request: Any) -> None:
+        self._started = time.monotonic()
+        self._supply = supply
+        self._continuation = continuation
+        self._details = details
+        self._metadata = caller_metadata(details.metadata)
+        self._request = request
+
+    def first(self) -> Any:
+        """Makes the first attempt, once there is a credential. FailedCall if there is none."""
+        timeout: float | None = self._details.timeout
+        held = self._supply.current()
+        if held is None:
+            held = wait_for_credential(self._supply, self._supply.obtain(), timeout)
+            timeout = remaining_seconds(timeout, self._started)
+        self._held = held
+        return self._make(held, timeout)
+
+    def replace_credential(self) -> Future[HeldCredential] | None:
+        """Requests a credential for the second attempt; None if there is to be none."""
+        return self._supply.replace(self._held)
+
+    def second(self, fresh: HeldCredential) -> Any:
+        """Makes the second attempt, in the time that is left."""
+        self._supply.mark_used()
+        return self._make(fresh, remaining_seconds(self._details.timeout, self._started))
+
+    def deadline(self) -> float | None:
+        """Returns when the call's time ends, in monotonic seconds; None if it has no timeout."""
+        timeout: float | None = self._details.timeout
+        return None if timeout is None else self._started + timeout
+
+    def _make(self, held: HeldCredential, timeout: float | None) -> Any:
+        return self._continuation(details_with(self._details, self._metadata + held.metadata, timeout), self._request)
 
 
 class AttachingInterceptor(
@@ -76,97 +84,70 @@ class AttachingInterceptor(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Attaches a credential to each call. Refused for a renewable reason, a call with one request is made once more.
+    """Attaches a credential to each call, and repeats a call that was refused for a renewable reason, once.
 
-    A stream of requests is never replayed: it may not be there any more, and some of it may have been acted upon. A
-    call waits only where no good credential is in hand, and never longer than its own timeout.
+    A call with a stream of requests is never repeated: its requests may be gone, and the server may have acted on some
+    of them. A call waits for a credential only if none can be sent now, and never longer than its own timeout.
     """
 
     def __init__(self, supply: Supply) -> None:
-        self._supply = supply
+        self.supply = supply
 
     def intercept_unary_unary(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """See grpc.UnaryUnaryClientInterceptor."""
+        attempts = _Attempts(self.supply, continuation, client_call_details, request)
         try:
-            begun = self._begin(client_call_details)
+            call = attempts.first()
         except FailedCall as failed:
             return failed
-        call = continuation(begun.attached, request)
-        if call.done() and (call.cancelled() or call.exception() is None or not is_renewable(call)):
+        if call.done() and (
+            call.cancelled() or call.exception() is None or not is_renewable(call.code(), call.trailing_metadata())
+        ):
             return call
-        # It was refused, or its caller asked for a future: then it is not known yet, and nobody may be waiting here.
-        return RetriedCall(call, *self._retry(begun, continuation, request))
+        # The call was refused, or its caller asked for a future: then its outcome is not known yet.
+        return RetriedCall(call, attempts.replace_credential, attempts.second, attempts.deadline())
 
     def intercept_unary_stream(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """See grpc.UnaryStreamClientInterceptor."""
+        attempts = _Attempts(self.supply, self._counted(continuation), client_call_details, request)
         try:
-            begun = self._begin(client_call_details)
+            call = attempts.first()
         except FailedCall as failed:
             return failed
-        counted = self._counted(continuation)
-        return RetriedStream(counted(begun.attached, request), *self._retry(begun, counted, request))
+        return RetriedStream(call, attempts.replace_credential, attempts.second, attempts.deadline())
 
     def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: Any, request_iterator: Any
     ) -> Any:
         """See grpc.StreamUnaryClientInterceptor."""
-        return self._once(continuation, client_call_details, request_iterator)
+        return self._attempt_once(continuation, client_call_details, request_iterator)
 
     def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: Any, request_iterator: Any
     ) -> Any:
         """See grpc.StreamStreamClientInterceptor."""
-        return self._once(continuation, client_call_details, request_iterator)
+        return self._attempt_once(continuation, client_call_details, request_iterator)
 
-    def _once(self, continuation: Continuation, details: Any, requests: Any) -> Any:
+    def _attempt_once(self, continuation: Continuation, details: Any, requests: Any) -> Any:
+        attempts = _Attempts(self.supply, self._counted(continuation), details, requests)
         try:
-            begun = self._begin(details)
+            return attempts.first()
         except FailedCall as failed:
             return failed
-        return self._counted(continuation)(begun.attached, requests)
-
-    def _begin(self, details: Any) -> _Begun:
-        started = time.monotonic()
-        own = own_metadata(details.metadata)
-        timeout: float | None = details.timeout
-        held = self._supply.current()
-        if held is None:
-            held = wait_for(self._supply, self._supply.obtain(None), timeout)
-            timeout = _remaining(timeout, started)
-        return _Begun(details, own, started, held, details_with(details, own, held.metadata, timeout))
-
-    def _retry(
-        self, begun: _Begun, continuation: Continuation, request: Any
-    ) -> tuple[Callable[[], Future[HeldCredential] | None], Callable[[HeldCredential], Any], float | None]:
-        """How a call under way asks for a fresh credential, how it is made again with it, and until when."""
-
-        def again(fresh: HeldCredential) -> Any:
-            self._supply.used()
-            remaining = _remaining(begun.details.timeout, begun.started)
-            return continuation(details_with(begun.details, begun.own, fresh.metadata, remaining), request)
-
-        timeout: float | None = begun.details.timeout
-        deadline = None if timeout is None else begun.started + timeout
-        return functools.partial(self._supply.obtain, begun.held, refused=True), again, deadline
 
     def _counted(self, continuation: Continuation) -> Continuation:
-        """The same continuation; while its call is open, a stream keeps the session alive."""
+        """Returns a continuation whose calls count as open streams, which keep the session alive."""
 
         def begin(details: Any, request: Any) -> Any:
-            self._supply.stream_began()
+            self.supply.stream_began()
             try:
                 call = continuation(details, request)
             except BaseException:
-                self._supply.stream_ended()
+                self.supply.stream_ended()
                 raise
-            # A call without a future's or stream's callbacks was made blocking, and is over.
-            if call.done() or not call.add_callback(functools.partial(self._supply.stream_ended)):
-                self._supply.stream_ended()
+            # `done` comes first: a blocking call that failed has no `add_callback`.
+            if call.done() or not call.add_callback(self.supply.stream_ended):
+                self.supply.stream_ended()
             return call
 
         return begin
-
-
-def _remaining(timeout: float | None, started: float) -> float | None:
-    """What is left of a call's timeout. At nothing left grpc ends the call at once, as its deadline demands."""
-    return None if timeout is None else max(0.0, timeout - (time.monotonic() - started))

@@ -1,7 +1,7 @@
-"""Renewing credentials in the background: the sync driver of the flow.
+"""Renews a credential in the background, for sync calls.
 
-One thread makes all requests to the auth service, so that there is never more than one at a time. It lives while there
-is something to renew: it starts with the first call, and ends when the credential lapses unused.
+One thread makes all requests to the auth service, so that there is never more than one at a time. It starts with the
+first call, and ends when the credential lapses unused.
 """
 
 from __future__ import annotations
@@ -19,226 +19,221 @@ import grpc
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client.credential_state import CredentialState
 from interceptors.client.failed_call import CLOSED
-from interceptors.client.forks import tell_of_forks
+from interceptors.client.forks import register_for_forks
 from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
+from interceptors.client.supply import log_outcome
 
-__all__ = ["Renewer", "Rotated", "log_outcome"]
+__all__ = ["OnRotate", "Renewer"]
 
 _log: Final = logging.getLogger("credmesh.client")
 
-_TIMEOUT: Final = 5.0  # seconds for one request to the auth service
-_JOIN: Final = 5.0
+_REQUEST_TIMEOUT_SECONDS: Final = 5.0
+_JOIN_TIMEOUT_SECONDS: Final = 5.0
 
-Rotated = Callable[[auth_pb2.Credentials], None]
-
-
-def log_outcome(outcome: HeldCredential | Exception, *, turned: bool) -> None:
-    """Logs how a renewal ended: aloud where a row of failures begins or ends, what is between for debugging."""
-    if isinstance(outcome, HeldCredential):
-        if turned:
-            _log.info("the credential is renewed again")
-    elif isinstance(outcome, NoCredential):
-        level = logging.WARNING if turned else logging.DEBUG
-        _log.log(level, "no new credential (%s): %s", outcome.failure.code.name, outcome.failure.details)
-    else:
-        _log.error("renewing the credential failed unexpectedly", exc_info=outcome)
+OnRotate = Callable[[auth_pb2.Credentials], None]
 
 
 class Renewer:
-    """Holds a credential and keeps it fresh. Thread-safe."""
+    """A Supply whose credential is renewed. Thread-safe."""
 
-    def __init__(self, source: Renewable, auth: grpc.Channel, on_rotate: Rotated | None) -> None:
+    def __init__(self, source: Renewable, auth: grpc.Channel, on_rotate: OnRotate | None) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(auth)
         self._on_rotate = on_rotate
-        self._keeping = CredentialState(source, random=random.random)
-        self._wake = threading.Condition()
-        self._flight: Future[HeldCredential] | None = None
+        self._state = CredentialState(source, random=random.random)
+        self._condition = threading.Condition()
+        self._renewal: Future[HeldCredential] | None = None  # the outcome of the renewal that is requested or under way
         self._thread: threading.Thread | None = None
-        self._request: Any = None
-        self._closed = False
-        tell_of_forks(self)
+        self._request_call: Any = None
+        register_for_forks(self)
 
     def current(self) -> HeldCredential | None:
-        """What can be sent now, without waiting; None if there is nothing."""
-        held = self._keeping.held
+        """See Supply. Starts the background renewal if it is due."""
+        # Runs in each call. Without the lock: the held credential is replaced as a whole.
+        state = self._state
+        held = state.held
         if held is None:
             return None
         now = time.monotonic()
         if now < held.refresh_at:
-            self._keeping.used = True
+            state.used = True
             return held
         if now >= held.expires_at:
             return None
-        with self._wake:
-            self._keeping.used = True
-            if self._keeping.due(now) == 0 and not self._closed:
-                self._start()
+        with self._condition:
+            state.used = True
+            if state.seconds_until_renewal(now) == 0 and not state.closed:
+                self._start_thread()
         return held
 
-    def obtain(self, stale: HeldCredential | None, *, refused: bool = False) -> Future[HeldCredential] | None:
-        """Something better than `stale`, from the one renewal that everybody waits for.
+    def obtain(self) -> Future[HeldCredential]:
+        """See Supply. The future raises NoCredential if the renewal fails."""
+        with self._condition:
+            return self._usable_credential(None, time.monotonic()) or self._request_renewal()
 
-        refused: a server did not accept `stale`. None if that has set off too many renewals already.
-        """
-        done: Future[HeldCredential] = Future()
-        with self._wake:
+    def replace(self, refused: HeldCredential) -> Future[HeldCredential] | None:
+        """See Supply. None if refused calls have caused too many renewals already."""
+        with self._condition:
             now = time.monotonic()
-            if self._closed:
-                done.set_exception(NoCredential(CLOSED))
-                return done
-            try:
-                held = self._keeping.settled(stale, now)
-            except NoCredential as unobtained:
-                if self._flight is None:
-                    done.set_exception(unobtained)
-                    return done
-                return self._flight
-            if held is not None:
-                done.set_result(held)
-                return done
-            if self._flight is None:
-                if refused and not self._keeping.may_follow_refusal(now):
-                    return None
-                self._start()
-                self._flight = Future()
-                self._wake.notify()
-            return self._flight
+            future = self._usable_credential(refused, now)
+            if future is not None:
+                return future
+            if self._renewal is None and not self._state.spend_refusal_allowance(now):
+                return None
+            return self._request_renewal()
 
-    def used(self) -> None:
-        """What `obtain` gave is sent."""
-        self._keeping.used = True
+    def mark_used(self) -> None:
+        """See Supply."""
+        self._state.used = True
 
     def stream_began(self) -> None:
-        """A stream was opened: its session has to go on."""
-        with self._wake:
-            self._keeping.streams += 1
+        """See Supply."""
+        with self._condition:
+            self._state.stream_began()
 
     def stream_ended(self) -> None:
-        """A stream is over."""
-        with self._wake:
-            self._keeping.streams = max(0, self._keeping.streams - 1)
+        """See Supply."""
+        with self._condition:
+            self._state.stream_ended()
 
     @property
     def session_id(self) -> str | None:
-        """The session behind the credential in hand."""
-        held = self._keeping.held
+        """The session of the held credential."""
+        held = self._state.held
         return None if held is None else held.session_id
 
     def close(self) -> None:
-        """Forgets the credential; a renewal under way is given up. Calls that wait for it, and later ones, fail."""
-        with self._wake:
-            self._closed = True
-            self._keeping.held = None
-            thread, request = self._thread, self._request
-            self._wake.notify()
-        if request is not None:
-            request.cancel()
+        """Drops the credential and cancels a renewal under way. Calls that wait for it fail, and later calls too."""
+        with self._condition:
+            self._state.close()
+            thread, call = self._thread, self._request_call
+            self._condition.notify()
+        if call is not None:
+            call.cancel()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN)
+            thread.join(_JOIN_TIMEOUT_SECONDS)
 
-    def forked(self) -> None:
-        """See Forkable: the thread is the parent's, and its lock may have been held."""
-        self._wake = threading.Condition()
-        self._flight = None
+    def reset_after_fork(self) -> None:
+        """See Forkable: the thread runs in the parent only, and the lock may have been held by one of its threads."""
+        self._condition = threading.Condition()
+        self._renewal = None
         self._thread = None
-        self._request = None
-        self._keeping.forked()
+        self._request_call = None
+        self._state.reset_after_fork()
 
-    def _start(self) -> None:
+    def _usable_credential(self, other_than: HeldCredential | None, now: float) -> Future[HeldCredential] | None:
+        """Returns an outcome that needs no renewal; None if there is to be one, or one is under way."""
+        future: Future[HeldCredential] = Future()
+        try:
+            held = self._state.usable_credential(now, other_than=other_than)
+        except NoCredential as error:
+            if self._renewal is not None and not self._state.closed:
+                return None
+            future.set_exception(error)
+            return future
+        if held is None:
+            return None
+        future.set_result(held)
+        return future
+
+    def _request_renewal(self) -> Future[HeldCredential]:
+        """Returns the outcome of the renewal under way, or requests one from the thread."""
+        if self._renewal is None:
+            self._start_thread()
+            self._renewal = Future()
+            self._condition.notify()
+        return self._renewal
+
+    def _start_thread(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="credmesh-renewal", daemon=True)
             thread.start()
             self._thread = thread
 
     def _run(self) -> None:
-        while (flight := self._next_flight()) is not None:
+        while (renewal := self._next_renewal()) is not None:
             try:
                 outcome: HeldCredential | Exception = self._renew()
-            except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for it: they get it
+            except Exception as error:  # noqa: BLE001 - any error is the outcome, since calls wait for one
                 outcome = error
-            self._land(flight, outcome)
-            del flight, outcome  # or the calls that waited for it would live until the next one
+            self._end_renewal(renewal, outcome)
+            del renewal, outcome  # they hold the calls that waited, which would live until the next renewal
 
-    def _next_flight(self) -> Future[HeldCredential] | None:
-        """Waits until a renewal is asked for or due; None when there is nothing left to do."""
-        with self._wake:
-            while not self._closed:
-                if self._flight is not None:
-                    return self._flight
-                wait = self._keeping.due(time.monotonic())
+    def _next_renewal(self) -> Future[HeldCredential] | None:
+        """Waits until a renewal is requested or due. Returns its future; None if the thread is to end."""
+        with self._condition:
+            while not self._state.closed:
+                if self._renewal is not None:
+                    return self._renewal
+                wait = self._state.seconds_until_renewal(time.monotonic())
                 if wait is None:
                     break
                 if wait <= 0:
-                    self._flight = Future()
-                    return self._flight
-                self._wake.wait(wait)
+                    self._renewal = Future()
+                    return self._renewal
+                self._condition.wait(wait)
             self._thread = None
-            flight, self._flight = self._flight, None
-        if flight is not None:
-            flight.set_exception(NoCredential(CLOSED))
+            renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            renewal.set_exception(NoCredential(CLOSED))
         return None
 
-    def _land(self, flight: Future[HeldCredential], outcome: HeldCredential | Exception) -> None:
-        """Publishes how a renewal ended, then tells who waits. What they do runs here, and must not block."""
-        turned = False
-        with self._wake:
-            self._flight = None
-            if isinstance(outcome, NoCredential):
-                turned = self._keeping.failed(outcome.failure, time.monotonic())
-            elif isinstance(outcome, HeldCredential) and not self._closed:
-                turned = self._keeping.succeeded(outcome)
-        log_outcome(outcome, turned=turned)
+    def _end_renewal(self, renewal: Future[HeldCredential], outcome: HeldCredential | Exception) -> None:
+        """Records the outcome, then publishes it. The callbacks of the waiting calls run here, and must not block."""
+        with self._condition:
+            self._renewal = None
+            notable = self._state.record_outcome(outcome, time.monotonic())
+        log_outcome(outcome, notable=notable)
         if isinstance(outcome, HeldCredential):
-            flight.set_result(outcome)
+            renewal.set_result(outcome)
         else:
-            flight.set_exception(outcome)
+            renewal.set_exception(outcome)
 
     def _renew(self) -> HeldCredential:
-        flow = self._keeping.renewal()
-        reply: Granted | RenewalFailure | None = None
+        flow = self._state.renewal_flow()
+        outcome: Granted | RenewalFailure | None = None
         while True:
             try:
-                step = flow.send(reply)
+                step = flow.send(outcome)
             except StopIteration as end:
                 held: HeldCredential = end.value
-                if isinstance(reply, Granted) and self._on_rotate is not None:
-                    self._tell(self._on_rotate, reply.credentials)
+                if isinstance(outcome, Granted) and self._on_rotate is not None:
+                    self._call_on_rotate(self._on_rotate, outcome.credentials)
                 return held
             if isinstance(step, Pause):
                 self._pause(step.seconds)
-                reply = None
+                outcome = None
             elif isinstance(step, auth_pb2.RefreshRequest):
-                reply = self._ask(self._stub.Refresh, step)
+                outcome = self._request(self._stub.Refresh, step)
             else:
-                reply = self._ask(self._stub.Login, step)
+                outcome = self._request(self._stub.Login, step)
 
     def _pause(self, seconds: float) -> None:
-        with self._wake:
-            self._wake.wait_for(lambda: self._closed, seconds)
+        with self._condition:
+            self._condition.wait_for(lambda: self._state.closed, seconds)
 
-    def _ask(self, method: Any, request: Any) -> Granted | RenewalFailure:
-        asked_at = time.monotonic()
+    def _request(self, method: Any, request: Any) -> Granted | RenewalFailure:
+        sent_at = time.monotonic()
         try:
-            call = method.future(request, timeout=_TIMEOUT)
-            with self._wake:
-                self._request = call
-                closed = self._closed
+            call = method.future(request, timeout=_REQUEST_TIMEOUT_SECONDS)
+            with self._condition:
+                self._request_call = call
+                closed = self._state.closed
             if closed:
                 call.cancel()
-            return Granted(call.result().credentials, asked_at, time.monotonic())
+            return Granted(call.result().credentials, sent_at, time.monotonic())
         except grpc.FutureCancelledError:
             return CLOSED
         except grpc.RpcError as error:
             metadata: Any = error.trailing_metadata()
             return RenewalFailure.of(error.code(), error.details(), metadata)
         except ValueError as error:
-            # What grpc raises on a channel that was closed under us.
+            # gRPC raises it if the application has closed the channel to the auth service.
             return RenewalFailure.of(grpc.StatusCode.CANCELLED, str(error), None)
         finally:
-            self._request = None
+            self._request_call = None
 
-    def _tell(self, on_rotate: Rotated, credentials: auth_pb2.Credentials) -> None:
-        """Before any call uses them: if this process dies now, the next one holds the right refresh token."""
+    def _call_on_rotate(self, on_rotate: OnRotate, credentials: auth_pb2.Credentials) -> None:
+        """Runs before any call uses the credentials: if this process dies now, the newest refresh token is kept."""
         try:
             on_rotate(credentials)
         except Exception:  # noqa: BLE001 - the application's own code; the session must not depend on it

@@ -1,4 +1,7 @@
-"""A sync call that is made once more when its credential was refused, as one call to whoever made it."""
+"""A sync future or stream that is made again with a fresh credential after a refusal; to its caller, one call.
+
+Blocking unary calls: interceptors/client/sync/channel.py.
+"""
 
 from __future__ import annotations
 
@@ -16,97 +19,92 @@ from typing import Any, Final
 
 import grpc
 
-from interceptors.client.failed_call import CANCELLED, OUT_OF_TIME, FailedCall
+from interceptors.client.failed_call import CANCELLED, TIMED_OUT, FailedCall
 from interceptors.client.renewal import HeldCredential, NoCredential, RenewalFailure
-from interceptors.client.timer import alarm
-from interceptors.errors import reason_of
+from interceptors.client.retry_rules import is_renewable
+from interceptors.client.timer import call_at
 from interceptors.waiting import await_event
 
-__all__ = ["Phase", "RetriedCall", "is_renewable"]
+__all__ = ["Phase", "RetriedCall", "failed_retry"]
 
 _log: Final = logging.getLogger("credmesh.client")
 
-
-def is_renewable(call: Any) -> bool:
-    """Whether a call that is over was refused for a reason that a fresh credential may mend."""
-    if call.code() is not grpc.StatusCode.UNAUTHENTICATED:
-        return False
-    reason = reason_of(call.trailing_metadata())
-    return reason is not None and reason.renewable
+Callback = Callable[[], None]
 
 
 class Phase(enum.Enum):
     """How far a call has come."""
 
-    FIRST = enum.auto()  # the first attempt is under way, or has just ended
-    RENEWING = enum.auto()  # it was refused; a fresh credential was asked for
-    SECOND = enum.auto()  # the second attempt is being begun
-    DECIDED = enum.auto()  # it is known which attempt counts
+    FIRST = enum.auto()  # the first attempt runs, or has just ended
+    RENEWING = enum.auto()  # the first attempt was refused, and a fresh credential is requested
+    SETTLING = enum.auto()  # no renewal is awaited any more; the outcome is about to be known
+    CHOSEN = enum.auto()  # it is known which attempt is the outcome
 
 
 class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that runs while its maker does something else: a future, or a stream of answers.
+    """A call that runs while its caller does something else: a future, or a stream of responses.
 
-    first     the first attempt, under way
-    renew     asks for a fresh credential; None if there is to be none
-    again     makes the call again with it; runs in the context of the caller
-    deadline  monotonic seconds: when the call's time is over
+    first               the first attempt, already started
+    replace_credential  requests a fresh credential; returns None if there is to be no second attempt
+    make_second         makes the second attempt; runs in the context of the caller
+    deadline            when the call's time ends, in monotonic seconds
 
-    An attempt that is over when it gets here may come from a caller who blocks until there is an answer. Nothing tells;
-    so `again` may block too, and the second attempt then gets a thread of its own.
+    The first attempt is the outcome unless it is refused before it returned a response. Until that is known the call is
+    not done. All steps run in the threads of gRPC and of the renewal, since the caller may never read the call.
 
-    The first attempt counts unless it ends refused, with nothing received. Until that is known nobody is told that the
-    call is over. All of it happens in the threads of grpc and of the renewal: the maker may never look.
+    gRPC does not say whether the caller blocks. If the first attempt is done already when this object is made, it
+    probably does. Then `make_second` may block too, so it gets its own thread.
     """
 
     def __init__(
         self,
         first: Any,
-        renew: Callable[[], Future[HeldCredential] | None],
-        again: Callable[[HeldCredential], Any],
+        replace_credential: Callable[[], Future[HeldCredential] | None],
+        make_second: Callable[[HeldCredential], Any],
         deadline: float | None,
     ) -> None:
-        self._call = first  # the attempt that counts, as far as is known
-        self._renew = renew
-        self._again = again
+        self._attempt = first  # the outcome, as far as is known
+        self._replace_credential = replace_credential
+        self._make_second = make_second
         self._deadline = deadline
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._phase = Phase.FIRST
-        self._decided = threading.Event()
+        self._chosen = threading.Event()
         self._cancelled = False
-        self._over = False
-        self._callbacks: list[Callable[[], None]] = []
-        self._may_block = bool(first.done())
-        self._maker: int | None = threading.get_ident()
-        self._when_over(first, "_first_ended")
-        self._maker = None
+        self._ended = False
+        self._callbacks: list[Callback] = []
+        self._second_may_block = bool(first.done())
+        # In the constructor, the caller's own thread may block.
+        self._constructing_thread: int | None = threading.get_ident()
+        self._on_end(first, self._first_ended)
+        self._constructing_thread = None
 
     # grpc.Call
 
     def initial_metadata(self) -> Any:
         """See grpc.Call."""
-        call = self._call
-        metadata = call.initial_metadata()
-        if call.done() and self._ended() is not call:
-            return self._call.initial_metadata()
+        attempt = self._attempt
+        metadata = attempt.initial_metadata()
+        if attempt.done() and self._await_choice() is not attempt:
+            return self._attempt.initial_metadata()
         return metadata
 
     def trailing_metadata(self) -> Any:
         """See grpc.Call."""
-        return self._ended().trailing_metadata()
+        return self._await_choice().trailing_metadata()
 
     def code(self) -> Any:
         """See grpc.Call."""
-        return self._ended().code()
+        return self._await_choice().code()
 
     def details(self) -> Any:
         """See grpc.Call."""
-        return self._ended().details()
+        return self._await_choice().details()
 
     def debug_error_string(self) -> str:
-        """What gRPC's own calls have."""
-        text: str = self._ended().debug_error_string()
+        """Returns gRPC's description of the error. gRPC's own calls have this method."""
+        text: str = self._await_choice().debug_error_string()
         return text
 
     def is_active(self) -> bool:
@@ -115,17 +113,17 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def time_remaining(self) -> Any:
         """See grpc.RpcContext."""
-        return self._call.time_remaining()
+        return self._attempt.time_remaining()
 
-    def add_callback(self, callback: Callable[[], None]) -> bool:
+    def add_callback(self, callback: Callback) -> bool:
         """See grpc.RpcContext."""
         with self._lock:
-            if self._over:
+            if self._ended:
                 return False
             self._callbacks.append(callback)
-            call = self._call
-        # Somebody waits to be called back: this has to live until the call is over, even if everybody drops it.
-        _tell_of_end(call, functools.partial(_keep_alive, self))
+            attempt = self._attempt
+        # This object runs the callback, so it must live until the attempt ends, even if the caller drops it.
+        _add_end_callback(attempt, functools.partial(_keep_alive, self))
         return True
 
     # grpc.Future
@@ -134,19 +132,19 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         """See grpc.Future."""
         with self._lock:
             self._cancelled = True
-            phase, call = self._phase, self._call
+            phase, attempt = self._phase, self._attempt
             if phase is Phase.RENEWING:
-                self._phase = Phase.SECOND  # so that nobody begins one
+                self._phase = Phase.SETTLING  # prevents the second attempt
         if phase is Phase.RENEWING:
-            self._settle(FailedCall(CANCELLED))
+            self._choose(FailedCall(CANCELLED))
             return True
-        if phase is Phase.SECOND:
-            return True  # it is cancelled as soon as it has begun
-        return bool(call.cancel())
+        if phase is Phase.SETTLING:
+            return True  # the second attempt is cancelled as soon as it has started
+        return bool(attempt.cancel())
 
     def cancelled(self) -> bool:
         """See grpc.Future."""
-        return self._decided.is_set() and bool(self._call.cancelled())
+        return self._chosen.is_set() and bool(self._attempt.cancelled())
 
     def running(self) -> bool:
         """See grpc.Future."""
@@ -154,22 +152,22 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def done(self) -> bool:
         """See grpc.Future."""
-        return self._decided.is_set() and bool(self._call.done())
+        return self._chosen.is_set() and bool(self._attempt.done())
 
     def result(self, timeout: float | None = None) -> Any:
         """See grpc.Future."""
-        call, remaining = self._wait(timeout)
-        return call.result(remaining)
+        attempt, remaining = self._await_choice_within(timeout)
+        return attempt.result(remaining)
 
     def exception(self, timeout: float | None = None) -> Any:
         """See grpc.Future."""
-        call, remaining = self._wait(timeout)
-        return call.exception(remaining)
+        attempt, remaining = self._await_choice_within(timeout)
+        return attempt.exception(remaining)
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         """See grpc.Future."""
-        call, remaining = self._wait(timeout)
-        found: TracebackType | None = call.traceback(remaining)
+        attempt, remaining = self._await_choice_within(timeout)
+        found: TracebackType | None = attempt.traceback(remaining)
         return found
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
@@ -177,131 +175,144 @@ class RetriedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         if not self.add_callback(functools.partial(fn, self)):
             fn(self)
 
-    # How an attempt ends
+    # From the first attempt to the outcome
 
-    def _ended(self) -> Any:
-        await_event(self._decided)
-        return self._call
+    def _await_choice(self) -> Any:
+        await_event(self._chosen)
+        return self._attempt
 
-    def _wait(self, timeout: float | None) -> tuple[Any, float | None]:
+    def _await_choice_within(self, timeout: float | None) -> tuple[Any, float | None]:
+        """Waits for the choice; returns the chosen attempt, and what is left of the timeout."""
         if timeout is None:
-            return self._ended(), None
+            return self._await_choice(), None
         started = time.monotonic()
-        if not await_event(self._decided, timeout):
+        if not await_event(self._chosen, timeout):
             raise grpc.FutureTimeoutError
-        return self._call, max(0.0, timeout - (time.monotonic() - started))
+        return self._attempt, max(0.0, timeout - (time.monotonic() - started))
 
-    def _when_over(self, call: Any, method: str) -> None:
-        """Has a method called when an attempt is over, without keeping this object alive.
+    def _on_end(self, attempt: Any, method: Callback) -> None:
+        """Calls a method of this object when an attempt ends, without keeping this object alive.
 
-        grpc cancels a call whose object is dropped, and an abandoned stream must go on being cancelled so.
+        gRPC cancels a stream whose call object is dropped. With a strong reference an abandoned stream would go on.
         """
-        if not _tell_of_end(call, functools.partial(_call_method, weakref.ref(self), method)):
-            getattr(self, method)()
+        if not _add_end_callback(attempt, _weak_callback(method)):
+            method()
 
     def _first_ended(self) -> None:
-        if self._decided.is_set():
-            self._finish()
+        if self._chosen.is_set():
+            self._run_callbacks()
         else:
-            self._decide()
+            self._retry_or_choose_first()
 
-    def _decide(self) -> None:
-        """The first attempt is over, and nothing of it was received."""
-        first = self._call
-        renewable = is_renewable(first)
+    def _retry_or_choose_first(self) -> None:
+        """Runs when the first attempt has ended without a response."""
+        first = self._attempt
+        renewable = is_renewable(first.code(), first.trailing_metadata())
         with self._lock:
             if self._phase is not Phase.FIRST:
                 return
             if renewable and not self._cancelled:
                 self._phase = Phase.RENEWING
         try:
-            future = self._renew() if self._phase is Phase.RENEWING else None
-        except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
-            self._settle(_not_made(error))
+            future = self._replace_credential() if self._phase is Phase.RENEWING else None
+        except Exception as error:  # noqa: BLE001 - the outcome for the caller, who waits for one
+            self._choose(failed_retry(error))
             return
         if future is None:
-            self._settle(first)
+            self._choose(first)
             return
         future.add_done_callback(self._renewed)
         if self._deadline is not None and not future.done():
             try:
-                alarm(self._deadline, functools.partial(_call_method, weakref.ref(self), "_out_of_time"))
-            except RuntimeError as error:  # there can be no more threads, so nobody would end the waiting
-                self._give_up(_not_made(error))
+                call_at(self._deadline, _weak_callback(self._timed_out))
+            except RuntimeError as error:  # no thread can be started, so nothing would end the wait at the deadline
+                self._fail_renewal(failed_retry(error))
 
     def _renewed(self, future: Future[HeldCredential]) -> None:
         with self._lock:
             if self._phase is not Phase.RENEWING:
-                return  # it was cancelled, or ran out of time
-            self._phase = Phase.SECOND
-        if self._may_block and threading.get_ident() != self._maker:
+                return  # the call was cancelled, or its time ran out
+            self._phase = Phase.SETTLING
+        if self._second_may_block and threading.get_ident() != self._constructing_thread:
             try:
-                threading.Thread(target=self._make_again, args=(future,), name="credmesh-retry", daemon=True).start()
-            except RuntimeError as error:  # there can be no more threads
-                self._settle(_not_made(error))
+                threading.Thread(
+                    target=self._make_second_attempt, args=(future,), name="credmesh-retry", daemon=True
+                ).start()
+            except RuntimeError as error:  # no thread can be started
+                self._choose(failed_retry(error))
         else:
-            self._make_again(future)
+            self._make_second_attempt(future)
 
-    def _make_again(self, future: Future[HeldCredential]) -> None:
+    def _make_second_attempt(self, future: Future[HeldCredential]) -> None:
         try:
-            second = self._context.run(self._again, future.result())
-        except NoCredential as unobtained:
-            second = FailedCall(unobtained.failure)
-        except Exception as error:  # noqa: BLE001 - whoever waits for this call has to hear of it
-            second = _not_made(error)
-        self._settle(second)
+            second = self._context.run(self._make_second, future.result())
+        except NoCredential as error:
+            second = FailedCall(error.failure)
+        except Exception as error:  # noqa: BLE001 - the outcome for the caller, who waits for one
+            second = failed_retry(error)
+        self._choose(second)
         if self._cancelled:
             second.cancel()
 
-    def _out_of_time(self) -> None:
-        self._give_up(FailedCall(OUT_OF_TIME))
+    def _timed_out(self) -> None:
+        self._fail_renewal(FailedCall(TIMED_OUT))
 
-    def _give_up(self, failed: FailedCall) -> None:
+    def _fail_renewal(self, failed: FailedCall) -> None:
+        """Ends the call if it still waits for a fresh credential."""
         with self._lock:
             if self._phase is not Phase.RENEWING:
                 return
-            self._phase = Phase.SECOND  # so that nobody begins one
-        self._settle(failed)
+            self._phase = Phase.SETTLING  # prevents the second attempt
+        self._choose(failed)
 
-    def _settle(self, call: Any) -> None:
-        """Whatever happens to this attempt is what happened to the call."""
+    def _choose(self, attempt: Any) -> None:
+        """Makes this attempt the outcome of the call."""
         with self._lock:
-            self._call = call
-            self._phase = Phase.DECIDED
-            self._decided.set()
-            awaited = bool(self._callbacks)
-        if awaited:
-            _tell_of_end(call, functools.partial(_keep_alive, self))
-        self._when_over(call, "_finish")
+            self._attempt = attempt
+            self._phase = Phase.CHOSEN
+            self._chosen.set()
+            has_callbacks = bool(self._callbacks)
+        if has_callbacks:
+            _add_end_callback(attempt, functools.partial(_keep_alive, self))
+        self._on_end(attempt, self._run_callbacks)
 
-    def _finish(self) -> None:
+    def _run_callbacks(self) -> None:
         with self._lock:
-            self._over = True
+            self._ended = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             try:
                 callback()
-            except Exception:  # noqa: BLE001 - the application's own code, in a thread that others need
+            except Exception:  # noqa: BLE001 - the application's own code, in a thread that other calls need
                 _log.exception("a callback of a call failed")
 
 
-def _tell_of_end(call: Any, callback: Callable[[], None]) -> bool:
-    """Has it called when a call is over; False if it is already. A blocking call that failed knows no callbacks."""
-    return not call.done() and bool(call.add_callback(callback))
-
-
-def _not_made(error: Exception) -> FailedCall:
+def failed_retry(error: Exception) -> FailedCall:
+    """Returns the outcome of a call whose second attempt could not be made."""
     call = FailedCall(RenewalFailure(grpc.StatusCode.INTERNAL, f"the call could not be made again: {error}"))
     call.__cause__ = error
     return call
 
 
-def _call_method(reference: weakref.ref[Any], method: str) -> None:
-    alive = reference()
-    if alive is not None:
-        getattr(alive, method)()
+def _add_end_callback(attempt: Any, callback: Callback) -> bool:
+    """Has the callback called when an attempt ends; False if it has ended.
+
+    `done` comes first: a blocking call that failed has no `add_callback`.
+    """
+    return not attempt.done() and bool(attempt.add_callback(callback))
+
+
+def _weak_callback(method: Callback) -> Callback:
+    """Returns a callback that calls a bound method while its object lives."""
+    return functools.partial(_call_if_alive, weakref.WeakMethod(method))
+
+
+def _call_if_alive(reference: weakref.WeakMethod[Callback]) -> None:
+    method = reference()
+    if method is not None:
+        method()
 
 
 def _keep_alive(call: RetriedCall) -> None:
-    """Called when it may go; being held for this call was the point."""
+    """A callback that does nothing. The attempt that holds it holds the call."""
     del call

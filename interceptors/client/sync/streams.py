@@ -1,4 +1,4 @@
-"""A sync stream of answers that is begun once more when its credential was refused."""
+"""A sync stream of responses that is made again with a fresh credential after a refusal."""
 
 from __future__ import annotations
 
@@ -15,55 +15,58 @@ __all__ = ["RetriedStream"]
 
 
 class RetriedStream(RetriedCall):
-    """A call with a stream of answers. Once an answer was received the first attempt counts, whatever follows."""
+    """A call with a stream of responses. Once it has returned a response, the first attempt is the outcome."""
 
     def __init__(
         self,
         first: Any,
-        renew: Callable[[], Future[HeldCredential] | None],
-        again: Callable[[HeldCredential], Any],
+        replace_credential: Callable[[], Future[HeldCredential] | None],
+        make_second: Callable[[HeldCredential], Any],
         deadline: float | None,
     ) -> None:
-        self._readers = 0  # who wait for the first answer: only they know whether there was one, so they decide
-        self._first_over = False
-        super().__init__(first, renew, again, deadline)
+        # Threads that wait for the first response. gRPC may report the end before the thread has received the last
+        # response, so while there are readers only they decide on a second attempt.
+        self._readers = 0
+        self._first_has_ended = False
+        super().__init__(first, replace_credential, make_second, deadline)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         with self._lock:
-            first = self._call
-            decided = self._phase is Phase.DECIDED
-            self._readers += not decided
-        if decided:
-            return next(first)
+            attempt = self._attempt
+            chosen = self._phase is Phase.CHOSEN
+            self._readers += not chosen
+        if chosen:
+            return next(attempt)
         try:
-            message = next(first)
+            response = next(attempt)
         except (StopIteration, grpc.RpcError):
             with self._lock:
                 self._readers -= 1
-                deciding = self._first_over and self._readers == 0
-            if deciding:
-                self._decide()
-            if self._ended() is first:
+                last_reader = self._first_has_ended and self._readers == 0
+            if last_reader:
+                self._retry_or_choose_first()
+            if self._await_choice() is attempt:
                 raise
-            return next(self._call)
-        self._received()
-        return message
+            return next(self._attempt)
+        self._choose_first()
+        return response
 
-    def _received(self) -> None:
+    def _choose_first(self) -> None:
+        """Runs when the first attempt has returned a response."""
         with self._lock:
             self._readers -= 1
-            self._phase = Phase.DECIDED
-            self._decided.set()
-            over = self._first_over
-        if over:
-            self._finish()
+            self._phase = Phase.CHOSEN
+            self._chosen.set()
+            ended = self._first_has_ended
+        if ended:
+            self._run_callbacks()
 
     def _first_ended(self) -> None:
         with self._lock:
-            self._first_over = True
-            if self._readers and not self._decided.is_set():
+            self._first_has_ended = True
+            if self._readers and not self._chosen.is_set():
                 return
         super()._first_ended()

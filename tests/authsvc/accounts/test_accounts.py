@@ -1,4 +1,4 @@
-"""Users and clients, on a real etcd: who is one, and that what is taken away is revoked in the same commit."""
+"""Users and clients on a real etcd: authentication, and the revocation in the commit that takes something away."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _hashes() -> float:
     return REGISTRY.get_sample_value("credmesh_password_hashes_total", {"purpose": "verify"}) or 0.0
 
 
-def test_a_user_is_known_by_the_password(accounts: Accounts, etcd_client: EtcdClient, layout: Layout) -> None:
+def test_a_user_is_authenticated_by_the_password(accounts: Accounts, etcd_client: EtcdClient, layout: Layout) -> None:
     _alice(accounts)
     stored = etcd_client.read(layout.user("alice")).values[layout.user("alice")]
     assert accounts.authenticate_user("alice", PASSWORD) == Account(
@@ -54,8 +54,8 @@ def test_a_user_is_known_by_the_password(accounts: Accounts, etcd_client: EtcdCl
     )
 
 
-def test_an_unknown_user_and_a_wrong_password_get_the_same_answer_for_the_same_work(accounts: Accounts) -> None:
-    """What the caller sees and how many hashes are computed; hashes for nobody have everybody's parameters."""
+def test_an_unknown_user_and_a_wrong_password_get_the_same_answer_and_work(accounts: Accounts) -> None:
+    """The refusal and the number of computed hashes are equal; so are the parameters of the hashes."""
     _alice(accounts)
     answers = []
     for subject in ("alice", "nobody"):
@@ -82,7 +82,7 @@ def test_neither_password_nor_secret_is_in_etcd_or_in_a_refusal(
     assert "hunter22" not in str(_refused(accounts.authenticate_user, "alice", "hunter22"))
 
 
-def test_a_client_is_known_by_its_secret_and_speaks_for_itself(accounts: Accounts) -> None:
+def test_a_client_is_authenticated_by_its_secret_and_is_its_own_subject(accounts: Accounts) -> None:
     _, secret = accounts.create_client("app", scopes=["a"], audiences=["orders"])
     account = accounts.authenticate_client("app", secret)
     assert (account.subject, account.client_id, account.scopes, account.audiences) == (
@@ -108,7 +108,7 @@ def test_any_other_secret_is_refused_like_an_unknown_client(accounts: Accounts, 
     assert known.trailing_metadata() == unknown.trailing_metadata()
 
 
-def test_the_secret_of_a_client_counts_as_no_other_kind_of_token(accounts: Accounts) -> None:
+def test_a_clients_secret_is_accepted_only_as_a_clients_secret(accounts: Accounts) -> None:
     _, secret = accounts.create_client("app", scopes=[], audiences=[])
     token = OpaqueToken.parse(secret)
     for kind in (OpaqueKind.SESSION, OpaqueKind.REFRESH):
@@ -116,8 +116,10 @@ def test_the_secret_of_a_client_counts_as_no_other_kind_of_token(accounts: Accou
         assert _refused(accounts.authenticate_client, "app", disguised)
 
 
-def test_a_record_without_a_hash_lets_nobody_in(accounts: Accounts, etcd_client: EtcdClient, layout: Layout) -> None:
-    """A secret that cannot be read has no hash either; nothing must not equal nothing."""
+def test_a_record_without_a_hash_authenticates_no_caller(
+    accounts: Accounts, etcd_client: EtcdClient, layout: Layout
+) -> None:
+    """A malformed secret has no hash either. The two must not compare as equal."""
     bare_client = auth_pb2.ClientRecord(format=1, client_id="app")
     bare_user = auth_pb2.UserRecord(format=1, subject="alice")
     etcd_client.commit(
@@ -132,7 +134,7 @@ def test_a_record_without_a_hash_lets_nobody_in(accounts: Accounts, etcd_client:
         assert _refused(accounts.authenticate_user, "alice", secret)
 
 
-def test_a_record_that_was_copied_to_another_name_lets_nobody_in(
+def test_a_record_that_was_copied_to_another_name_authenticates_no_caller(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     _alice(accounts)
@@ -141,7 +143,7 @@ def test_a_record_that_was_copied_to_another_name_lets_nobody_in(
     assert _refused(accounts.authenticate_user, "mallory", PASSWORD).reason is Reason.CREDENTIAL_INVALID
 
 
-def test_what_exists_is_not_made_again(accounts: Accounts) -> None:
+def test_an_existing_account_is_not_created_again(accounts: Accounts) -> None:
     _alice(accounts)
     with pytest.raises(AlreadyExists, match="'alice'"):
         accounts.create_user("alice", "other password", scopes=[], audiences=[])
@@ -151,7 +153,7 @@ def test_what_exists_is_not_made_again(accounts: Accounts) -> None:
         accounts.create_client("app", scopes=[], audiences=[])
 
 
-def test_of_many_who_make_the_same_user_at_once_one_does(accounts: Accounts) -> None:
+def test_of_many_concurrent_creations_of_a_user_one_succeeds(accounts: Accounts) -> None:
     def make(number: int) -> int | None:
         try:
             accounts.create_user("alice", f"password-{number}", scopes=[], audiences=[])
@@ -165,7 +167,7 @@ def test_of_many_who_make_the_same_user_at_once_one_does(accounts: Accounts) -> 
     accounts.authenticate_user("alice", f"password-{made[0]}")
 
 
-def test_no_client_may_be_called_like_the_one_of_passwords() -> None:
+def test_the_client_id_of_password_credentials_is_reserved() -> None:
     with pytest.raises(InvalidField, match=r"^client_id "):
         new_client("password", scopes=[], audiences=[])
 
@@ -199,7 +201,7 @@ def test_deleting_revokes_in_the_same_commit(accounts: Accounts, etcd_client: Et
     assert _refused(accounts.authenticate_client, "app", secret).reason is Reason.CREDENTIAL_INVALID
 
 
-def test_taking_something_away_revokes_in_the_same_commit_and_adding_does_not(
+def test_removing_a_scope_revokes_in_the_same_commit_and_adding_does_not(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     accounts.create_user("alice", PASSWORD, scopes=["a", "b"], audiences=["x"])
@@ -236,7 +238,7 @@ def test_an_update_that_changes_nothing_writes_nothing(
     assert etcd_client.read(layout.user("alice")).revision == before
 
 
-def test_of_updates_made_at_once_none_is_lost(accounts: Accounts) -> None:
+def test_no_concurrent_update_is_lost(accounts: Accounts) -> None:
     accounts.create_client("app", scopes=["a"], audiences=["x"])
     with ThreadPoolExecutor(2) as pool:
         both = [
@@ -248,7 +250,7 @@ def test_of_updates_made_at_once_none_is_lost(accounts: Accounts) -> None:
     assert (list(record.scopes), list(record.audiences)) == (["b"], ["y"])
 
 
-def test_what_is_not_there_is_not_found_and_nothing_is_revoked(
+def test_a_missing_account_is_not_found_and_nothing_is_revoked(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     attempts: list[Callable[[], int]] = [
@@ -264,7 +266,7 @@ def test_what_is_not_there_is_not_found_and_nothing_is_revoked(
     assert etcd_client.count(layout.epochs) == 0
 
 
-def test_passwords_set_at_once_leave_one_of_them_and_every_change_revoked(
+def test_passwords_set_at_once_leave_one_and_every_change_revokes(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     _alice(accounts)
@@ -283,8 +285,8 @@ def test_passwords_set_at_once_leave_one_of_them_and_every_change_revoked(
     assert etcd_client.read(epoch).values[epoch].mod_revision == last
 
 
-def test_of_changes_made_at_once_with_one_old_password_one_counts(accounts: Accounts) -> None:
-    """Whoever knows a password that is the old one by now must not set another."""
+def test_of_concurrent_changes_with_the_same_old_password_one_succeeds(accounts: Accounts) -> None:
+    """A password that has just been replaced must not serve to set another one."""
     _alice(accounts)
     start = threading.Barrier(4)
 
@@ -298,23 +300,23 @@ def test_of_changes_made_at_once_with_one_old_password_one_counts(accounts: Acco
 
     old = PASSWORD
     with ThreadPoolExecutor(4) as pool:
-        for turn in range(5):  # more than once: they have to come between each other's read and write
+        for turn in range(5):  # repeated, since the threads have to interleave between read and write
             tries = [pool.submit(change, f"password {turn} {number}", old) for number in range(4)]
             (old,) = [new for new in (one.result(30) for one in tries) if new]
             assert accounts.authenticate_user("alice", old)
 
 
-def test_a_user_who_is_deleted_meanwhile_does_not_come_back_with_a_new_password(
+def test_a_user_deleted_meanwhile_does_not_come_back_with_a_new_password(
     accounts: Accounts, passwords: Passwords, etcd_client: EtcdClient, layout: Layout
 ) -> None:
-    """The user is deleted after the record was read and before it is written: held up while the password is hashed."""
+    """The user is deleted between the read of the record and its write, while the password waits for its hash."""
     _alice(accounts)
     let_go = threading.Event()
     busy = passwords._pool.submit(let_go.wait)
     with ThreadPoolExecutor(1) as pool:
         setting = pool.submit(accounts.set_password, "alice", "a new password", actor="operator")
         try:
-            wait_until(lambda: passwords._pool._work_queue.qsize() == 1, what="the new password waits for its hash")
+            wait_until(lambda: passwords._pool._work_queue.qsize() == 1, what="the new password to wait for its hash")
             accounts.delete_user("alice", actor="operator")
         finally:
             let_go.set()
@@ -324,7 +326,7 @@ def test_a_user_who_is_deleted_meanwhile_does_not_come_back_with_a_new_password(
     assert layout.user("alice") not in etcd_client.read(layout.user("alice")).values
 
 
-def test_a_newer_record_is_neither_used_nor_overwritten_but_can_be_deleted(
+def test_a_newer_record_is_not_used_or_overwritten_but_can_be_deleted(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     key = layout.user("alice")
@@ -344,7 +346,7 @@ def test_a_newer_record_is_neither_used_nor_overwritten_but_can_be_deleted(
     assert key not in etcd_client.read(key).values
 
 
-def test_an_outdated_hash_is_replaced_when_the_password_is_shown(
+def test_an_outdated_hash_is_replaced_at_the_next_login(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout, passwords: Passwords
 ) -> None:
     key = layout.user("alice")
@@ -357,13 +359,13 @@ def test_an_outdated_hash_is_replaced_when_the_password_is_shown(
     assert passwords.outdated(_stored(etcd_client, key).password_hash)
     account = accounts.authenticate_user("alice", PASSWORD)
     assert not passwords.outdated(_stored(etcd_client, key).password_hash)
-    # Issuing compares this revision: it has to be the one after the rehash.
+    # Issuing compares this revision, so it must be that of the replaced hash.
     assert account.record_revision == etcd_client.read(key).values[key].mod_revision
     assert _stored(etcd_client, key).scopes == ["a"]
     assert accounts.authenticate_user("alice", PASSWORD) == account
 
 
-def test_names_cannot_leave_their_directory(accounts: Accounts, etcd_client: EtcdClient, layout: Layout) -> None:
+def test_a_name_cannot_leave_its_prefix_in_etcd(accounts: Accounts, etcd_client: EtcdClient, layout: Layout) -> None:
     accounts.create_user("../clients/operator", PASSWORD, scopes=["a"], audiences=[])
     assert etcd_client.count(layout.clients) == 0
     assert [user.subject for user in accounts.users()] == ["../clients/operator"]

@@ -21,7 +21,7 @@ from interceptors.keyspace import Layout
 from interceptors.policy import rule_of
 
 
-def test_a_client_is_made_once_and_shown_its_secret_once(
+def test_a_client_is_created_once_and_its_secret_shown_once(
     etcd_client: EtcdClient, layout: Layout, accounts: Accounts
 ) -> None:
     def make() -> str | None:
@@ -36,7 +36,7 @@ def test_a_client_is_made_once_and_shown_its_secret_once(
     assert (account.subject, account.client_id, account.scopes) == ("op", "op", ("a", "b"))
 
 
-def test_a_user_that_is_there_keeps_the_password(etcd_client: EtcdClient, layout: Layout, accounts: Accounts) -> None:
+def test_an_existing_user_keeps_the_password(etcd_client: EtcdClient, layout: Layout, accounts: Accounts) -> None:
     assert bootstrap.ensure_user(etcd_client, layout, "eve", "first-password", scopes=["a"], audiences=["orders"])
     assert not bootstrap.ensure_user(etcd_client, layout, "eve", "other-password", scopes=["b"], audiences=[])
     assert accounts.authenticate_user("eve", "first-password").scopes == ("a",)
@@ -44,7 +44,7 @@ def test_a_user_that_is_there_keeps_the_password(etcd_client: EtcdClient, layout
         accounts.authenticate_user("eve", "other-password")
 
 
-def test_the_development_seed_signs_in_and_is_sown_once(
+def test_the_development_accounts_sign_in_and_are_created_once(
     etcd_client: EtcdClient, layout: Layout, accounts: Accounts
 ) -> None:
     secrets = bootstrap.seed_development(etcd_client, layout)
@@ -58,8 +58,8 @@ def test_the_development_seed_signs_in_and_is_sown_once(
     assert accounts.authenticate_client("services", secrets["services"]).scopes == ("credmesh.introspect",)
 
 
-def test_an_operator_holds_every_scope_that_the_auth_service_asks_for() -> None:
-    """A scope that a new method brings must not be forgotten here, or nobody could call it."""
+def test_an_operator_holds_every_scope_that_the_auth_service_requires() -> None:
+    """Without this, the scope of a new method could be forgotten, and no operator could call the method."""
     asked: set[str] = set()
     for module in (accounts_pb2, keys_pb2, nodes_pb2, revocation_pb2, sessions_pb2, auth_pb2):
         for name in module.DESCRIPTOR.services_by_name:
@@ -70,7 +70,7 @@ def test_an_operator_holds_every_scope_that_the_auth_service_asks_for() -> None:
     assert list(bootstrap.OPERATOR_SCOPES) == sorted(bootstrap.OPERATOR_SCOPES)
 
 
-def test_a_new_key_encryption_key_is_for_its_owners_eyes_and_can_be_used(tmp_path: Path) -> None:
+def test_a_new_key_encryption_key_is_readable_only_by_its_owner_and_usable(tmp_path: Path) -> None:
     path = tmp_path / "kek"
     umask = os.umask(0)
     try:
@@ -84,7 +84,7 @@ def test_a_new_key_encryption_key_is_for_its_owners_eyes_and_can_be_used(tmp_pat
 
 
 def test_a_key_encryption_key_is_never_overwritten(tmp_path: Path) -> None:
-    """With it all signing keys would be lost."""
+    """All signing keys would be lost with it."""
     path = tmp_path / "kek"
     bootstrap.generate_kek(path)
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A client's secret is replaced without a moment in which the client is refused, and never by guessing."""
+"""A client's secret is replaced without refusing the client at any time, and cannot be guessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from authsvc.accounts.accounts import Accounts
-from authsvc.accounts.client_secrets import Secret, secrets_of, shows_secret
+from authsvc.accounts.client_secrets import Secret, has_secret, secrets_of
 from authsvc.accounts.principal import Account
 from authsvc.errors import FailedPrecondition, NotFound
 from credmesh.store.v1 import auth_pb2
@@ -31,7 +31,7 @@ def ids(accounts: Accounts) -> list[str]:
     return [secret.id for secret in secrets_of(record)]
 
 
-def test_two_secrets_are_good_side_by_side_until_one_is_removed(accounts: Accounts) -> None:
+def test_two_secrets_are_valid_side_by_side_until_one_is_removed(accounts: Accounts) -> None:
     _, first = accounts.create_client("app", scopes=["a"], audiences=["x"])
     _, second = accounts.add_client_secret("app")
     assert first != second
@@ -42,7 +42,7 @@ def test_two_secrets_are_good_side_by_side_until_one_is_removed(accounts: Accoun
     accounts.remove_client_secret("app", ids(accounts)[0], actor="operator")
     assert not authenticated(accounts, first)
     assert authenticated(accounts, second)
-    # And so on, any number of times; either of the two may go.
+    # This can be repeated, and either of the two may be removed.
     _, third = accounts.add_client_secret("app")
     accounts.remove_client_secret("app", ids(accounts)[1], actor="operator")
     assert authenticated(accounts, second)
@@ -61,7 +61,7 @@ def test_removing_a_secret_revokes_in_the_same_commit_and_adding_does_not(
     assert values[key].mod_revision == values[epoch].mod_revision == revision
 
 
-def test_there_are_two_at_most_and_one_at_least(accounts: Accounts) -> None:
+def test_a_client_has_at_least_one_secret_and_at_most_two(accounts: Accounts) -> None:
     _, first = accounts.create_client("app", scopes=[], audiences=[])
     with pytest.raises(FailedPrecondition, match="no other secret"):
         accounts.remove_client_secret("app", ids(accounts)[0], actor="operator")
@@ -75,7 +75,7 @@ def test_there_are_two_at_most_and_one_at_least(accounts: Accounts) -> None:
     assert authenticated(accounts, first)
 
 
-def test_of_many_who_add_at_once_one_does(accounts: Accounts) -> None:
+def test_of_many_concurrent_additions_one_succeeds(accounts: Accounts) -> None:
     accounts.create_client("app", scopes=[], audiences=[])
     start = threading.Barrier(4)
 
@@ -87,13 +87,13 @@ def test_of_many_who_add_at_once_one_does(accounts: Accounts) -> None:
             return None
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(10):  # more than once: they have to come between each other's read and write
+        for _ in range(10):  # repeated, since the threads have to interleave between read and write
             (secret,) = [one for one in pool.map(add, range(4)) if one]
             assert authenticated(accounts, secret)
             accounts.remove_client_secret("app", ids(accounts)[-1], actor="operator")
 
 
-def test_both_at_once_cannot_be_removed(accounts: Accounts) -> None:
+def test_both_secrets_cannot_be_removed_at_once(accounts: Accounts) -> None:
     accounts.create_client("app", scopes=[], audiences=[])
     accounts.add_client_secret("app")
 
@@ -108,7 +108,7 @@ def test_both_at_once_cannot_be_removed(accounts: Accounts) -> None:
     assert len(ids(accounts)) == 1
 
 
-def test_no_secret_is_in_etcd_and_an_id_tells_nothing_of_it(
+def test_no_secret_is_in_etcd_and_an_id_reveals_nothing_of_it(
     accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     accounts.create_client("app", scopes=[], audiences=[])
@@ -120,11 +120,11 @@ def test_no_secret_is_in_etcd_and_an_id_tells_nothing_of_it(
     assert raw[:6].hex() != secrets_of(record)[-1].id
 
 
-def test_a_hash_that_is_not_there_is_no_secret() -> None:
-    """A secret that cannot be read has no hash either; nothing must not equal nothing."""
+def test_a_missing_hash_is_no_secret() -> None:
+    """A malformed secret has no hash either. The two must not compare as equal."""
     record = auth_pb2.ClientRecord(format=1, client_id="app")
     record.more_secrets.add()
-    assert not shows_secret(record, b"")
+    assert not has_secret(record, b"")
     assert secrets_of(record) == []
     record.more_secrets.add(sha256=b"x" * 32)
     assert [secret.id for secret in secrets_of(record)] == [Secret(b"x" * 32, record.created_at).id]

@@ -1,4 +1,4 @@
-"""Guessing is slowed, per account and per address, and nobody else is."""
+"""Guessing is slowed, per account and per address, and no other login is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PEER = "ipv4:203.0.113.7:50000"
 
 
 def _attempt(throttle: LoginThrottle, account: str, peer: str, outcome: Reason | None) -> Reason | None:
-    """What the caller learns of one login whose check comes out like this."""
+    """The reason with which a login is refused whose check has this result; None if it is accepted."""
     try:
         with throttle.attempt(account=account, peer=peer):
             if outcome is not None:
@@ -33,7 +33,7 @@ def _succeed(throttle: LoginThrottle, account: str = "alice", peer: str = PEER) 
     return _attempt(throttle, account, peer, None)
 
 
-def test_an_account_takes_so_many_failures_and_then_no_login_at_all() -> None:
+def test_after_too_many_failures_an_account_accepts_no_login() -> None:
     throttle = LoginThrottle(per_account=3, per_address=0)
     assert [_fail(throttle) for _ in range(3)] == [Reason.CREDENTIAL_INVALID] * 3
     assert _fail(throttle) is Reason.RATE_LIMITED
@@ -41,7 +41,7 @@ def test_an_account_takes_so_many_failures_and_then_no_login_at_all() -> None:
     assert _succeed(throttle, account="bob") is None
 
 
-def test_an_address_takes_so_many_failures_whatever_the_accounts() -> None:
+def test_failures_of_an_address_count_over_all_accounts() -> None:
     throttle = LoginThrottle(per_account=0, per_address=3)
     assert [_fail(throttle, account=f"user-{i}") for i in range(3)] == [Reason.CREDENTIAL_INVALID] * 3
     assert _succeed(throttle, account="bob") is Reason.RATE_LIMITED
@@ -70,8 +70,8 @@ def test_zero_means_no_limit() -> None:
 
 
 @pytest.mark.parametrize("right_guess", [True, False])
-def test_guesses_sent_at_once_learn_no_more_than_the_limit(right_guess: bool) -> None:
-    """All are let in before the first fails. The right one among those beyond the limit looks like the wrong ones."""
+def test_guesses_sent_at_once_get_no_more_answers_than_the_limit(right_guess: bool) -> None:
+    """All pass the first check. Beyond the limit the right guess gets the same answer as the wrong ones."""
     throttle = LoginThrottle(per_account=3, per_address=0)
     count = 12
     all_in = threading.Barrier(count)
@@ -100,14 +100,14 @@ def test_guesses_sent_at_once_learn_no_more_than_the_limit(right_guess: bool) ->
     assert outcomes.count(Reason.RATE_LIMITED) == count - 3
 
 
-def test_memory_does_not_grow_with_the_names_that_callers_make_up() -> None:
+def test_memory_does_not_grow_with_the_names_that_callers_send() -> None:
     throttle = LoginThrottle(per_account=1, per_address=0)
     seen = {throttle._bucket("account", f"user-{i}") for i in range(100_000)}
     assert len(seen) <= 65_536
     assert _fail(throttle, account="x" * 10_000) is Reason.CREDENTIAL_INVALID
 
 
-def test_nobody_can_tell_beforehand_whom_he_shares_a_bucket_with() -> None:
+def test_which_names_share_a_bucket_cannot_be_predicted() -> None:
     first, second = (LoginThrottle(per_account=1, per_address=1) for _ in range(2))
     names = [f"user-{i}" for i in range(8)]
     assert [first._bucket("account", name) for name in names] != [second._bucket("account", name) for name in names]

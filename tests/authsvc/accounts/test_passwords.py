@@ -1,4 +1,4 @@
-"""Passwords: argon2id, the same work for everybody, and never more of it than the bounds say."""
+"""Passwords: argon2id, the same work for every user, and never more work than the bounds allow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_password_is_right_and_another_is_wrong(passwords: Passwords) -> None:
     assert not passwords.verify(stored, "")
 
 
-def test_what_is_stored_is_argon2id_by_rfc_9106_and_salted() -> None:
+def test_the_stored_hash_is_salted_argon2id_by_rfc_9106() -> None:
     first, second = hash_password("correct horse"), hash_password("correct horse")
     assert first.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
     assert first != second
@@ -37,7 +37,7 @@ def test_a_password_typed_on_another_keyboard_is_the_same(passwords: Passwords) 
     assert passwords.verify(passwords.hash("caf\u00e9 au lait"), "cafe\u0301 au lait")
 
 
-def test_nobody_costs_as_much_as_somebody_and_is_never_right(passwords: Passwords) -> None:
+def test_an_unknown_user_costs_as_much_and_never_matches(passwords: Passwords) -> None:
     stored = passwords.hash("correct horse")
     before = _verified()
     assert not passwords.verify(stored, "wrong")
@@ -46,11 +46,11 @@ def test_nobody_costs_as_much_as_somebody_and_is_never_right(passwords: Password
     assert _verified() - before == 2 * for_somebody == 2
 
 
-def test_the_hash_for_nobody_has_the_parameters_of_everybodys() -> None:
-    """The time is that of the parameters: should they differ, the clock would tell who exists."""
+def test_the_dummy_hash_has_the_parameters_of_real_hashes() -> None:
+    """The parameters determine the time. If they differed, timing would reveal which users exist."""
     pool = Passwords(workers=1, parameters=SMALL)
     try:
-        assert argon2.extract_parameters(pool._nobody) == argon2.extract_parameters(pool.hash("x")) == SMALL
+        assert argon2.extract_parameters(pool._dummy_hash) == argon2.extract_parameters(pool.hash("x")) == SMALL
     finally:
         pool.close()
 
@@ -58,7 +58,7 @@ def test_the_hash_for_nobody_has_the_parameters_of_everybodys() -> None:
 @pytest.mark.parametrize(
     "foreign", ["", "secret", "$argon2id$", "$2b$12$abcdefghijklmnopqrstuv", "$argon2id$v=19$m=1,t=1"]
 )
-def test_a_stored_value_that_is_no_hash_is_never_right_and_costs_as_much(passwords: Passwords, foreign: str) -> None:
+def test_a_stored_value_that_is_no_hash_never_matches_and_costs_as_much(passwords: Passwords, foreign: str) -> None:
     for tried in ("secret", foreign):
         before = _verified()
         assert not passwords.verify(foreign, tried)
@@ -77,12 +77,12 @@ def test_a_hash_of_other_parameters_is_outdated_and_still_checked(passwords: Pas
     assert not passwords.outdated(passwords.hash("correct horse"))
 
 
-def test_more_than_may_wait_are_refused_at_once_and_the_others_are_served() -> None:
-    """One worker and two places: of many at once most are refused, none is lost, and afterwards there is room again."""
+def test_checks_beyond_the_limit_are_refused_and_the_others_served() -> None:
+    """One worker and two waiting slots. Most of many are refused, none is lost, and later the slots are free again."""
     slow = argon2.Parameters(
         type=argon2.Type.ID, version=19, salt_len=16, hash_len=32, time_cost=2, memory_cost=32_768, parallelism=1
     )
-    pool = Passwords(workers=1, waiting=2, parameters=slow)
+    pool = Passwords(workers=1, max_waiting=2, parameters=slow)
     stored = pool.hash("correct horse")
     together = threading.Barrier(12)
 
@@ -104,8 +104,11 @@ def test_more_than_may_wait_are_refused_at_once_and_the_others_are_served() -> N
 
 
 def test_closing_leaves_no_thread() -> None:
+    # Other tests of this process may have pools too, so only the workers that appear here count.
+    before = set(threading.enumerate())
     pool = Passwords(workers=2, parameters=SMALL)
     pool.hash("correct horse")
-    mine = [thread for thread in threading.enumerate() if thread.name.startswith("credmesh-password")]
+    workers = [one for one in set(threading.enumerate()) - before if one.name.startswith("credmesh-password")]
+    assert workers
     pool.close()
-    wait_until(lambda: not any(thread.is_alive() for thread in mine), what="the workers end")
+    wait_until(lambda: not any(worker.is_alive() for worker in workers), what="the workers to end")

@@ -1,4 +1,4 @@
-"""AccountService over a real server: every field is checked, and every error says what its caller needs to know."""
+"""AccountService over a real server: every field is checked, and every error says what the caller can do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from authsvc.accounts.accounts import Accounts
 from authsvc.accounts.passwords import Passwords
 from authsvc.api.account_service import AccountServicer
-from authsvc.api.errors import AnswerErrors
+from authsvc.api.status_mapping import StatusMappingInterceptor
 from authsvc.revocation.revoker import Revoker
 from authsvc.settings import AuthSettings
 from credmesh.admin.v1 import accounts_pb2 as pb
@@ -35,7 +35,7 @@ PASSWORD = "correct horse"
 
 @dataclass(frozen=True)
 class Api:
-    """The service, and a credential for everything in it."""
+    """The service, and credentials for all of its methods."""
 
     stub: accounts_pb2_grpc.AccountServiceStub
     issuer: Issuer
@@ -47,7 +47,7 @@ class Api:
         return getattr(self.stub, method)(request, metadata=metadata, timeout=10)
 
     def refused(self, method: str, request: Any, **options: str) -> grpc.Call:
-        """Calls a method that must fail; the failure."""
+        """Calls a method that must fail, and returns the failure."""
         with pytest.raises(grpc.RpcError) as failed:
             self.call(method, request, **options)
         assert isinstance(failed.value, grpc.Call)
@@ -55,7 +55,7 @@ class Api:
 
 
 def _serve(accounts: Accounts, node: MeshNode, issuer: Issuer) -> Iterator[Api]:
-    server = grpc.server(ThreadPoolExecutor(4), interceptors=[ServerInterceptor(node), AnswerErrors()])
+    server = grpc.server(ThreadPoolExecutor(4), interceptors=[ServerInterceptor(node), StatusMappingInterceptor()])
     accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(accounts=accounts), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -83,7 +83,7 @@ def _client(client_id: str, **fields: Any) -> pb.CreateClientRequest:
     return pb.CreateClientRequest(client=pb.Client(client_id=client_id, **fields))
 
 
-def test_a_user_is_made_listed_changed_and_deleted(
+def test_a_user_is_created_listed_changed_and_deleted(
     api: Api, accounts: Accounts, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     made = api.call("CreateUser", _user("alice", scopes=["a", "b", "a"], audiences=["orders"])).user
@@ -97,7 +97,7 @@ def test_a_user_is_made_listed_changed_and_deleted(
     assert not api.call("ListUsers", pb.ListUsersRequest()).users
 
 
-def test_a_client_is_made_listed_and_deleted(api: Api, accounts: Accounts) -> None:
+def test_a_client_is_created_listed_and_deleted(api: Api, accounts: Accounts) -> None:
     made = api.call("CreateClient", _client("app", scopes=["a"], audiences=["an unknown one"]))
     assert accounts.authenticate_client("app", made.client_secret).audiences == ("an unknown one",)
     assert list(api.call("ListClients", pb.ListClientsRequest()).clients) == [made.client]
@@ -126,9 +126,7 @@ def _update(method: str, name: str, *paths: str, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["UpdateUser", "UpdateClient"])
-def test_only_what_is_named_is_changed_and_the_revision_says_whether_something_was_revoked(
-    api: Api, method: str
-) -> None:
+def test_only_masked_fields_change_and_the_revision_tells_of_a_revocation(api: Api, method: str) -> None:
     api.call("CreateUser", _user("name", scopes=["a"], audiences=["x"]))
     api.call("CreateClient", _client("name", scopes=["a"], audiences=["x"]))
     kind = method.removeprefix("Update").lower()
@@ -203,7 +201,7 @@ _LONG = "x" * 257
         ("DeleteClient", pb.DeleteClientRequest(), "client_id"),
     ],
 )
-def test_a_field_that_is_not_acceptable_is_named(
+def test_an_invalid_field_is_named(
     api: Api, etcd_client: EtcdClient, layout: Layout, method: str, request_: Any, field: str
 ) -> None:
     failure = api.refused(method, request_)
@@ -216,7 +214,7 @@ def test_a_field_that_is_not_acceptable_is_named(
     assert etcd_client.count(layout.users) == etcd_client.count(layout.clients) == 0
 
 
-def test_what_is_there_already_and_what_is_not_there(api: Api) -> None:
+def test_existing_and_missing_accounts_get_their_own_status(api: Api) -> None:
     api.call("CreateUser", _user("alice"))
     api.call("CreateClient", _client("app"))
     for method, request in (("CreateUser", _user("alice")), ("CreateClient", _client("app"))):
@@ -234,7 +232,7 @@ def test_what_is_there_already_and_what_is_not_there(api: Api) -> None:
         assert "'nobody'" in failure.details()
 
 
-def test_reading_takes_one_scope_and_writing_another(api: Api) -> None:
+def test_reading_and_writing_require_different_scopes(api: Api) -> None:
     readers, writers = "credmesh.accounts.read", "credmesh.accounts.write"
     calls: list[tuple[str, Any, str]] = [
         ("CreateUser", _user("alice"), readers),
@@ -277,7 +275,7 @@ def test_without_etcd_the_caller_is_told_to_retry(
             assert "etcd does not answer" in str(failed.value.details())
 
 
-def test_a_bug_tells_the_caller_nothing(
+def test_an_unexpected_exception_is_hidden_from_the_caller(
     node: MeshNode, etcd_client: EtcdClient, etcd_settings: EtcdSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken: Any = object()

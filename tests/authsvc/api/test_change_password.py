@@ -1,4 +1,4 @@
-"""Changing one's own password: who may, what becomes of the sessions, and that it is no way to guess."""
+"""Changing the caller's own password: permissions, the end of the sessions, and the limit on guessing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD, NEW = "the old password", "the new password"
 
 @pytest.fixture
 def user(api: Api) -> str:
-    """A user of this test's own."""
+    """A user that belongs to this test."""
     subject = f"user-{uuid.uuid4().hex[:12]}"
     api.replica.accounts.create_user(subject, OLD, scopes=["a", "b"], audiences=["credmesh.auth", "orders"])
     return subject
@@ -41,13 +41,13 @@ def who(api: Api, token: str) -> auth_pb2.Identity:
     return identity
 
 
-def test_the_new_password_is_the_one_that_counts(api: Api, user: str) -> None:
+def test_the_new_password_replaces_the_old_one(api: Api, user: str) -> None:
     api.call("ChangePassword", change(), token=signed_in(api, user).access_token)
     assert api.reason("Login", password_request(user, OLD), token="") is Reason.CREDENTIAL_INVALID
     assert signed_in(api, user, NEW).access_token
 
 
-def test_every_session_before_it_is_revoked_in_the_same_commit_and_the_caller_gets_another(api: Api, user: str) -> None:
+def test_it_revokes_all_earlier_sessions_and_gives_the_caller_a_new_one(api: Api, user: str) -> None:
     other, mine = signed_in(api, user), signed_in(api, user, scopes=["a"], audiences=["credmesh.auth"])
     answer = api.call("ChangePassword", change(), token=mine.access_token)
     key = api.replica.layout.user(user)
@@ -71,7 +71,7 @@ def _revoked(api: Api, token: str) -> bool:
     return False
 
 
-def test_who_holds_an_opaque_session_gets_another_of_these(api: Api, user: str) -> None:
+def test_an_opaque_session_is_replaced_by_an_opaque_session(api: Api, user: str) -> None:
     session = auth_pb2.CREDENTIAL_KIND_SESSION
     before = signed_in(api, user, kind=session)
     answer = api.call("ChangePassword", change(kind=session), token=before.session_token)
@@ -89,7 +89,7 @@ def test_who_holds_an_opaque_session_gets_another_of_these(api: Api, user: str) 
         (change(kind=7), "kind"),
     ],
 )
-def test_a_field_that_is_not_acceptable_changes_nothing_and_ends_nothing(
+def test_an_invalid_field_changes_nothing_and_ends_nothing(
     api: Api, user: str, request_: auth_pb2.ChangePasswordRequest, field: str
 ) -> None:
     mine = signed_in(api, user)
@@ -101,21 +101,21 @@ def test_a_field_that_is_not_acceptable_changes_nothing_and_ends_nothing(
     assert signed_in(api, user).access_token
 
 
-def test_guessing_the_password_with_a_stolen_session_is_slowed_as_with_a_login(api: Api, user: str) -> None:
+def test_guessing_with_a_stolen_session_is_slowed_like_a_login(api: Api, user: str) -> None:
     stolen = signed_in(api, user).access_token
     codes = [api.failure("ChangePassword", change(old=f"guess {n}"), token=stolen).code() for n in range(7)]
     assert codes == [grpc.StatusCode.INVALID_ARGUMENT] * 5 + [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
     assert api.reason("Login", password_request(user, OLD), token="") is Reason.RATE_LIMITED
 
 
-def test_a_client_has_no_password_and_nobody_none_at_all(api: Api) -> None:
+def test_a_client_and_a_caller_without_credential_have_no_password(api: Api) -> None:
     failure = api.failure("ChangePassword", change())
     assert failure.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "only a user has a password" in (failure.details() or "")
+    assert "a client has no password" in (failure.details() or "")
     assert api.reason("ChangePassword", change(), token="") is Reason.CREDENTIAL_MISSING
 
 
-def test_it_is_audited_and_tells_no_password(api: Api, user: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_audited_without_a_password(api: Api, user: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG"):
         mine = signed_in(api, user)
         api.failure("ChangePassword", change(old="a wild guess"), token=mine.access_token)

@@ -1,4 +1,4 @@
-"""How many may keep the auth service's threads busy with the keys: those who sign in need some."""
+"""Long calls occupy a bounded number of the auth service's threads, so that some are left for signing in."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from authsvc.api.errors import AnswerErrors
 from authsvc.api.key_service import KeyServicer
 from authsvc.api.node_service import NodeServicer
+from authsvc.api.status_mapping import StatusMappingInterceptor
 from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc, nodes_pb2, nodes_pb2_grpc
@@ -27,9 +27,9 @@ AT_ONCE = 2
 
 @contextmanager
 def served(keys: Keys) -> Iterator[grpc.Channel]:
-    """A replica that lets two watch, two wait, and two probe."""
+    """A replica that allows two watches, two waits for a rotation, and two probes."""
     node = keys.node("auth")
-    server = grpc.server(ThreadPoolExecutor(16), interceptors=[ServerInterceptor(node), AnswerErrors()])
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=[ServerInterceptor(node), StatusMappingInterceptor()])
     with AckTracker(keys.settings, keys.etcd, keys.layout) as ack_tracker:
         servicer = KeyServicer(
             etcd=keys.etcd,
@@ -37,12 +37,12 @@ def served(keys: Keys) -> Iterator[grpc.Channel]:
             ack_tracker=ack_tracker,
             receipts=Receipts(keys.etcd, keys.layout, ack_tracker, longest_freshness=2.0),
             revoker=keys.revoker(),
-            watches=AT_ONCE,
-            waits=AT_ONCE,
+            max_watches=AT_ONCE,
+            max_rotation_waits=AT_ONCE,
         )
         keys_pb2_grpc.add_KeyServiceServicer_to_server(servicer, server)
         nodes = NodeServicer(
-            etcd=keys.etcd, layout=keys.layout, ack_tracker=ack_tracker, probe_timeout=1.0, probes=AT_ONCE
+            etcd=keys.etcd, layout=keys.layout, ack_tracker=ack_tracker, probe_timeout=1.0, max_probes=AT_ONCE
         )
         nodes_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -56,7 +56,7 @@ def served(keys: Keys) -> Iterator[grpc.Channel]:
 
 @pytest.fixture
 def channel(keys: Keys) -> Iterator[grpc.Channel]:
-    """A channel to it. It leads, and a first key signs."""
+    """A channel to the replica, which leads; a first key signs."""
     with served(keys) as channel:
         keys.leader()
         keys.wait_for_signing()
@@ -76,9 +76,7 @@ def _reason(error: Any) -> Reason | None:
     return reason_of(error.trailing_metadata())
 
 
-def test_whoever_watches_takes_no_more_threads_than_may_be_and_none_of_those_who_wait(
-    stub: keys_pb2_grpc.KeyServiceStub, keys: Keys
-) -> None:
+def test_watches_are_limited_and_use_no_slot_of_rotation_waits(stub: keys_pb2_grpc.KeyServiceStub, keys: Keys) -> None:
     def watch() -> Any:
         return stub.WatchKeys(keys_pb2.WatchKeysRequest(), metadata=bearer(keys), timeout=60)
 
@@ -89,8 +87,8 @@ def test_whoever_watches_takes_no_more_threads_than_may_be_and_none_of_those_who
         next(watch())
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert _reason(refused.value) is Reason.RATE_LIMITED
-    assert "ask ListKeys now and then" in (refused.value.details() or "")
-    # Neither who lists nor who rotates is in the way of those who watch.
+    assert "poll ListKeys instead" in (refused.value.details() or "")
+    # Listing and rotating are not limited by the watches.
     assert stub.ListKeys(keys_pb2.ListKeysRequest(), metadata=bearer(keys), timeout=10).keys
     assert stub.RotateKeys(keys_pb2.RotateKeysRequest(wait=True), metadata=bearer(keys), timeout=10).key.kid
     for one in watches:
@@ -107,17 +105,15 @@ def _first(watch: Any) -> keys_pb2.WatchKeysResponse | None:
     return answer
 
 
-def test_whoever_waits_for_a_rotation_takes_no_more_threads_than_may_be(
-    stub: keys_pb2_grpc.KeyServiceStub, keys: Keys
-) -> None:
+def test_waits_for_a_rotation_are_limited(stub: keys_pb2_grpc.KeyServiceStub, keys: Keys) -> None:
     silent = keys.silent_node()
     wait = keys_pb2.RotateKeysRequest(wait=True)
     calls = [stub.RotateKeys.future(wait, metadata=bearer(keys), timeout=60) for _ in range(AT_ONCE + 1)]
     refused = wait_until(lambda: [one for one in calls if one.done()])
     assert [one.code() for one in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
     assert _reason(refused[0]) is Reason.RATE_LIMITED
-    assert "ask without wait" in (refused[0].details() or "")
-    # As it says: without waiting one still gets an answer.
+    assert "request one without wait" in (refused[0].details() or "")
+    # As the refusal says, a request without wait is still answered.
     assert stub.RotateKeys(keys_pb2.RotateKeysRequest(), metadata=bearer(keys), timeout=10).key.kid
     keys.etcd.commit([], [Delete(silent)])
     waiting = [one for one in calls if one not in refused]
@@ -125,13 +121,13 @@ def test_whoever_waits_for_a_rotation_takes_no_more_threads_than_may_be(
     assert stub.RotateKeys(wait, metadata=bearer(keys), timeout=10).key.kid
 
 
-def test_whoever_probes_the_nodes_takes_no_more_threads_than_may_be(channel: grpc.Channel, keys: Keys) -> None:
-    """A silent node makes each probe as long as it may be, and each waits for those before it."""
+def test_probes_of_the_nodes_are_limited(channel: grpc.Channel, keys: Keys) -> None:
+    """With a silent node each probe takes its whole timeout, and each waits for the probes before it."""
     keys.silent_node()
     stub = nodes_pb2_grpc.NodeServiceStub(channel)
     probe = nodes_pb2.ListNodesRequest(probe=True)
     probing = [stub.ListNodes.future(probe, metadata=bearer(keys), timeout=60) for _ in range(AT_ONCE + 1)]
     codes = sorted(one.code().name for one in probing)
     assert codes == ["OK"] * AT_ONCE + ["RESOURCE_EXHAUSTED"]
-    assert any("ask without probe" in (one.details() or "") for one in probing)
+    assert any("list without probe" in (one.details() or "") for one in probing)
     assert len(stub.ListNodes(probe, metadata=bearer(keys), timeout=10).nodes) == 2

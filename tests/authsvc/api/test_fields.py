@@ -1,4 +1,4 @@
-"""Every field of every request of the auth service: unknown, empty, huge and malformed ones are named."""
+"""For every field of the auth service's requests: an unknown, empty, huge or malformed value is named."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(("method", "request_", "field"), BAD_FIELDS)
-def test_a_bad_field_is_named(api: Api, method: str, request_: Any, field: str) -> None:
+def test_an_invalid_field_is_named(api: Api, method: str, request_: Any, field: str) -> None:
     failure = api.failure(method, request_)
     assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (failure.details() or "").startswith(f"{field} ")

@@ -1,4 +1,4 @@
-"""Fields of requests: what is accepted, and that a refusal names the field and quotes nothing."""
+"""Validation of fields: what is accepted, and that a refusal names the field and quotes no value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_name_may_hold_any_printable_character(good: str) -> None:
 @pytest.mark.parametrize(
     "bad", ["", "x" * 257, "a\nb", "\x00", "tab\there", "del\x7f", "\x85", "line\u2028end", "par\u2029", "a\x1b[31m"]
 )
-def test_a_bad_name_is_refused_by_its_field(bad: str) -> None:
+def test_an_invalid_name_is_refused_with_its_field(bad: str) -> None:
     with pytest.raises(InvalidField) as refused:
         validate.name("user.subject", bad)
     assert refused.value.field == "user.subject"
@@ -40,29 +40,29 @@ def test_exactly_the_scope_tokens_of_rfc_6749_are_scopes(text: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "two scopes", 'quo"te', "back\\slash", "ümlaut", "x" * 257])
-def test_a_bad_scope_is_refused(bad: str) -> None:
+def test_an_invalid_scope_is_refused(bad: str) -> None:
     with pytest.raises(InvalidField, match=r"^scopes "):
         validate.scopes("scopes", ["shop.read", bad])
 
 
-def test_doubles_count_once_and_the_order_stays() -> None:
+def test_duplicates_are_dropped_and_the_order_is_kept() -> None:
     assert validate.scopes("scopes", ["b", "a", "b"]) == ("b", "a")
     assert validate.audiences("audiences", ["orders", "orders"]) == ("orders",)
 
 
 def test_lists_are_bounded() -> None:
     assert len(validate.audiences("audiences", [f"a{i}" for i in range(32)])) == 32
-    with pytest.raises(InvalidField, match=r"^audiences holds more than 32$"):
+    with pytest.raises(InvalidField, match=r"^audiences has more than 32 elements$"):
         validate.audiences("audiences", [f"a{i}" for i in range(33)])
-    with pytest.raises(InvalidField, match=r"^scopes holds more than 256$"):
+    with pytest.raises(InvalidField, match=r"^scopes has more than 256 elements$"):
         validate.scopes("scopes", [f"s{i}" for i in range(257)])
 
 
-def test_an_audience_that_nobody_knows_is_fine() -> None:
+def test_an_audience_need_not_exist() -> None:
     assert validate.audiences("audiences", ["a service of next year"]) == ("a service of next year",)
 
 
-def test_a_password_that_is_tried_may_be_short_but_not_endless() -> None:
+def test_a_password_to_check_may_be_short_but_not_huge() -> None:
     assert validate.password("password", "x") == "x"
     assert validate.password("password", "ä" * 512) == "ä" * 512
     for bad in ("", "x" * 1025, "ä" * 513):
@@ -70,7 +70,7 @@ def test_a_password_that_is_tried_may_be_short_but_not_endless() -> None:
             validate.password("password", bad)
 
 
-def test_a_password_that_is_set_has_eight_bytes() -> None:
+def test_a_password_to_set_has_eight_bytes_at_least() -> None:
     assert validate.new_password("password", "12345678") == "12345678"
     with pytest.raises(InvalidField, match=r"^password is shorter than 8 bytes$"):
         validate.new_password("password", "1234567")

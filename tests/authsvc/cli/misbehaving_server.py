@@ -1,4 +1,4 @@
-"""A gRPC server that answers as a test says: what the auth service would never say on purpose, or not at will."""
+"""A gRPC server whose methods answer as a test defines: with answers that the auth service gives rarely or never."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import grpc
 
-from authsvc.errors import TooMany
+from authsvc.errors import RateLimited
 from credmesh.auth.v1 import auth_pb2
 from interceptors.errors import Reason, Refusal
 from localmesh.certs import Certificates
 
-__all__ = ["Server", "fails", "hangs", "refuses", "served", "signs_in", "turns_away"]
+__all__ = ["Server", "fails", "hangs", "refuses", "refuses_at_limit", "served", "signs_in"]
 
 Answer = Callable[[grpc.ServicerContext], bytes]
-"""What a method does: the bytes of its answer, or an abort."""
+"""What a method does: it returns the bytes of a response, or aborts."""
 
 
 def fails(code: grpc.StatusCode, details: str = "") -> Answer:
@@ -37,11 +37,11 @@ def refuses(reason: Reason, **metadata: str) -> Answer:
     return answer
 
 
-def turns_away(advice: str) -> Answer:
-    """A method that does as much of it as it may."""
+def refuses_at_limit(advice: str) -> Answer:
+    """A method that refuses because a limit is reached, with the advice."""
 
     def answer(context: grpc.ServicerContext) -> bytes:
-        refusal = TooMany(advice)
+        refusal = RateLimited(advice)
         context.set_trailing_metadata(refusal.trailing_metadata())
         context.abort(refusal.status, refusal.message)
 
@@ -49,13 +49,13 @@ def turns_away(advice: str) -> Answer:
 
 
 def signs_in(_: grpc.ServicerContext) -> bytes:
-    """A Login that gives a token."""
+    """A Login that returns an access token."""
     credentials = auth_pb2.Credentials(access_token="a-token")
     return auth_pb2.LoginResponse(credentials=credentials).SerializeToString()
 
 
 def hangs(released: threading.Event) -> Answer:
-    """A method that answers when the test is over."""
+    """A method that answers only when the test releases it."""
 
     def answer(_: grpc.ServicerContext) -> bytes:
         released.wait(30)
@@ -65,7 +65,7 @@ def hangs(released: threading.Event) -> Answer:
 
 
 class Server(grpc.GenericRpcHandler):
-    """The methods by their names (without the service), and which were called with which credential."""
+    """Serves the methods by name (without the service). `calls` has the methods that were called, with credentials."""
 
     def __init__(self, methods: Mapping[str, Answer]) -> None:
         self._methods = methods
@@ -85,7 +85,7 @@ class Server(grpc.GenericRpcHandler):
 
 @contextmanager
 def served(tls: Certificates | None = None, **methods: Answer) -> Iterator[Server]:
-    """Serves the methods on a port that is free, in plaintext unless there are certificates."""
+    """Serves the methods on a free port, in plaintext without certificates."""
     handler = Server(methods)
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((handler,))

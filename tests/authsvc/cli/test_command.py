@@ -1,4 +1,4 @@
-"""The command as a whole: its help, its exit codes, and that it starts fast and never ends in a traceback."""
+"""The command as a whole: its help, its exit codes, a fast start, and no tracebacks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.authsvc.cli.conftest import Command
 from tests.support.repository import REPOSITORY
 from tests.support.waiting import free_port
 
-PLACES = {name: place for section in COMMANDS.values() for name, place in section.items()}
+ENTRIES = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
 
 
 def leaves() -> list[tuple[str, ...]]:
-    """Every command there is, as the words that call it."""
-    found: list[tuple[str, ...]] = []
-    for name in PLACES:
+    """Every command, as the words that call it."""
+    commands: list[tuple[str, ...]] = []
+    for name in ENTRIES:
         command = credmesh.get_command(click.Context(credmesh), name)
         assert command is not None
-        found += [(name, inner) for inner in command.commands] if isinstance(command, click.Group) else [(name,)]
-    return found
+        commands += [(name, inner) for inner in command.commands] if isinstance(command, click.Group) else [(name,)]
+    return commands
 
 
 @pytest.mark.parametrize("words", leaves(), ids=" ".join)
@@ -39,15 +39,15 @@ def test_every_command_explains_itself_and_takes_json_a_profile_and_a_timeout(wo
         assert option in result.stdout
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_the_help_says_of_a_command_what_the_command_says_of_itself(name: str) -> None:
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_overview_and_the_commands_own_help_agree(name: str) -> None:
     command = credmesh.get_command(click.Context(credmesh), name)
     assert isinstance(command, MeshCommand | MeshGroup)
-    # The overview is shorter where it has to be; its first word is the same, so that they cannot drift far.
-    assert (command.help or "").split()[0] == PLACES[name][1].split()[0]
+    # The overview may be shorter. Its first word must be the same, so that the two texts stay similar.
+    assert (command.help or "").split()[0] == ENTRIES[name][1].split()[0]
 
 
-def test_the_exit_codes_stand_in_the_help() -> None:
+def test_the_help_lists_the_exit_codes() -> None:
     shown = CliRunner().invoke(credmesh, ["--help"]).stdout
     assert [code for code, _ in EXIT_CODES] == list(ExitCode)
     for code, meaning in EXIT_CODES:
@@ -74,7 +74,7 @@ def test_the_installed_script_runs() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("keys", "--nonsense"), ("kick",), ("keys", "--timeout", "soon")])
-def test_what_is_not_understood_exits_with_2(nowhere: Command, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(nowhere: Command, arguments: tuple[str, ...]) -> None:
     assert nowhere.run(*arguments).exit_code == ExitCode.USAGE
 
 
@@ -92,7 +92,7 @@ def test_what_is_not_understood_exits_with_2(nowhere: Command, arguments: tuple[
         (("--json", "user"), "Missing command", "credmesh user"),
     ],
 )
-def test_what_is_not_understood_is_said_in_json_where_json_was_asked_for(
+def test_wrong_usage_is_reported_in_json_if_json_was_asked_for(
     nowhere: Command, arguments: tuple[str, ...], says: str, help_of: str
 ) -> None:
     result = nowhere.run(*arguments)
@@ -135,16 +135,14 @@ def test_an_option_with_one_value_is_refused_when_it_is_given_twice(
         ("--timeout", "1", "keys", "--timeout", "2"),  # an alias may hold the first
     ],
 )
-def test_an_option_that_takes_several_or_says_the_same_twice_is_understood(
-    nowhere: Command, arguments: tuple[str, ...]
-) -> None:
-    assert "which mesh is meant" in nowhere.run(*arguments).stderr
+def test_a_repeatable_option_or_a_repeated_flag_is_accepted(nowhere: Command, arguments: tuple[str, ...]) -> None:
+    assert "address of the auth service is not known" in nowhere.run(*arguments).stderr
 
 
-def test_options_are_taken_before_and_after_the_commands_name(nowhere: Command) -> None:
+def test_options_are_accepted_before_and_after_the_commands_name(nowhere: Command) -> None:
     other = nowhere.with_profile("other", auth=f"127.0.0.1:{free_port()}", plaintext=True, client_id="c")
     for arguments in (("--profile", str(other.profile), "keys"), ("keys", "--profile", str(other.profile))):
-        # The other profile is the one that is read: its client has no secret.
+        # The message shows that the other profile was read: its client has no secret.
         assert "no secret for client 'c'" in nowhere.run(*arguments).stderr
 
 
@@ -154,7 +152,7 @@ def test_an_unreachable_mesh_exits_with_3_and_says_what_to_do(nowhere: Command) 
     away = nowhere.with_profile("away", auth=address, plaintext=True, client_id="c", client_secret_file="secret")
     done = away.spawn("keys")
     assert done.returncode == ExitCode.UNREACHABLE
-    assert f"nobody answers at {address}" in done.stderr
+    assert f"no server answers at {address}" in done.stderr
     assert "make run" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -175,11 +173,11 @@ def test_an_error_in_json_is_one_object_on_stderr(nowhere: Command) -> None:
     assert result.stdout == ""
     error = json.loads(result.stderr)["error"]
     assert error["exitCode"] == result.exit_code == ExitCode.USAGE
-    assert "which mesh" in error["message"]
+    assert "address of the auth service is not known" in error["message"]
     assert "make run" in error["nextStep"]
 
 
-def test_a_fault_in_the_command_shows_neither_a_traceback_nor_the_exceptions_text() -> None:
+def test_a_bug_in_the_command_shows_no_traceback_and_no_exception_text() -> None:
     @click.command(cls=MeshCommand)
     def broken() -> None:
         raise RuntimeError("cmr_a_secret_that_was_in_hand")
@@ -193,7 +191,7 @@ def test_a_fault_in_the_command_shows_neither_a_traceback_nor_the_exceptions_tex
     assert "RuntimeError" in str(CliRunner().invoke(broken, env={"CREDMESH_DEBUG": "1"}).exc_info)
 
 
-def test_a_reader_that_goes_away_is_no_fault(nowhere: Command) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(nowhere: Command) -> None:
     """`credmesh … | head -1` closes the pipe while the command writes."""
     program = f"{sys.executable} -m authsvc.cli token inspect --offline --file {nowhere.profile.parent}/token | true"
     (nowhere.profile.parent / "token").write_text("a.b.c")

@@ -1,4 +1,4 @@
-"""Guards of a history alone, without the rest of a replica."""
+"""Fixtures for continuity guards without the rest of their replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.guards import Make, guards
 
 @pytest.fixture
 def ack_tracker(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout) -> Iterator[AckTracker]:
-    """The registrations."""
+    """Follows the registrations."""
     with AckTracker(etcd_settings, etcd_client, layout) as ack_tracker:
         yield ack_tracker
 

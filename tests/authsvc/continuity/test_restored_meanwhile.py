@@ -1,4 +1,4 @@
-"""An etcd that is restored while a guard of its history is at work, or while it is not."""
+"""An etcd that is restored while a continuity guard checks or vouches, or while no guard runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from interceptors.etcd.client import CreatedAt, Delete, EtcdClient, NoneSince, Put, Unchanged
-from interceptors.keyspace import Layout, moved_beacon
+from authsvc.continuity.history_record import read_current_history
+from interceptors.etcd.client import Condition, Delete, EtcdClient, Put
+from interceptors.keyspace import Layout, beacon_update
 from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
 from tests.support.etcd import backups
@@ -17,23 +18,23 @@ from tests.support.guards import Make, Replica, fence, history, register
 
 @pytest.fixture
 def etcd_settings(own_etcd: EtcdProcess) -> EtcdSettings:
-    """An etcd of the test's own, under the name by which the fixtures know it."""
+    """Has the fixtures use an etcd that only this test uses, so that it can be restored."""
     return own_etcd.settings("/restored/")
 
 
 class Slow(EtcdClient):
-    """Whoever vouches with it is held up right before the commit; meanwhile something happens."""
+    """A client that runs `meanwhile` right before it commits a vouch."""
 
     meanwhile: Callable[[], None] | None = None
 
     def commit(
         self,
-        conditions: Sequence[Unchanged | CreatedAt | NoneSince],
+        conditions: Sequence[Condition],
         operations: Sequence[Put | Delete],
         *,
         timeout: float | None = None,
     ) -> int | None:
-        """Commits, late."""
+        """Commits after `meanwhile` has run."""
         happens, writes = self.meanwhile, [operation.key for operation in operations]
         if happens is not None and any(key.endswith("mesh/history") for key in writes):
             self.meanwhile = None
@@ -48,12 +49,12 @@ def slow(etcd_settings: EtcdSettings) -> Iterator[Slow]:
         yield etcd
 
 
-def test_another_replicas_mark_at_the_same_revision_is_not_taken_for_ones_own(
+def test_another_replicas_mark_at_the_same_revision_does_not_count(
     tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout, slow: Slow
 ) -> None:
     guard = replica(etcd=slow)
-    guard.look()
-    lead = fence(etcd_client, layout)
+    guard.check_and_recover()
+    leader_fence = fence(etcd_client, layout)
     register(etcd_client, layout)
     backup = backups.save(own_etcd, tmp_path / "backup")
     marks: list[int | None] = []
@@ -61,85 +62,84 @@ def test_another_replicas_mark_at_the_same_revision_is_not_taken_for_ones_own(
     def restored() -> None:
         marks.append(etcd_client.read(layout.check).values[layout.check].mod_revision)
         backups.restore(own_etcd, backup, new_cluster=False)
-        # In an etcd that this guard has not looked at. The node that wants the vouch is registered in both.
+        # This guard has not checked the restored etcd. The node that needs the vouch is registered in both.
         marks.append(etcd_client.commit([], [Put(layout.check, b"another replica's")]))
 
     slow.meanwhile = restored
-    guard.vouch(lead)
+    guard.vouch_job(leader_fence)
     assert slow.meanwhile is None
     assert marks[0] == marks[1]
     assert not history(etcd_client, layout).HasField("vouched_at")
 
 
-def test_a_backup_that_has_the_mark_in_it_is_not_vouched_for_by_who_looked_before_it_was_restored(
+def test_a_restored_backup_with_the_mark_in_it_is_not_vouched_for(
     tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout, slow: Slow
 ) -> None:
     guard = replica(etcd=slow)
-    guard.look()
-    lead = fence(etcd_client, layout)
+    guard.check_and_recover()
+    leader_fence = fence(etcd_client, layout)
     register(etcd_client, layout)
 
     def restored() -> None:
         backup = backups.save(own_etcd, tmp_path / "backup")
-        move(etcd_client, layout, 1)  # what is revoked now is lost
+        move(etcd_client, layout, 1)  # a revocation after the backup, which the restore loses
         backups.restore(own_etcd, backup, new_cluster=False)
         register(etcd_client, layout)
 
     slow.meanwhile = restored
-    guard.vouch(lead)
+    guard.vouch_job(leader_fence)
     assert slow.meanwhile is None
     assert not history(etcd_client, layout).HasField("vouched_at")
 
 
 def move(etcd: EtcdClient, layout: Layout, times: int) -> None:
-    """Moves the beacon, as whatever is committed below mesh/ does."""
+    """Moves the beacon, as every commit below mesh/ does."""
     for _ in range(times):
-        etcd.commit([], [moved_beacon(layout)])
+        etcd.commit([], [beacon_update(layout)])
 
 
 class TestOutgrown:
-    """Everything was stopped; the restored etcd has gone on before the one who remembers looks at it."""
+    """Everything was stopped. The restored etcd has outgrown the watermark before the replica checks it."""
 
     @pytest.fixture
     def outgrown(
         self, tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
     ) -> Callable[[], Replica]:
-        """Makes a guard that remembers what was lost."""
+        """Returns a function that makes a guard whose watermark lies beyond the backup."""
         path = tmp_path / "watermark.json"
         before = replica(path)
-        before.look()
-        before.look()
+        before.check_and_recover()
+        before.check_and_recover()
         backup = backups.save(own_etcd, tmp_path / "backup")
         move(etcd_client, layout, 3)
-        assert before.look() is not None
+        assert before.check_and_recover() is not None
         backups.restore(own_etcd, backup, new_cluster=False)
-        # One that remembers nothing is first, and finds nothing missing.
-        assert replica().look() is not None
+        # A replica without a watermark checks first, and finds nothing missing.
+        assert replica().check_and_recover() is not None
         move(etcd_client, layout, 10)
         return lambda: replica(path)
 
-    def test_it_is_found_by_what_the_beacon_held(
+    def test_the_loss_is_found_by_the_beacons_value(
         self, outgrown: Callable[[], Replica], etcd_client: EtcdClient, layout: Layout
     ) -> None:
         guard = outgrown()
-        assert guard.look() is None
+        assert guard.check_and_recover() is None
         (lost,) = history(etcd_client, layout).lost
         assert "is not the one that was put there" in lost.reason
-        assert guard.look() is not None
+        assert guard.check_and_recover() is not None
 
-    def test_it_is_found_although_the_replicas_own_node_has_followed_it_already(
+    def test_the_loss_is_found_although_the_replicas_node_follows_that_etcd(
         self, outgrown: Callable[[], Replica], etcd_client: EtcdClient, layout: Layout
     ) -> None:
-        """What the node sees goes on from nothing, and must not take the place of what is remembered."""
-        other = outgrown()
-        found = other._read()
+        """What the node has observed began after the restore, and must not replace the watermark."""
+        current = read_current_history(etcd_client, layout)
         guard = outgrown()
-        guard.monitor.record_read(guard.monitor.observed, found.observed)
-        assert guard.monitor.observed.beacon > guard.watermark.observed.beacon
-        assert guard.look() is None
+        guard.monitor.record_read(guard.monitor.observed, current.observed)
+        assert guard.monitor.observed.beacon_revision > guard.watermark.observed.beacon_revision
+        assert guard.check_and_recover() is None
         assert history(etcd_client, layout).lost
 
-    def test_where_that_is_compacted_it_says_what_it_rests_on(
+    def test_if_that_revision_is_compacted_the_log_says_what_the_check_rests_on(
         self,
         outgrown: Callable[[], Replica],
         etcd_client: EtcdClient,
@@ -149,20 +149,20 @@ class TestOutgrown:
     ) -> None:
         revision = etcd_client.read(layout.beacon).revision
         backups.tool("etcdctl", f"--endpoints={own_etcd.endpoint}", "compact", str(revision))
-        assert outgrown().look() is not None
+        assert outgrown().check_and_recover() is not None
         assert "is compacted" in caplog.text
 
 
-def test_an_etcd_that_has_only_gone_on_is_not_taken_for_another(
+def test_an_etcd_that_has_only_gone_on_is_no_loss(
     tmp_path: Path, own_etcd: EtcdProcess, replica: Make, etcd_client: EtcdClient, layout: Layout
 ) -> None:
     path = tmp_path / "watermark.json"
     guard = replica(path)
-    guard.look()
-    guard.look()
+    guard.check_and_recover()
+    guard.check_and_recover()
     move(etcd_client, layout, 10)
     own_etcd.kill()
     own_etcd.start()
-    assert replica(path).look() is not None
+    assert replica(path).check_and_recover() is not None
     move(etcd_client, layout, 1)
-    assert guard.look() is not None
+    assert guard.check_and_recover() is not None

@@ -1,4 +1,4 @@
-"""Which registrations count as live nodes: a key without a lease does not, and no receipt waits for it."""
+"""Which keys are registrations. A key without a lease is none, and no receipt waits for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from authsvc.coordination.acknowledgements import AckTracker
 from authsvc.revocation.receipts import Receipts
 from credmesh.store.v1 import mesh_pb2
-from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, Put
+from interceptors.etcd.client import Delete, EtcdClient, EtcdUnavailable, Put, Snapshot
 from interceptors.etcd.mirror import Event
 from interceptors.keyspace import Layout
 from interceptors.node.mesh_node import MeshNode
@@ -31,11 +31,11 @@ def ack_tracker(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: La
 
 
 def put(layout: Layout, name: str, lease: int = 0) -> Put:
-    """What writes a node's record, as a node does or, without a lease, as a hand in etcd does."""
+    """The operation that writes a registration: with a lease as a node does, without one as an operator by hand."""
     return Put(layout.node(name), mesh_pb2.NodeRecord(format=1, node_id=name).SerializeToString(), lease)
 
 
-def test_what_is_under_no_lease_makes_no_receipt_lag(
+def test_a_receipt_does_not_wait_for_a_key_without_a_lease(
     etcd_client: EtcdClient, etcd_settings: EtcdSettings, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     etcd_client.commit([], [put(layout, "odd")])
@@ -47,16 +47,16 @@ def test_what_is_under_no_lease_makes_no_receipt_lag(
 
     settings = MeshSettings(etcd=etcd_settings, service="orders", issuer=ISSUER)
     with MeshNode(settings) as node:
-        wait_until(lambda: node.id in ack_tracker.registered)
+        wait_until(lambda: node.id in ack_tracker.registered_nodes)
         begun = time.monotonic()
-        receipt = Receipts(etcd_client, layout, ack_tracker, longest_freshness=10.0).confirm(commit, patience=10.0)
+        receipt = Receipts(etcd_client, layout, ack_tracker, longest_freshness=10.0).confirm(commit, timeout=10.0)
         assert receipt.complete
         assert [one.node_id for one in receipt.nodes] == [node.id]
         assert time.monotonic() - begun < 5.0
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before the ack_tracker reads", "while it watches"])
-def test_only_what_is_under_a_lease_is_registered(
+def test_only_a_key_under_a_lease_is_a_registration(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout, early: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     ack_tracker = AckTracker(etcd_settings, etcd_client, layout)
@@ -67,85 +67,79 @@ def test_only_what_is_under_a_lease_is_registered(
         if not early:
             wait_until(lambda: ack_tracker._nodes.connected)
             etcd_client.commit([], operations)
-        wait_until(lambda: ack_tracker.registered)
-        assert set(ack_tracker.registered) == {"node"}
-    assert f"{layout.node('odd')} is no node's" in caplog.text
+        wait_until(lambda: ack_tracker.registered_nodes)
+        assert set(ack_tracker.registered_nodes) == {"node"}
+    assert f"{layout.node('odd')} is ignored: it is under no lease" in caplog.text
 
 
-def test_a_node_whose_entry_is_written_over_without_a_lease_has_left(
+def test_a_node_whose_key_is_overwritten_without_a_lease_has_left(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
-    """Its lease does not end that entry any more. If it lives, it notices and registers anew."""
-    registered_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-    wait_until(lambda: "node" in ack_tracker.registered)
-    with ack_tracker.listening("b", lambda: None) as waiting:
-        assert not waiting.has_left("node", registered_at)
+    """Its lease no longer ends that key. If the node lives, it notices and registers again."""
+    registration_revision = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
+    wait_until(lambda: "node" in ack_tracker.registered_nodes)
+    with ack_tracker.collect_for_existing_barrier("b") as collector:
+        assert not collector.has_left("node", registration_revision)
         etcd_client.commit([], [put(layout, "node")])
-        wait_until(lambda: waiting.has_left("node", registered_at))
-        assert not ack_tracker.registered
+        wait_until(lambda: collector.has_left("node", registration_revision))
+        assert not ack_tracker.registered_nodes
         again = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-        wait_until(lambda: "node" in ack_tracker.registered)
-        assert ack_tracker.registered["node"].revision == again
-        assert not waiting.has_left("node", again)
+        wait_until(lambda: "node" in ack_tracker.registered_nodes)
+        assert ack_tracker.registered_nodes["node"].revision == again
+        assert not collector.has_left("node", again)
 
 
-def test_a_node_that_comes_and_goes_at_once_has_left(
+def test_a_node_that_registers_and_leaves_at_once_has_left(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     lease = etcd_client.grant(600)
-    with ack_tracker.listening("b", lambda: None) as waiting:
+    with ack_tracker.collect_for_existing_barrier("b") as collector:
         for _ in range(20):
-            registered_at = etcd_client.commit([], [put(layout, "node", lease)]) or 0
+            registration_revision = etcd_client.commit([], [put(layout, "node", lease)]) or 0
             etcd_client.commit([], [Delete(layout.node("node"))])
-        wait_until(lambda: waiting.has_left("node", registered_at))
-    assert not ack_tracker.registered
+        wait_until(lambda: collector.has_left("node", registration_revision))
+    assert not ack_tracker.registered_nodes
 
 
-def test_as_many_nodes_as_a_watch_brings_at_once_are_registered(
+def test_a_watch_may_bring_hundreds_of_nodes_at_once(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: Layout
 ) -> None:
-    """A watch that was behind brings more than etcd takes keys in a transaction."""
     ack_tracker, lease = AckTracker(etcd_settings, etcd_client, layout), etcd_client.grant(600)
     puts = [put(layout, f"n{number}", lease) for number in range(300)]
     for first in range(0, 300, 100):
         revision = etcd_client.commit([], puts[first : first + 100]) or 0
-    ack_tracker._on_nodes([Event(one.key, one.value, revision) for one in puts], revision)
-    assert len(ack_tracker.registered) == 300
+    ack_tracker._on_nodes([Event(one.key, one.value, revision, one.lease) for one in puts], revision)
+    assert len(ack_tracker.registered_nodes) == 300
 
 
-def test_nodes_are_read_anew_if_what_the_watch_brought_could_not_be_looked_up(
-    etcd_settings: EtcdSettings, layout: Layout
-) -> None:
-    class Away(EtcdClient):
-        away = True
+def test_the_watch_brings_registrations_without_a_read_of_etcd(etcd_settings: EtcdSettings, layout: Layout) -> None:
+    """A registration must not be lost because etcd does not answer a read. The event names the lease."""
 
-        def read(self, *keys: str, timeout: float | None = None) -> object:  # type: ignore[override]
-            if self.away:
-                type(self).away = False
-                raise EtcdUnavailable("planted")
-            return super().read(*keys, timeout=timeout)
+    class Unreadable(EtcdClient):
+        def read(self, *keys: str, timeout: float | None = None) -> Snapshot:
+            raise EtcdUnavailable("planted")
 
-    with Away(etcd_settings) as etcd, AckTracker(etcd_settings, etcd, layout) as ack_tracker:
+    with Unreadable(etcd_settings) as etcd, AckTracker(etcd_settings, etcd, layout) as ack_tracker:
         wait_until(lambda: ack_tracker._nodes.connected)
         etcd.commit([], [put(layout, "node", etcd.grant(600)), put(layout, "odd")])
-        wait_until(lambda: set(ack_tracker.registered) == {"node"})
-        assert not etcd.away
+        wait_until(lambda: set(ack_tracker.registered_nodes) == {"node"})
 
 
-def test_a_node_that_is_back_has_not_left_however_much_the_watch_brings_at_once(
+def test_a_node_that_is_back_has_not_left_if_one_batch_brings_both(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
-    """A watch that lagged brings its end, its return and somebody else's arrival together."""
-    registered_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-    gone_at = etcd_client.commit([], [Delete(layout.node("node"))]) or 0
-    back_at = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
-    other_at = etcd_client.commit([], [put(layout, "other", etcd_client.grant(600))]) or 0
+    """A watch that was behind brings the node's end, its return and another node's registration together."""
+    registration_revision = etcd_client.commit([], [put(layout, "node", etcd_client.grant(600))]) or 0
+    end_revision = etcd_client.commit([], [Delete(layout.node("node"))]) or 0
+    lease = etcd_client.grant(600)
+    return_revision = etcd_client.commit([], [put(layout, "node", lease)]) or 0
+    other_revision = etcd_client.commit([], [put(layout, "other", lease)]) or 0
     together = [
-        Event(layout.node("node"), None, gone_at),
-        Event(layout.node("node"), put(layout, "node").value, back_at),
-        Event(layout.node("other"), put(layout, "other").value, other_at),
+        Event(layout.node("node"), None, end_revision),
+        Event(layout.node("node"), put(layout, "node").value, return_revision, lease),
+        Event(layout.node("other"), put(layout, "other").value, other_revision, lease),
     ]
-    with ack_tracker.waiting("a-barrier") as waiting:
-        ack_tracker._on_nodes(together, other_at)
-        assert waiting.has_left("node", registered_at)
-        assert not waiting.has_left("node", back_at)
+    with ack_tracker.collect_for_own_barrier("a-barrier") as collector:
+        ack_tracker._on_nodes(together, other_revision)
+        assert collector.has_left("node", registration_revision)
+        assert not collector.has_left("node", return_revision)

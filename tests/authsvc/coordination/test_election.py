@@ -1,4 +1,4 @@
-"""One replica leads; one that is not sure any more stops; one that does not know it yet can write nothing."""
+"""One replica leads. A leader that cannot be sure of its lease stops its jobs; a deposed one can write nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ settings = EtcdSettings(endpoints=(endpoint,), prefix=prefix)
 etcd = EtcdClient(settings)
 
 def work(fence):
-    # A job that never looks whether it still leads: only the fence is in its way.
+    # A job that never checks whether its replica still leads. Only the fence stops it.
     while True:
         print("wrote" if etcd.commit([fence], [Put(prefix + "work", b"old")]) else "refused", flush=True)
         if sys.stdin.readline() == "":
@@ -46,7 +46,7 @@ threading.Event().wait()
 
 @pytest.fixture
 def start(etcd_settings: EtcdSettings) -> Iterator[Start]:
-    """Starts a leader, which is stopped when the test ends."""
+    """Starts a replica's election, which is stopped when the test ends."""
     with ExitStack() as stack:
 
         def start(
@@ -60,7 +60,7 @@ def start(etcd_settings: EtcdSettings) -> Iterator[Start]:
         yield start
 
 
-def test_one_of_several_leads_and_another_takes_over_as_soon_as_it_stops(start: Start) -> None:
+def test_one_replica_leads_and_another_takes_over_as_soon_as_it_stops(start: Start) -> None:
     leaders = [start(name, ttl=60) for name in ("one", "two", "three")]
     [first] = wait_until(lambda: [one for one in leaders if one.leading])
     first.stop()
@@ -70,7 +70,7 @@ def test_one_of_several_leads_and_another_takes_over_as_soon_as_it_stops(start: 
     assert second is not first
 
 
-def test_a_leader_whose_key_is_deleted_leads_on_only_under_a_new_fence(start: Start, etcd_client: EtcdClient) -> None:
+def test_a_leader_whose_key_is_deleted_leads_only_under_a_new_fence(start: Start, etcd_client: EtcdClient) -> None:
     fences: list[CreatedAt] = []
 
     def job(fence: CreatedAt) -> float:
@@ -84,10 +84,10 @@ def test_a_leader_whose_key_is_deleted_leads_on_only_under_a_new_fence(start: St
     assert fences[1].create_revision > fences[0].create_revision
 
 
-def test_jobs_go_on_when_the_lease_is_renewed_so_late_that_it_was_not_certain_any_more(
+def test_jobs_go_on_after_a_late_renewal_of_a_lease_that_lived_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the process stood still, or the answer was long under way: etcd has renewed it in time."""
+    """For example after a pause of the process, or a slow answer: etcd renewed the lease in time."""
     runs: list[CreatedAt] = []
 
     def job(fence: CreatedAt) -> float:
@@ -96,30 +96,30 @@ def test_jobs_go_on_when_the_lease_is_renewed_so_late_that_it_was_not_certain_an
 
     leader = start("one", job, ttl=3)
     wait_until(lambda: runs)
-    renew, asked = leader._etcd.keep_alive, leader._runners[0]._fence
-    told: list[CreatedAt | None] = []
-    late_at: list[int] = []
+    keep_alive, current_fence = leader._etcd.keep_alive, leader._runners[0]._current_fence
+    fences: list[CreatedAt | None] = []
+    runs_before_renewal: list[int] = []
 
-    def ask() -> CreatedAt | None:
-        told.append(asked())
-        return told[-1]
+    def recorded_fence() -> CreatedAt | None:
+        fences.append(current_fence())
+        return fences[-1]
 
-    def late(lease_id: int) -> int:
-        remaining = renew(lease_id)
-        if not late_at:
-            wait_until(lambda: told[-1] is None, what="the job to be told that nobody leads")
-            late_at.append(len(runs))
+    def late_keep_alive(lease_id: int) -> int:
+        remaining = keep_alive(lease_id)
+        if not runs_before_renewal:
+            wait_until(lambda: fences[-1] is None, what="the job to get no fence")
+            runs_before_renewal.append(len(runs))
         return remaining
 
-    monkeypatch.setattr(leader._runners[0], "_fence", ask)
-    wait_until(lambda: told)
-    monkeypatch.setattr(leader._etcd, "keep_alive", late)
-    wait_until(lambda: late_at, 20)
-    wait_until(lambda: len(runs) > late_at[0], what="the job to go on")
+    monkeypatch.setattr(leader._runners[0], "_current_fence", recorded_fence)
+    wait_until(lambda: fences)
+    monkeypatch.setattr(leader._etcd, "keep_alive", late_keep_alive)
+    wait_until(lambda: runs_before_renewal, 20)
+    wait_until(lambda: len(runs) > runs_before_renewal[0], what="the job to go on")
     assert {fence.create_revision for fence in runs} == {runs[0].create_revision}
 
 
-def test_a_leader_whose_key_is_anothers_does_not_lead(
+def test_a_leader_whose_key_is_under_another_lease_does_not_lead(
     start: Start, etcd_client: EtcdClient, etcd_settings: EtcdSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     leader = start("one")
@@ -127,12 +127,12 @@ def test_a_leader_whose_key_is_anothers_does_not_lead(
     key = Layout(etcd_settings.prefix).leader
     etcd_client.commit([], [Put(key, b"")])
     wait_until(lambda: not leader.leading)
-    assert "its key is gone or another's" in caplog.text
+    assert "the leader's key is gone or under another lease" in caplog.text
     etcd_client.commit([], [Delete(key)])
     wait_until(lambda: leader.leading)
 
 
-def test_a_leader_that_was_paused_beyond_its_lease_can_write_nothing_when_it_wakes_up(
+def test_a_leader_paused_beyond_its_lease_can_write_nothing_afterwards(
     start: Start, etcd: EtcdProcess, etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
     paused = subprocess.Popen(
@@ -165,7 +165,7 @@ def test_a_leader_that_was_paused_beyond_its_lease_can_write_nothing_when_it_wak
         paused.communicate()
 
 
-def test_etcd_restarts_and_somebody_leads_again(start: Start, own_etcd: EtcdProcess) -> None:
+def test_a_replica_leads_again_after_a_restart_of_etcd(start: Start, own_etcd: EtcdProcess) -> None:
     settings = own_etcd.settings("/m/", timeout=1.0)
     runs: list[CreatedAt] = []
 
@@ -186,7 +186,7 @@ def test_etcd_restarts_and_somebody_leads_again(start: Start, own_etcd: EtcdProc
     assert runs[-1].create_revision >= runs[0].create_revision
 
 
-def test_a_replica_campaigns_before_etcd_is_there(start: Start, own_etcd: EtcdProcess) -> None:
+def test_a_replica_campaigns_before_etcd_is_up(start: Start, own_etcd: EtcdProcess) -> None:
     settings = own_etcd.settings("/m/", timeout=1.0)
     own_etcd.stop()
     leader = start("one", settings=settings)
@@ -195,7 +195,7 @@ def test_a_replica_campaigns_before_etcd_is_there(start: Start, own_etcd: EtcdPr
     wait_until(lambda: leader.leading)
 
 
-def test_a_job_is_called_at_once_when_something_changes_below_its_prefixes(
+def test_a_change_below_its_prefixes_has_a_job_called_at_once(
     start: Start, etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
     calls: list[int] = []
@@ -210,7 +210,7 @@ def test_a_job_is_called_at_once_when_something_changes_below_its_prefixes(
         return 1e6
 
     leader = start("one", LeaderJob(job, wakes_on=(etcd_settings.prefix + "bell/",)), other)
-    # One call begins the term; its prefix is read once, which may wake it too.
+    # The begin of the term wakes the job, and so may the first read of its prefix.
     wait_until(lambda: others and all(mirror.connected for mirror in leader._mirrors))
     before, others_before = len(calls), len(others)
     etcd_client.commit([], [Put(etcd_settings.prefix + "bell/1", b"")])
@@ -220,9 +220,7 @@ def test_a_job_is_called_at_once_when_something_changes_below_its_prefixes(
     wait_until(lambda: len(others) > others_before, timeout=2)
 
 
-def test_a_job_that_fails_or_hangs_does_not_keep_the_others_from_running(
-    start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_job_that_fails_or_hangs_does_not_stop_the_others(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     go_on = threading.Event()
     calls: list[int] = []
     attempts: list[int] = []
@@ -255,10 +253,10 @@ def test_a_job_that_fails_or_hangs_does_not_keep_the_others_from_running(
     assert "unlucky waits for etcd: planted" in caplog.text
 
 
-def test_a_fence_holds_for_one_term_only_even_if_anothers_key_is_created_at_its_very_revision(
+def test_a_fence_holds_for_one_term_even_if_the_revision_is_used_again(
     start: Start, etcd_client: EtcdClient, etcd_settings: EtcdSettings
 ) -> None:
-    """As it may happen in an etcd that was restored from a backup, where revisions begin again."""
+    """An etcd that was restored from a backup uses revisions a second time."""
     fences: list[CreatedAt] = []
 
     def job(fence: CreatedAt) -> float:

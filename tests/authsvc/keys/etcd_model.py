@@ -1,7 +1,7 @@
-"""A model of etcd: revisions, conditions, operations. As small as the rules that the rotation relies on.
+"""A model of etcd in memory: revisions, conditions, operations, and no more than the rotation relies on.
 
-It lets a property test try thousands of histories with late, lost and repeated commits, which no real etcd could be
-made to show. What runs on it is the code that runs on etcd.
+A property test can try thousands of histories of late, lost and repeated commits on it, which a real etcd cannot be
+made to produce. The code under test is the same as on a real etcd.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["ModelEtcd"]
 
 
 class ModelEtcd:
-    """Reads are linearizable; a commit is all or nothing."""
+    """Reads are linearizable, and commits are atomic."""
 
     def __init__(self) -> None:
         self.settings = EtcdSettings(endpoints=("model:1",))
@@ -26,14 +26,14 @@ class ModelEtcd:
 
     @property
     def client(self) -> EtcdClient:
-        """The model where a client is wanted."""
+        """The model, typed as a client."""
         return cast(EtcdClient, self)
 
     def read(self, *keys: str) -> Snapshot:
         return Snapshot({key: self.values[key] for key in keys if key in self.values}, self.revision)
 
     def read_prefix(self, prefix: str, *, revision: int = 0) -> Snapshot:
-        assert revision in (0, self.revision), "nothing happens between two reads of the model"
+        assert revision in (0, self.revision), "the model does not change between two reads"
         return Snapshot({key: entry for key, entry in self.values.items() if key.startswith(prefix)}, self.revision)
 
     def commit(self, conditions: Sequence[Unchanged | CreatedAt], operations: Sequence[Put | Delete]) -> int | None:
@@ -60,7 +60,7 @@ class ModelEtcd:
         return self.revision
 
     def grant(self, ttl: int, lease_id: int = 0) -> int:
-        """Leases never run out here: no time passes."""
+        """No time passes here, so leases never expire."""
         lease_id = lease_id or len(self.leases) + 1
         self.leases[lease_id] = ttl
         return lease_id

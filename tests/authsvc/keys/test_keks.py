@@ -1,4 +1,4 @@
-"""Replicas with different key-encryption keys: one that lacks the right one takes nothing away from the others."""
+"""Replicas with different key-encryption keys: a replica that lacks one does not harm those that have it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import grpc
 import pytest
 
 from authsvc.coordination.election import LeaderElection, StepDown
-from authsvc.keys.ring import KeyRing
-from authsvc.keys.rotation import State
+from authsvc.keys.rotation import KeyState
 from authsvc.keys.rotation_request import request_rotation
 from authsvc.keys.rotator import Rotator
+from authsvc.keys.signer_cache import SignerCache
 from authsvc.keys.vault import Vault
-from authsvc.store.records import parse_record
 from credmesh.admin.v1 import keys_pb2, keys_pb2_grpc
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from credmesh.store.v1 import auth_pb2 as store_pb2
 from interceptors.errors import Reason, reason_of
 from interceptors.etcd.client import Delete, KeyValue, Put
 from interceptors.settings import EtcdSettings
+from interceptors.stored_records import parse_record
 from tests.support.keys import Keys
 from tests.support.processes import AuthProcess, seed
 from tests.support.waiting import wait_until
 
 OTHER = Vault(b"o" * 32)
-"""What a replica has that was given another key-encryption key."""
+"""The vault of a replica that was given another key-encryption key."""
 
 Lead = Callable[..., LeaderElection]
 
@@ -40,11 +40,11 @@ def rotator(keys: Keys, vault: Vault, **options: Any) -> Rotator:
 
 @pytest.fixture
 def lead(keys: Keys) -> Iterator[Lead]:
-    """Has a replica campaign that has the vault that is given."""
+    """Starts a replica that has the given vault and campaigns for the lead."""
     with ExitStack() as stack:
 
         def start(name: str, vault: Vault, **options: Any) -> LeaderElection:
-            # Nobody waits for a lease of a minute: the lead is given up, not lost.
+            # A lease of a minute, which no test waits for: the lead is given up, not lost.
             leader = LeaderElection(keys.settings, keys.layout, name, 60, [rotator(keys, vault, **options).step])
             stack.callback(leader.stop)
             leader.start()
@@ -53,79 +53,81 @@ def lead(keys: Keys) -> Iterator[Lead]:
         yield start
 
 
-def everything(keys: Keys) -> Mapping[str, KeyValue]:
-    """All that a rotation could change."""
+def rotation_entries(keys: Keys) -> Mapping[str, KeyValue]:
+    """Every etcd entry that a rotation could change."""
     layout = keys.layout
-    found = {**keys.etcd.read_prefix(layout.mesh).values, **keys.etcd.read_prefix(layout.vault).values}
-    return {**found, **keys.etcd.read(layout.rotation).values}
+    prefixes = {**keys.etcd.read_prefix(layout.mesh).values, **keys.etcd.read_prefix(layout.vault).values}
+    return {**prefixes, **keys.etcd.read(layout.rotation).values}
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What replicas said that lack a key-encryption key."""
+    """The messages of replicas that lack a key-encryption key."""
     return [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
 
 
-def test_a_leader_without_the_key_encryption_key_gives_the_lead_to_one_that_has_it_and_changes_nothing(
+def test_a_leader_without_the_key_encryption_key_gives_up_and_changes_nothing(
     keys: Keys, lead: Lead, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = lead("good", keys.vault)
     kid = keys.wait_for_signing()
-    wrong = lead("wrong", OTHER, stand_back=600.0)
-    before = everything(keys)
+    wrong = lead("wrong", OTHER, step_down_seconds=600.0)
+    before = rotation_entries(keys)
     good.stop()
-    wait_until(lambda: refusals(caplog), what="the other to lead, and to say that it cannot")
-    [said] = refusals(caplog)
-    assert f"credmesh revoke-key {kid}" in said
-    assert OTHER.kek_id in said
-    wait_until(lambda: keys.layout.leader not in keys.etcd.read(keys.layout.leader).values, what="it to give up")
-    assert everything(keys) == before
+    wait_until(lambda: refusals(caplog), what="the other replica to lead, and to log that it cannot sign")
+    [message] = refusals(caplog)
+    assert f"credmesh revoke-key {kid}" in message
+    assert OTHER.kek_id in message
+    wait_until(
+        lambda: keys.layout.leader not in keys.etcd.read(keys.layout.leader).values, what="it to give up the lead"
+    )
+    assert rotation_entries(keys) == before
     again = lead("again", keys.vault)
     wait_until(lambda: again.leading)
     assert not wrong.leading
     request_rotation(keys.etcd, keys.layout, "", "operator")
     successor = keys.wait_for_signing(other_than=kid)
-    assert keys.states() == {kid: State.RETIRING, successor: State.ACTIVE}
-    assert keys.ring.signer(successor).kid == successor
+    assert keys.states() == {kid: KeyState.RETIRING, successor: KeyState.ACTIVE}
+    assert keys.signers.signer(successor).kid == successor
     assert len(refusals(caplog)) == 1
 
 
-def test_a_replica_that_stood_back_campaigns_again_after_a_while(
+def test_a_replica_that_stepped_down_campaigns_again_after_a_while(
     keys: Keys, lead: Lead, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may be the only one that is left, and somebody may have taken the key away that nobody can open."""
+    """It may be the only replica left, and an operator may have removed the key that it cannot open."""
     keys.rotator().step(keys.fence())
     kid = keys.signing() or ""
     keys.etcd.commit([], [Delete(keys.layout.leader)])
-    lead("wrong", OTHER, stand_back=0.2)
+    lead("wrong", OTHER, step_down_seconds=0.2)
     wait_until(lambda: len(refusals(caplog)) > 1, what="it to lead twice")
     assert keys.signing() == kid
     keys.etcd.commit([], [Delete(keys.layout.sealed_key(kid))])
     successor = keys.wait_for_signing(other_than=kid)
-    assert KeyRing(keys.etcd, keys.layout, OTHER).signer(successor)
+    assert SignerCache(keys.etcd, keys.layout, OTHER).signer(successor)
 
 
-@pytest.mark.parametrize("life", ["signing", "prepared"])
-@pytest.mark.parametrize("asked", [False, True], ids=["by itself", "asked for a rotation"])
+@pytest.mark.parametrize("key_state", ["signing", "prepared"])
+@pytest.mark.parametrize("requested", [False, True], ids=["no request", "rotation requested"])
 def test_a_key_of_another_key_encryption_key_is_neither_replaced_nor_discarded(
-    keys: Keys, life: str, asked: bool
+    keys: Keys, key_state: str, requested: bool
 ) -> None:
-    if life == "prepared":
+    if key_state == "prepared":
         keys.silent_node()
     rotator(keys, keys.vault, proceed_unsigned_after=1e9).step(keys.fence())
-    assert list(keys.states().values()) == [State.PREPARED if life == "prepared" else State.ACTIVE]
-    if asked:
+    assert list(keys.states().values()) == [KeyState.PREPARED if key_state == "prepared" else KeyState.ACTIVE]
+    if requested:
         request_rotation(keys.etcd, keys.layout, "ES256", "operator")
-    before = everything(keys)
+    before = rotation_entries(keys)
     wrong, fence = rotator(keys, OTHER, rotation_interval=1e-6), keys.fence()
     for _ in range(2):
-        with pytest.raises(StepDown, match="sealed under the key-encryption key") as asked_for:
+        with pytest.raises(StepDown, match="sealed under the key-encryption key") as step_down:
             wrong.step(fence)
-        assert asked_for.value.seconds > 1
-    assert everything(keys) == before
+        assert step_down.value.seconds > 1
+    assert rotation_entries(keys) == before
 
 
-def test_a_key_that_does_not_open_under_our_own_key_encryption_key_is_replaced(keys: Keys) -> None:
-    """Nobody else could open it either."""
+def test_a_key_that_does_not_open_under_its_key_encryption_key_is_replaced(keys: Keys) -> None:
+    """No other replica could open it either."""
     leading, fence = keys.rotator(), keys.fence()
     leading.step(fence)
     first = keys.signing() or ""
@@ -134,8 +136,8 @@ def test_a_key_that_does_not_open_under_our_own_key_encryption_key_is_replaced(k
     sealed.ciphertext = sealed.ciphertext[:-1] + bytes([sealed.ciphertext[-1] ^ 1])
     keys.etcd.commit([], [Put(name, sealed.SerializeToString())])
     leading.step(fence)
-    assert keys.states() == {first: State.RETIRING, keys.signing() or "": State.ACTIVE}
-    assert KeyRing(keys.etcd, keys.layout, keys.vault).signer(keys.signing() or "")
+    assert keys.states() == {first: KeyState.RETIRING, keys.signing() or "": KeyState.ACTIVE}
+    assert SignerCache(keys.etcd, keys.layout, keys.vault).signer(keys.signing() or "")
 
 
 def test_a_key_that_retires_needs_no_key_encryption_key(keys: Keys) -> None:
@@ -144,13 +146,11 @@ def test_a_key_that_retires_needs_no_key_encryption_key(keys: Keys) -> None:
     request_rotation(keys.etcd, keys.layout, "", "operator")
     rotator(keys, Vault(b"k" * 32, b"o" * 32)).step(keys.fence())
     assert keys.rotator().step(keys.fence()) > 1
-    assert keys.states()[first] is State.RETIRING
+    assert keys.states()[first] is KeyState.RETIRING
 
 
-def test_when_nobody_has_the_key_encryption_key_any_more_an_operator_can_still_revoke_the_key(
-    keys: Keys, etcd_settings: EtcdSettings
-) -> None:
-    """No token can be signed then, the operator's neither; an opaque session needs none."""
+def test_an_operator_can_revoke_a_key_whose_key_encryption_key_is_lost(keys: Keys, etcd_settings: EtcdSettings) -> None:
+    """No token can be signed then, not even the operator's. An opaque session needs none."""
     secret = seed(etcd_settings)["operator"]
     keys.rotator().step(keys.fence())
     kid = keys.signing() or ""
@@ -166,6 +166,6 @@ def test_when_nobody_has_the_key_encryption_key_any_more_an_operator_can_still_r
         session = auth.Login(opaque, timeout=20).credentials.session_token
         bearer = (("authorization", f"Bearer {session}"),)
         admin.RevokeKey(keys_pb2.RevokeKeyRequest(kid=kid, reason="lost"), metadata=bearer, timeout=20)
-        # It stands back for ten seconds each time that it has led.
+        # The replica steps down for ten seconds each time that it has led.
         wait_until(lambda: keys.signing() not in (None, kid), timeout=30, what="another key to sign")
         assert auth.Login(auth_pb2.LoginRequest(client_credentials=grant), timeout=20).credentials.access_token

@@ -1,16 +1,16 @@
-"""A key stays until the last token that any replica signed with it has expired, whichever lifetime that had."""
+"""A key is kept until the last token that any replica signed with it has expired."""
 
 from __future__ import annotations
 
 import pytest
 
 from authsvc.keys.rotation_request import request_rotation
-from authsvc.revocation.lifetimes import Lifetime
+from authsvc.revocation.lifetimes import IssuingLifetime
 from tests.authsvc.keys.test_rotator import Clock
 from tests.support.keys import Keys
 
 
-def _rotate(keys: Keys) -> None:
+def _request_rotation(keys: Keys) -> None:
     request_rotation(keys.etcd, keys.layout, "", "operator")
 
 
@@ -19,9 +19,9 @@ def test_a_rotation_retires_by_the_longest_lifetime_that_is_in_force(keys: Keys)
     rotator, fence = keys.rotator(clock=clock, token_lifetime=300.0, leeway=5.0, margin=60.0), keys.fence()
     rotator.step(fence)
     first = keys.signing() or ""
-    Lifetime(keys.etcd, keys.layout, 3600).read(keys.layout.signing)
-    Lifetime(keys.etcd, keys.layout, 60).read(keys.layout.signing)
-    _rotate(keys)
+    IssuingLifetime(keys.etcd, keys.layout, 3600).read_in_force(keys.layout.signing)
+    IssuingLifetime(keys.etcd, keys.layout, 60).read_in_force(keys.layout.signing)
+    _request_rotation(keys)
     rotator.step(fence)
     assert keys.key(first).remove_at == pytest.approx(clock.now + 3665.0)
     clock.now += 3664.0
@@ -32,21 +32,21 @@ def test_a_rotation_retires_by_the_longest_lifetime_that_is_in_force(keys: Keys)
     assert first not in keys.states()
 
 
-def test_a_lifetime_that_came_into_force_while_the_key_was_being_retired_keeps_it_all_the_same(keys: Keys) -> None:
-    """What a replica that just came up signed with it, between the leader's look and its commit, has to stay good."""
+def test_a_lifetime_that_came_into_force_during_the_retiring_counts_too(keys: Keys) -> None:
+    """A replica that just came up may have signed between the leader's read and its commit. Its tokens stay good."""
     clock = Clock()
     rotator, fence = keys.rotator(clock=clock, token_lifetime=300.0, leeway=5.0, margin=60.0), keys.fence()
     rotator.step(fence)
     first = keys.signing() or ""
-    _rotate(keys)
+    _request_rotation(keys)
     rotator.step(fence)
     assert keys.key(first).remove_at == pytest.approx(clock.now + 365.0)
     lifetime = f"{keys.layout.lifetimes}3600"
-    Lifetime(keys.etcd, keys.layout, 3600).read(keys.layout.signing)
+    IssuingLifetime(keys.etcd, keys.layout, 3600).read_in_force(keys.layout.signing)
     clock.now += 366.0
     rotator.step(fence)
     assert first in keys.states()
-    # It goes with the last token: then nothing that the key signed is good any more.
+    # The lifetime ends with the last token. No token that the key signed is good then.
     keys.etcd.revoke_lease(keys.etcd.read(lifetime).values[lifetime].lease)
     rotator.step(fence)
     assert first not in keys.states()

@@ -1,4 +1,4 @@
-"""The rotator on a real etcd: each step, each crash between two steps, and a leader that is none any more."""
+"""The rotator on a real etcd: each step, a crash between any two steps, and a deposed leader."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from authsvc.keys import algorithms
-from authsvc.keys.ring import KeyMissing
-from authsvc.keys.rotation import Prepare, Rules, State, Wait, decide
+from authsvc.keys.rotation import KeyState, Prepare, Rules, Wait, decide
 from authsvc.keys.rotation_request import RotationBusy, request_rotation
 from authsvc.keys.rotator import new_kid
+from authsvc.keys.signer_cache import KeyMissing
 from authsvc.keys.snapshot import BARRIER
-from authsvc.keys.transactions import NewKey, change
+from authsvc.keys.transactions import NewKey, transaction_for
 from credmesh.store.v1 import auth_pb2, mesh_pb2
 from interceptors.etcd.client import Delete, Put
 from interceptors.scopes import key_scope
@@ -34,11 +34,11 @@ def test_a_mesh_without_any_key_gets_one_that_signs(keys: Keys) -> None:
     keys.rotator().step(keys.fence())
     kid = keys.signing()
     assert kid is not None
-    assert keys.states() == {kid: State.ACTIVE}
-    assert keys.ring.signer(kid).algorithm == "EdDSA"
+    assert keys.states() == {kid: KeyState.ACTIVE}
+    assert keys.signers.signer(kid).algorithm == "ES256"
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+@pytest.mark.parametrize("algorithm", ["EdDSA", "RS256"])
 def test_the_first_key_has_the_algorithm_of_the_settings(keys: Keys, algorithm: str) -> None:
     keys.rotator(algorithm=algorithm).step(keys.fence())
     assert keys.key(keys.signing() or "").algorithm == algorithm
@@ -52,16 +52,16 @@ def test_a_key_signs_only_when_every_registered_node_has_acknowledged_it(keys: K
     node = keys.node()
     request_rotation(keys.etcd, keys.layout, "", "operator")
     rotator.step(fence)
-    wait_until(lambda: keys.held().state.waiting_for == {"silent"}, what="the live node to acknowledge")
+    wait_until(lambda: keys.snapshot().state.waiting_for == {"silent"}, what="the registered node to acknowledge")
     for _ in range(3):
         rotator.step(fence)
     assert keys.signing() == first
-    prepared = next(kid for kid, state in keys.states().items() if state is State.PREPARED)
+    prepared = next(kid for kid, state in keys.states().items() if state is KeyState.PREPARED)
     wait_until(lambda: prepared in node.bundle.keys, what="the node to hold the prepared key")
     keys.etcd.commit([], [Delete(silent)])
     rotator.step(fence)
     assert keys.signing() == prepared
-    assert keys.states() == {first: State.RETIRING, prepared: State.ACTIVE}
+    assert keys.states() == {first: KeyState.RETIRING, prepared: KeyState.ACTIVE}
 
 
 def test_an_acknowledgement_of_an_earlier_barrier_does_not_count(keys: Keys) -> None:
@@ -73,10 +73,10 @@ def test_an_acknowledgement_of_an_earlier_barrier_does_not_count(keys: Keys) -> 
     request_rotation(keys.etcd, keys.layout, "", "operator")
     keys.rotator().step(keys.fence())
     assert keys.signing() == first
-    assert keys.held().state.waiting_for == {"n1"}
+    assert keys.snapshot().state.waiting_for == {"n1"}
 
 
-def test_a_node_that_holds_a_rotation_up_is_named_once_in_log_and_audit_trail(
+def test_a_node_that_delays_a_rotation_is_named_once_in_log_and_audit_trail(
     keys: Keys, caplog: pytest.LogCaptureFixture, audited: Callable[[str], list[Any]]
 ) -> None:
     clock = Clock()
@@ -96,7 +96,7 @@ def test_a_node_that_holds_a_rotation_up_is_named_once_in_log_and_audit_trail(
     assert keys.signing() is None
 
 
-def test_a_silent_node_keeps_nobody_from_signing_in_for_long_when_no_key_signs(
+def test_a_silent_node_delays_signing_in_only_briefly_when_no_key_signs(
     keys: Keys, audited: Callable[[str], list[Any]]
 ) -> None:
     clock = Clock()
@@ -110,7 +110,7 @@ def test_a_silent_node_keeps_nobody_from_signing_in_for_long_when_no_key_signs(
     assert audited("key.activate")[-1].without == ["slow-7"]
 
 
-def test_a_retired_key_is_kept_until_its_last_token_has_expired_and_the_margin_has_passed(keys: Keys) -> None:
+def test_a_retired_key_is_kept_until_its_last_token_has_expired_plus_margin(keys: Keys) -> None:
     clock = Clock()
     rotator, fence = keys.rotator(clock=clock, token_lifetime=300.0, leeway=5.0, margin=60.0), keys.fence()
     rotator.step(fence)
@@ -129,8 +129,8 @@ def test_a_retired_key_is_kept_until_its_last_token_has_expired_and_the_margin_h
 
 
 @pytest.mark.parametrize("shift", [600.0, -600.0], ids=["put forward", "put back again"])
-def test_a_wall_clock_that_is_wrong_for_a_while_removes_no_key_before_its_time(keys: Keys, shift: float) -> None:
-    """What it signed is good by every other clock: nobody may be refused for a clock of the auth service."""
+def test_a_wall_clock_that_is_wrong_for_a_while_removes_no_key_too_early(keys: Keys, shift: float) -> None:
+    """By all other clocks the tokens that the key signed are good, so no node may refuse them."""
     clock, monotonic = Clock(), Clock()
     rotator, fence = keys.rotator(clock=clock, monotonic=monotonic), keys.fence()
     rotator.step(fence)
@@ -147,8 +147,8 @@ def test_a_wall_clock_that_is_wrong_for_a_while_removes_no_key_before_its_time(k
     assert first not in keys.states()
 
 
-def test_a_new_leader_counts_the_time_of_a_retired_key_anew(keys: Keys) -> None:
-    """Nobody else's clock is relied on, and nobody's memory: rather a key too long than a token refused."""
+def test_a_new_leader_starts_counting_the_time_of_a_retired_key_at_zero(keys: Keys) -> None:
+    """It relies on no other replica's clock. Keeping a key too long refuses no token."""
     clock = Clock()
     rotator = keys.rotator(clock=clock)
     rotator.step(keys.fence())
@@ -166,7 +166,7 @@ def test_a_new_leader_counts_the_time_of_a_retired_key_anew(keys: Keys) -> None:
     assert first not in keys.states()
 
 
-def test_keys_rotate_by_themselves_when_the_interval_has_passed_since_the_activation(
+def test_keys_rotate_when_the_interval_since_the_activation_has_passed(
     keys: Keys, audited: Callable[[str], list[Any]]
 ) -> None:
     clock = Clock()
@@ -183,37 +183,37 @@ def test_keys_rotate_by_themselves_when_the_interval_has_passed_since_the_activa
 
 
 @pytest.mark.parametrize("steps", range(5))
-def test_a_leader_that_dies_after_any_step_leaves_nothing_that_its_successor_cannot_finish(
-    keys: Keys, steps: int
-) -> None:
+def test_a_successor_finishes_the_rotation_of_a_leader_that_died_at_any_step(keys: Keys, steps: int) -> None:
     keys.rotator().step(keys.fence())
     first = keys.signing() or ""
     keys.node()
-    request_rotation(keys.etcd, keys.layout, "ES256", "operator")
-    rules = Rules(algorithm="EdDSA", interval=1e6, retirement=365.0)
+    request_rotation(keys.etcd, keys.layout, "EdDSA", "operator")
+    rules = Rules(algorithm="ES256", interval=1e6, retirement=365.0)
     dying = keys.fence()
     for _ in range(steps):
-        held = keys.held()
+        snapshot = keys.snapshot()
         now = keys.key(first).activated_at + 1
-        step = decide(held.state, rules, now)
+        step = decide(snapshot.state, rules, now)
         if isinstance(step, Wait):
-            wait_until(lambda: not keys.held().state.waiting_for, what="the node to acknowledge")
+            wait_until(lambda: not keys.snapshot().state.waiting_for, what="the node to acknowledge")
             continue
-        new = NewKey(new_kid(now), "ES256", algorithms.generate("ES256")) if isinstance(step, Prepare) else None
-        commit = change(step, held, keys.layout, now=now, new_key=new, vault=keys.vault)
+        new = None
+        if isinstance(step, Prepare):
+            new = NewKey(new_kid(now), "EdDSA", algorithms.generate_private_key("EdDSA"))
+        commit = transaction_for(step, snapshot, keys.layout, now=now, new_key=new, vault=keys.vault)
         assert keys.etcd.commit([dying, *commit.conditions], commit.operations)
     keys.etcd.commit([], [Delete(keys.layout.leader)])
     keys.leader("successor")
     second = keys.wait_for_signing(other_than=first)
-    assert keys.states() == {first: State.RETIRING, second: State.ACTIVE}
-    assert keys.key(second).algorithm == "ES256"
-    state = keys.held().state
+    assert keys.states() == {first: KeyState.RETIRING, second: KeyState.ACTIVE}
+    assert keys.key(second).algorithm == "EdDSA"
+    state = keys.snapshot().state
     assert state.request is None
-    assert not state.barrier
+    assert not state.barrier_revision
     assert not keys.etcd.read_prefix(keys.layout.acks).values
 
 
-def test_a_deposed_leader_changes_nothing_whatever_is_due(keys: Keys) -> None:
+def test_a_deposed_leader_changes_nothing_although_a_step_is_due(keys: Keys) -> None:
     keys.rotator().step(keys.fence())
     deposed = keys.fence()
     keys.fence()
@@ -223,7 +223,7 @@ def test_a_deposed_leader_changes_nothing_whatever_is_due(keys: Keys) -> None:
     assert keys.etcd.read_prefix(keys.layout.prefix).values == before
 
 
-def test_a_signing_record_that_cannot_be_read_is_left_alone_with_an_error(
+def test_an_unreadable_signing_record_stops_the_rotation_and_is_kept(
     keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     newer = mesh_pb2.Signing(format=2, kid="k").SerializeToString()
@@ -231,7 +231,7 @@ def test_a_signing_record_that_cannot_be_read_is_left_alone_with_an_error(
     rotator, fence = keys.rotator(), keys.fence()
     with caplog.at_level(logging.ERROR):
         rotator.step(fence)
-    assert "rotation stands still" in caplog.text
+    assert "the rotation is stopped" in caplog.text
     assert keys.etcd.read(keys.layout.signing).values[keys.layout.signing].value == newer
     assert not keys.states()
     keys.etcd.commit([], [Delete(keys.layout.signing)])
@@ -239,7 +239,7 @@ def test_a_signing_record_that_cannot_be_read_is_left_alone_with_an_error(
     assert keys.signing() is not None
 
 
-def test_foreign_records_are_left_alone_and_disturb_no_rotation(keys: Keys) -> None:
+def test_foreign_records_are_kept_and_disturb_no_rotation(keys: Keys) -> None:
     foreign = {
         keys.layout.key("foreign"): b"\xff\xff",
         keys.layout.key("newer"): mesh_pb2.VerificationKey(format=9, kid="newer").SerializeToString(),
@@ -255,55 +255,53 @@ def test_foreign_records_are_left_alone_and_disturb_no_rotation(keys: Keys) -> N
     assert {name: entry.value for name, entry in found.items()} == foreign
 
 
-def test_a_live_node_whose_record_cannot_be_read_is_waited_for(keys: Keys) -> None:
-    """A newer one may write what this replica does not know, and verifies all the same."""
+def test_a_registered_node_whose_record_is_unreadable_is_waited_for(keys: Keys) -> None:
+    """A newer node may write a record that this replica cannot read, and it verifies tokens too."""
     keys.etcd.commit([], [Put(keys.layout.node("newer"), b"\xff", keys.etcd.grant(60))])
     keys.rotator().step(keys.fence())
     assert keys.signing() is None
-    assert keys.held().state.waiting_for == {"newer"}
+    assert keys.snapshot().state.waiting_for == {"newer"}
 
 
-def test_what_is_no_node_is_told_of_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_is_not_of_a_node_is_logged_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     odd = keys.layout.node("odd")
     keys.etcd.commit([], [Put(odd, b"")])
     keys.silent_node()
     rotator, fence = keys.rotator(), keys.fence()
     for _ in range(3):
         rotator.step(fence)
-        assert keys.held().state.waiting_for == {"silent"}
-    [said] = [record.getMessage() for record in caplog.records if odd in record.getMessage()]
-    assert "delete it" in said
+        assert keys.snapshot().state.waiting_for == {"silent"}
+    [message] = [record.getMessage() for record in caplog.records if odd in record.getMessage()]
+    assert "delete it" in message
 
 
-@pytest.mark.parametrize("life", ["signing", "prepared"])
-def test_a_key_whose_private_half_is_lost_is_replaced(keys: Keys, life: str) -> None:
+@pytest.mark.parametrize("key_state", ["signing", "prepared"])
+def test_a_key_whose_private_half_is_lost_is_replaced(keys: Keys, key_state: str) -> None:
     rotator, fence = keys.rotator(), keys.fence()
     rotator.step(fence)
     lost = first = keys.signing() or ""
-    if life == "prepared":
+    if key_state == "prepared":
         silent = keys.silent_node()
-        request_rotation(keys.etcd, keys.layout, "ES256", "operator")
+        request_rotation(keys.etcd, keys.layout, "EdDSA", "operator")
         rotator.step(fence)
-        lost = next(kid for kid, state in keys.states().items() if state is State.PREPARED)
+        lost = next(kid for kid, state in keys.states().items() if state is KeyState.PREPARED)
         keys.etcd.commit([], [Delete(silent)])
     keys.etcd.commit([], [Delete(keys.layout.sealed_key(lost))])
     rotator.step(fence)
     second = keys.signing() or ""
     assert second not in (first, lost)
-    assert keys.ring.signer(second).algorithm == ("ES256" if life == "prepared" else "EdDSA")
+    assert keys.signers.signer(second).algorithm == ("EdDSA" if key_state == "prepared" else "ES256")
 
 
 class TestRequests:
-    def test_requests_join_the_rotation_that_is_under_way(
-        self, keys: Keys, audited: Callable[[str], list[Any]]
-    ) -> None:
+    def test_requests_join_the_rotation_under_way(self, keys: Keys, audited: Callable[[str], list[Any]]) -> None:
         rotator, fence = keys.rotator(), keys.fence()
         rotator.step(fence)
         silent = keys.silent_node()
         assert request_rotation(keys.etcd, keys.layout, "", "ann") is None
         assert request_rotation(keys.etcd, keys.layout, "EdDSA", "bea") is None
         rotator.step(fence)
-        prepared = next(kid for kid, state in keys.states().items() if state is State.PREPARED)
+        prepared = next(kid for kid, state in keys.states().items() if state is KeyState.PREPARED)
         assert request_rotation(keys.etcd, keys.layout, "", "cyd") == prepared
         assert request_rotation(keys.etcd, keys.layout, "EdDSA", "dee") == prepared
         keys.etcd.commit([], [Delete(silent)])
@@ -318,7 +316,7 @@ class TestRequests:
         request_rotation(keys.etcd, keys.layout, "EdDSA", "ann")
         rotator.step(fence)
         assert request_rotation(keys.etcd, keys.layout, "ES256", "bea") is None
-        with pytest.raises(RotationBusy, match="to ES256 was asked for already"):
+        with pytest.raises(RotationBusy, match="to ES256 was requested already"):
             request_rotation(keys.etcd, keys.layout, "RS256", "cyd")
         rotator.step(fence)
         keys.etcd.commit([], [Delete(silent)])
@@ -326,16 +324,16 @@ class TestRequests:
         assert keys.key(keys.signing() or "").algorithm == "ES256"
         assert len(keys.states()) == 3
 
-    def test_a_request_that_names_an_algorithm_serves_the_one_that_left_it_open(self, keys: Keys) -> None:
+    def test_a_request_that_names_an_algorithm_replaces_one_that_does_not(self, keys: Keys) -> None:
         assert request_rotation(keys.etcd, keys.layout, "", "ann") is None
-        assert request_rotation(keys.etcd, keys.layout, "ES256", "bea") is None
+        assert request_rotation(keys.etcd, keys.layout, "EdDSA", "bea") is None
         assert request_rotation(keys.etcd, keys.layout, "", "cyd") is None
         keys.rotator().step(keys.fence())
-        assert keys.key(keys.signing() or "").algorithm == "ES256"
+        assert keys.key(keys.signing() or "").algorithm == "EdDSA"
 
 
 class TestRevocation:
-    def test_a_revoked_key_is_gone_everywhere_in_one_commit(self, keys: Keys) -> None:
+    def test_a_key_is_revoked_everywhere_in_one_commit(self, keys: Keys) -> None:
         keys.rotator().step(keys.fence())
         kid = keys.signing() or ""
         node = keys.node()
@@ -347,7 +345,8 @@ class TestRevocation:
         assert not keys.etcd.read_prefix(keys.layout.vault).values
         beacon = keys.etcd.read(keys.layout.beacon).values[keys.layout.beacon]
         assert beacon.mod_revision == revision
-        # What tells the nodes that it did not just retire. It lives as long as sessions do, which streams may follow.
+        # The epoch tells the nodes that the key did not just retire. It lives as long as sessions, since streams may
+        # too.
         [(name, epoch)] = keys.etcd.read_prefix(keys.layout.epochs).values.items()
         assert name == keys.layout.epoch(key_scope(kid))
         assert epoch.mod_revision == revision
@@ -362,27 +361,27 @@ class TestRevocation:
         rotator.step(fence)
         assert keys.signing() is None
         [(successor, state)] = keys.states().items()
-        assert state is State.PREPARED
+        assert state is KeyState.PREPARED
         keys.etcd.commit([], [Delete(silent)])
         rotator.step(fence)
         assert keys.signing() == successor != first
 
-    def test_a_rotation_whose_key_is_revoked_begins_anew_with_the_same_algorithm(self, keys: Keys) -> None:
+    def test_a_rotation_whose_key_is_revoked_starts_over_with_its_algorithm(self, keys: Keys) -> None:
         rotator, fence = keys.rotator(), keys.fence()
         rotator.step(fence)
         first = keys.signing()
         silent = keys.silent_node()
-        request_rotation(keys.etcd, keys.layout, "ES256", "operator")
+        request_rotation(keys.etcd, keys.layout, "EdDSA", "operator")
         rotator.step(fence)
-        prepared = next(kid for kid, state in keys.states().items() if state is State.PREPARED)
+        prepared = next(kid for kid, state in keys.states().items() if state is KeyState.PREPARED)
         keys.revoker().revoke(prepared, "operator", "")
-        assert not keys.held().state.barrier
+        assert not keys.snapshot().state.barrier_revision
         assert keys.signing() == first
         keys.etcd.commit([], [Delete(silent)])
         rotator.step(fence)
         second = keys.signing() or ""
         assert second not in (first, prepared)
-        assert keys.key(second).algorithm == "ES256"
+        assert keys.key(second).algorithm == "EdDSA"
 
     def test_a_retiring_key_is_revoked_without_another_rotation(self, keys: Keys) -> None:
         rotator, fence = keys.rotator(), keys.fence()
@@ -401,11 +400,13 @@ class TestRevocation:
         keys.revoker().revoke("odd", "operator", "")
         assert not keys.etcd.read_prefix(keys.layout.keys).values
 
-    def test_a_key_that_is_not_there_is_not_revoked(self, keys: Keys) -> None:
+    def test_revoking_a_key_that_does_not_exist_is_refused(self, keys: Keys) -> None:
         with pytest.raises(KeyMissing, match="there is no key 'x'"):
             keys.revoker().revoke("x", "operator", "")
 
-    def test_a_revocation_is_audited_with_who_and_why(self, keys: Keys, audited: Callable[[str], list[Any]]) -> None:
+    def test_a_revocation_is_audited_with_actor_and_reason(
+        self, keys: Keys, audited: Callable[[str], list[Any]]
+    ) -> None:
         keys.rotator().step(keys.fence())
         kid = keys.signing() or ""
         keys.revoker().revoke(kid, "ann", "lost laptop")

@@ -1,4 +1,4 @@
-"""What lies in etcd gives no private key away, and opens only as what it was sealed."""
+"""A sealed key reveals no private key, and opens only as the key, kid and use for which it was sealed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from authsvc.keys.algorithms import UnknownAlgorithm, private_der
 from authsvc.keys.vault import Vault, VaultError, read_keks
 from credmesh.store.v1 import auth_pb2
 from interceptors.errors import SettingsError
-from interceptors.tokens.verification_key import ALGORITHMS
+from interceptors.tokens.token_rules import ALGORITHMS
 
 OLD, NEW = b"o" * 32, b"n" * 32
-KEY = algorithms.generate("EdDSA")
+KEY = algorithms.generate_private_key("EdDSA")
 
 
 def sealed(vault: Vault, kid: str = "k1") -> auth_pb2.SealedKey:
@@ -27,12 +27,12 @@ def sealed(vault: Vault, kid: str = "k1") -> auth_pb2.SealedKey:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_sealed_key_of_every_algorithm_opens_as_the_same_key(algorithm: str) -> None:
-    vault, key = Vault(NEW), algorithms.generate(algorithm)
+    vault, key = Vault(NEW), algorithms.generate_private_key(algorithm)
     opened = vault.open("k1", vault.seal("k1", key).SerializeToString(), algorithm)
     assert private_der(opened) == private_der(key)
 
 
-def test_a_sealed_key_does_not_hold_the_key_in_the_clear() -> None:
+def test_a_sealed_key_does_not_contain_the_private_key() -> None:
     record = sealed(Vault(NEW)).SerializeToString()
     assert isinstance(KEY, Ed25519PrivateKey)
     assert KEY.private_bytes_raw() not in record
@@ -46,7 +46,7 @@ def test_sealing_twice_never_uses_a_nonce_twice() -> None:
 
 def test_a_sealed_key_does_not_open_under_another_kid() -> None:
     vault = Vault(NEW)
-    with pytest.raises(VaultError, match="'k2' was altered, or belongs to another kid"):
+    with pytest.raises(VaultError, match="'k2' was altered or belongs to another kid"):
         vault.open("k2", sealed(vault, "k1").SerializeToString(), "EdDSA")
 
 
@@ -69,7 +69,7 @@ def test_a_sealed_key_that_was_altered_does_not_open(field: str) -> None:
     ],
     ids=["empty", "foreign", "newer", "without its parts"],
 )
-def test_what_is_not_a_sealed_key_is_refused_with_a_reason(record: bytes) -> None:
+def test_a_record_that_is_no_sealed_key_is_refused_with_a_reason(record: bytes) -> None:
     with pytest.raises(VaultError, match="the sealed key 'k1'"):
         Vault(NEW).open("k1", record, "EdDSA")
 
@@ -80,13 +80,13 @@ def test_a_key_of_another_algorithm_is_refused() -> None:
         vault.open("k1", sealed(vault).SerializeToString(), "ES256")
 
 
-def test_a_key_encryption_key_can_be_replaced_while_keys_lie_sealed_under_the_old_one() -> None:
+def test_a_key_encryption_key_can_be_replaced_while_it_still_seals_keys() -> None:
     before = sealed(Vault(OLD)).SerializeToString()
     vault = Vault(NEW, OLD)
     assert private_der(vault.open("k1", before, "EdDSA")) == private_der(KEY)
     after = sealed(vault)
     assert private_der(Vault(NEW).open("k1", after.SerializeToString(), "EdDSA")) == private_der(KEY)
-    with pytest.raises(VaultError, match="give it that one too"):
+    with pytest.raises(VaultError, match="give it that key-encryption key too"):
         Vault(NEW).open("k1", before, "EdDSA")
 
 
@@ -112,9 +112,7 @@ def test_key_encryption_keys_are_read_from_a_file_or_from_text(tmp_path: Path) -
 @pytest.mark.parametrize(
     "text", ["", "c2hvcnQ=", "not base64!", base64.b64encode(b"k" * 33).decode()], ids=lambda text: text[:5]
 )
-def test_a_wrong_key_encryption_key_is_refused_by_the_name_of_its_variable_and_is_not_shown(
-    text: str, tmp_path: Path
-) -> None:
+def test_a_wrong_key_encryption_key_is_named_by_its_variable_and_not_shown(text: str, tmp_path: Path) -> None:
     file = tmp_path / "kek"
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"CREDMESH_KEK_FILE .*openssl rand -base64 32") as from_file:
@@ -133,21 +131,13 @@ def test_a_key_encryption_key_file_that_cannot_be_read_is_named(tmp_path: Path) 
         read_keks(file=binary)
 
 
-def test_an_unknown_algorithm_is_refused_with_those_that_are_known() -> None:
+def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
     for algorithm in ("HS256", "none", "eddsa", ""):
         with pytest.raises(UnknownAlgorithm, match="is not one of EdDSA, ES256, RS256"):
-            algorithms.generate(algorithm)
+            algorithms.generate_private_key(algorithm)
 
 
-def test_the_algorithms_are_those_that_nodes_verify() -> None:
-    names = [algorithms.algorithm_of(algorithms.to_message(name)) for name in ALGORITHMS]
-    assert names == list(ALGORITHMS)
-    assert algorithms.algorithm_of(0) == ""
-    with pytest.raises(UnknownAlgorithm):
-        algorithms.algorithm_of(99)
-
-
-def test_an_rsa_key_is_as_strong_as_the_others() -> None:
-    key = algorithms.generate("RS256")
+def test_an_rsa_key_is_as_strong_as_the_other_keys() -> None:
+    key = algorithms.generate_private_key("RS256")
     assert isinstance(key, RSAPrivateKey)
     assert key.key_size == 3072

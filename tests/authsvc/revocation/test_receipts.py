@@ -1,4 +1,4 @@
-"""What a receipt counts on, and what it does not let itself be made to do."""
+"""What a receipt promises, and the limits of what a receipt waits for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from authsvc.coordination.acknowledgements import AckTracker
-from authsvc.revocation.receipts import Receipts, strict_after
+from authsvc.revocation.receipts import Receipts, strict_bound
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, Put
 from interceptors.keyspace import Layout
-from interceptors.settings import LONGEST_FRESHNESS, EtcdSettings
+from interceptors.settings import MAX_FRESHNESS_SECONDS, EtcdSettings
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def ack_tracker(etcd_settings: EtcdSettings, etcd_client: EtcdClient, layout: La
 
 
 class Committing:
-    """Commits what it is given, and counts how often."""
+    """Commits the operations of a receipt, and counts the commits."""
 
     def __init__(self, etcd: EtcdClient) -> None:
         self.count = 0
@@ -47,60 +47,60 @@ def node(etcd: EtcdClient, layout: Layout, name: str, *, longest_freshness: floa
     etcd.commit([], [Put(layout.node(name), record.SerializeToString(), etcd.grant(600))])
 
 
-def test_where_too_many_wait_already_a_revocation_is_made_all_the_same(
+def test_if_too_many_calls_wait_a_revocation_is_committed_without_a_wait(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
-    """Each that waits holds a thread, and one silent node holds them all: signing in must not wait behind them."""
+    """Each wait holds a thread, and one silent node delays them all. Logins must not queue behind them."""
     node(etcd_client, layout, "silent")
-    receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=30.0, at_once=0)
+    receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=30.0, max_waiting=0)
     commit = Committing(etcd_client)
-    receipt = receipts.confirm(commit, patience=60.0)  # far beyond what a test may take
+    receipt = receipts.confirm(commit, timeout=60.0)  # far beyond what a test may take
     assert commit.count == 1
     assert not receipt.complete
     assert 29 <= receipt.strict_in.ToSeconds() <= 31
 
 
-def test_a_node_that_serves_under_a_longer_freshness_counts_for_it(
+def test_a_node_that_names_a_longer_freshness_makes_the_bound_longer(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     node(etcd_client, layout, "lenient", longest_freshness=60)
     receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=1.0)
-    receipt = receipts.confirm(Committing(etcd_client), patience=0.2)
+    receipt = receipts.confirm(Committing(etcd_client), timeout=0.2)
     assert receipt.longest_freshness.ToSeconds() == 60
     assert receipt.strict_in.ToSeconds() >= 59
-    # A record that claims nonsense makes nobody wait for ever.
+    # A registration that names nonsense does not make the bound longer than any setting may.
     node(etcd_client, layout, "mad", longest_freshness=1e9)
-    receipt = receipts.confirm(Committing(etcd_client), patience=0.2)
-    assert receipt.longest_freshness.ToSeconds() == LONGEST_FRESHNESS
+    receipt = receipts.confirm(Committing(etcd_client), timeout=0.2)
+    assert receipt.longest_freshness.ToSeconds() == MAX_FRESHNESS_SECONDS
 
 
-def test_the_bound_leaves_room_for_clocks_that_do_not_run_alike() -> None:
-    assert strict_after(10.0) > 10.0 * 1.001
-    assert strict_after(10.0) < 10.1
+def test_the_bound_allows_for_clocks_of_different_rates() -> None:
+    assert strict_bound(10.0) > 10.0 * 1.001
+    assert strict_bound(10.0) < 10.1
 
 
-def test_a_node_whose_record_or_answer_cannot_be_read_is_waited_for_and_named(
+def test_a_node_whose_registration_cannot_be_read_is_waited_for_and_named(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     etcd_client.commit([], [Put(layout.node("newer"), b"\xff\xff", etcd_client.grant(600))])
     receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=1.0)
     begun = time.monotonic()
-    receipt = receipts.confirm(Committing(etcd_client), patience=5.0)
+    receipt = receipts.confirm(Committing(etcd_client), timeout=5.0)
     assert 1.0 <= time.monotonic() - begun < 2.0
     assert not receipt.complete
     assert [one.node_id for one in receipt.nodes] == ["newer"]
 
 
-def test_an_empty_mesh_is_nothing_to_be_sure_of(
+def test_a_receipt_without_any_node_is_not_complete(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=1.0)
-    receipt = receipts.confirm(Committing(etcd_client), patience=5.0)
+    receipt = receipts.confirm(Committing(etcd_client), timeout=5.0)
     assert not receipt.complete
     assert receipt.strict_in.ToMilliseconds() > 500
 
 
-def test_a_node_that_leaves_while_it_is_waited_for_is_told_from_one_that_lags(
+def test_a_node_that_leaves_during_the_wait_is_told_from_one_that_lags(
     etcd_client: EtcdClient, layout: Layout, ack_tracker: AckTracker
 ) -> None:
     node(etcd_client, layout, "leaving")
@@ -112,9 +112,9 @@ def test_a_node_that_leaves_while_it_is_waited_for_is_told_from_one_that_lags(
         return revision
 
     receipts = Receipts(etcd_client, layout, ack_tracker, longest_freshness=1.0)
-    receipt = receipts.confirm(commit, patience=0.5)
-    told = {one.node_id: one.lease_ended for one in receipt.nodes}
-    # Read before or after it left, it is no longer waited for, and never taken for one that has applied anything.
-    assert told.pop("leaving", True)
-    assert told == {"silent": False}
+    receipt = receipts.confirm(commit, timeout=0.5)
+    left = {node.node_id: node.lease_ended for node in receipt.nodes}
+    # Whether the nodes were read before or after it left, the node is not waited for, and never counts as applied.
+    assert left.pop("leaving", True)
+    assert left == {"silent": False}
     assert not receipt.complete

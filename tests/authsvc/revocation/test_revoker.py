@@ -1,4 +1,4 @@
-"""Revoking, and the leases under which epochs live as long as they must."""
+"""Revocations, and the leases that keep epochs as long as they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from authsvc.store.shared_leases import LEEWAY, SharedLeases
+from authsvc.store.shared_leases import LEEWAY_SECONDS, SharedLeases
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import EtcdClient, EtcdUnavailable, KeyValue, Put, Unchanged
 from interceptors.keyspace import Layout
@@ -27,7 +27,7 @@ def _beacon(replica: Replica) -> int:
     return 0 if stored is None else stored.mod_revision
 
 
-def test_with_etcd_away_nobody_waits_for_all_who_asked_for_the_lease_before(etcd_settings: EtcdSettings) -> None:
+def test_with_etcd_away_no_call_waits_for_all_earlier_ones_that_need_the_lease(etcd_settings: EtcdSettings) -> None:
     away = replace(etcd_settings, endpoints=(f"127.0.0.1:{free_port()}",), timeout=0.5)
     with EtcdClient(away) as etcd, ThreadPoolExecutor(12) as pool:
         leases = SharedLeases(etcd, Layout(away.prefix), 660.0, clock=None)
@@ -35,7 +35,7 @@ def test_with_etcd_away_nobody_waits_for_all_who_asked_for_the_lease_before(etcd
     assert {type(failure) for failure in failures} == {EtcdUnavailable}
     asked = [failure for failure in failures if f"etcd at {away.endpoints[0]}" in str(failure)]
     waited = [failure for failure in failures if "asked for the same lease before" in str(failure)]
-    # Those who got the lock in time have asked; it was free once in each timeout, and nobody waited for it for two.
+    # The lock was free once in each timeout. Callers that got it asked etcd; no caller waited for two timeouts.
     assert 1 <= len(asked) <= 3
     assert len(asked) + len(waited) == 12
 
@@ -58,7 +58,7 @@ def test_revoking_a_session_deletes_its_record_in_the_same_commit(replica: Repli
     assert replica.record(credentials.session_id) is None
 
 
-def test_nothing_happens_if_a_condition_does_not_hold(replica: Replica) -> None:
+def test_nothing_changes_if_an_extra_condition_does_not_hold(replica: Replica) -> None:
     credentials = replica.login()
     before = replica.etcd.read(replica.layout.signing).revision
     revision = replica.revocation.revoke(
@@ -73,7 +73,7 @@ def test_nothing_happens_if_a_condition_does_not_hold(replica: Replica) -> None:
     assert replica.record(credentials.session_id) is not None
 
 
-def test_what_goes_with_it_is_part_of_the_commit(replica: Replica) -> None:
+def test_extra_operations_are_part_of_the_commit(replica: Replica) -> None:
     key = replica.layout.user("bob")
     revision = replica.revocation.revoke(
         EVERYONE, actor="test", reason="test", extra_conditions=[Unchanged(key, 0)], extra_operations=[Put(key, b"b")]
@@ -87,21 +87,21 @@ def test_several_scopes_are_one_commit(replica: Replica) -> None:
     assert {replica.epoch(scope) for scope in scopes} == {revision}
 
 
-def test_an_epoch_lives_as_long_as_what_it_can_kill(replica: Replica) -> None:
-    """A session's record goes with it, so only tokens are left; anything else may have to kill a whole session."""
+def test_an_epoch_lives_as_long_as_any_credential_that_it_revokes(replica: Replica) -> None:
+    """A revoked session has only tokens left, since its record is deleted. Another scope may cover whole sessions."""
     replica.revoke(session_scope("x"))
     replica.revoke(subject_scope("alice"))
     settings = replica.settings
     tokens = replica.etcd.keep_alive(_stored(replica, session_scope("x")).lease)
     sessions = replica.etcd.keep_alive(_stored(replica, subject_scope("alice")).lease)
-    assert settings.token_lifetime + LEEWAY <= tokens <= 2 * (settings.token_lifetime + LEEWAY)
-    assert settings.session_lifetime + LEEWAY <= sessions <= 1.1 * (settings.session_lifetime + LEEWAY)
+    assert settings.token_lifetime + LEEWAY_SECONDS <= tokens <= 2 * (settings.token_lifetime + LEEWAY_SECONDS)
+    assert settings.session_lifetime + LEEWAY_SECONDS <= sessions <= 1.1 * (settings.session_lifetime + LEEWAY_SECONDS)
 
 
-def test_an_epoch_outlives_what_nodes_have_cached(replica: Replica) -> None:
+def test_an_epoch_outlives_the_sessions_that_nodes_have_cached(replica: Replica) -> None:
     slow = replica.another(token_lifetime=60.0, resolve_ttl=3600.0)
     slow.revoke(session_scope("x"))
-    assert slow.etcd.keep_alive(_stored(replica, session_scope("x")).lease) >= 3600 + LEEWAY
+    assert slow.etcd.keep_alive(_stored(replica, session_scope("x")).lease) >= 3600 + LEEWAY_SECONDS
 
 
 def test_a_thousand_epochs_share_a_lease(replica: Replica, clock: Clock) -> None:
@@ -112,14 +112,14 @@ def test_a_thousand_epochs_share_a_lease(replica: Replica, clock: Clock) -> None
     for number in range(20):
         (first, second)[number % 2].revoke(session_scope(f"s{number}"))
         leases.add(_stored(replica, session_scope(f"s{number}")).lease)
-    # Two, should the stretch of time end in between.
+    # Two, if the interval ends in between.
     assert 1 <= len(leases) <= 2
     clock.ahead += 3600
     first.revoke(session_scope("later"))
     assert _stored(replica, session_scope("later")).lease not in leases
 
 
-def test_replicas_whose_clocks_differ_share_less_and_lose_nothing(replica: Replica) -> None:
+def test_replicas_whose_clocks_differ_share_fewer_leases_and_lose_nothing(replica: Replica) -> None:
     ahead = Clock()
     ahead.ahead = 86_400.0
     other = Replica(replica.etcd, replica.settings, replica.passwords, ahead)
@@ -127,7 +127,9 @@ def test_replicas_whose_clocks_differ_share_less_and_lose_nothing(replica: Repli
     replica.revoke(session_scope("y"))
     x, y = (_stored(replica, session_scope(name)).lease for name in "xy")
     assert x != y
-    assert min(replica.etcd.keep_alive(x), replica.etcd.keep_alive(y)) >= replica.settings.token_lifetime + LEEWAY
+    assert (
+        min(replica.etcd.keep_alive(x), replica.etcd.keep_alive(y)) >= replica.settings.token_lifetime + LEEWAY_SECONDS
+    )
 
 
 def test_a_lease_that_was_revoked_by_hand_is_replaced(replica: Replica) -> None:
@@ -139,7 +141,7 @@ def test_a_lease_that_was_revoked_by_hand_is_replaced(replica: Replica) -> None:
 
 
 def test_meshes_on_one_etcd_do_not_share_leases(replica: Replica) -> None:
-    """Or one mesh's settings would decide how long another's revocations last."""
+    """Otherwise the settings of one mesh would decide how long the epochs of another live."""
     here = SharedLeases(replica.etcd, replica.layout, 1000, clock=replica.clock).lease()
     longer = SharedLeases(replica.etcd, replica.layout, 2000, clock=replica.clock).lease()
     layout = type(replica.layout)(replica.layout.prefix + "other/")

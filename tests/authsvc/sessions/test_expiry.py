@@ -1,4 +1,4 @@
-"""The leader ends sessions whose time is over: with an epoch, in batches, and only while it leads."""
+"""The leader ends sessions that timed out: with an epoch, in batches, and only while it leads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def directory(replica: Replica, clock: Clock) -> Iterator[SessionDirectory]:
 
 @pytest.fixture
 def expiry(replica: Replica, directory: SessionDirectory) -> SessionExpiry:
-    """The job."""
+    """The leader's job."""
     return SessionExpiry(etcd=replica.etcd, layout=replica.layout, directory=directory, revocation=replica.revocation)
 
 
@@ -38,7 +38,7 @@ def _logins(replica: Replica, directory: SessionDirectory, count: int) -> list[a
     return made
 
 
-def test_idle_sessions_are_ended_with_an_epoch_and_the_others_are_left(
+def test_idle_sessions_end_with_an_epoch_and_the_others_stay(
     replica: Replica, directory: SessionDirectory, expiry: SessionExpiry, clock: Clock, node: MeshNode
 ) -> None:
     idle, busy = _logins(replica, directory, 2)
@@ -54,7 +54,10 @@ def test_idle_sessions_are_ended_with_an_epoch_and_the_others_are_left(
     wait_until(ended, what="the idle session to end")
     epoch = replica.epoch(session_scope(idle.session_id))
     assert epoch > 0
-    wait_until(lambda: node.bundle.epochs.revokes([session_scope(idle.session_id)], epoch - 1), what="the node to know")
+    wait_until(
+        lambda: node.bundle.epochs.find_revoked_scope([session_scope(idle.session_id)], epoch - 1),
+        what="the node to apply the epoch",
+    )
     assert replica.record(busy.session_id) is not None
     assert replica.epoch(session_scope(busy.session_id)) == 0
     assert replica.refresh(busy.refresh_token).access_token
@@ -70,18 +73,18 @@ def test_more_sessions_than_fit_a_transaction_are_ended(
     assert replica.etcd.count(replica.layout.sessions) == 0
     assert replica.etcd.count(replica.layout.epochs + "sid/") == 130
     commits = replica.etcd.read(replica.layout.signing).revision - before
-    assert commits <= 5, "they are ended in batches"
-    assert directory.over(limit=1000) == []
+    assert commits <= 5, "the sessions were not ended in batches"
+    assert directory.sessions_to_end(limit=1000) == []
     assert all(replica.record(credentials.session_id) is None for credentials in made)
 
 
-def test_a_session_that_is_refreshed_at_the_last_moment_spares_only_itself(
+def test_a_session_refreshed_at_the_last_moment_stays_and_the_others_end(
     replica: Replica, directory: SessionDirectory, expiry: SessionExpiry, clock: Clock
 ) -> None:
     made = _logins(replica, directory, 5)
     clock.ahead += replica.settings.session_idle + 1
-    assert len(directory.over(limit=10)) == 5
-    # Another replica's clock is behind, and the directory here has not heard of the refresh.
+    assert len(directory.sessions_to_end(limit=10)) == 5
+    # The clock of another replica is behind, and the watch has not brought the refresh here yet.
     directory.stop()
     clock.ahead -= 100
     busy = replica.refresh(made[2].refresh_token)
@@ -97,7 +100,7 @@ def test_revoked_sessions_lose_their_records_and_need_no_epoch(
 ) -> None:
     _logins(replica, directory, 60)
     replica.revoke(subject_scope("alice"))
-    wait_until(lambda: len(directory.over(limit=100)) == 60, what="the revocation")
+    wait_until(lambda: len(directory.sessions_to_end(limit=100)) == 60, what="the revocation")
     again = replica.login()
     expiry.step(replica.fence())
     assert replica.etcd.count(replica.layout.sessions) == 1
@@ -105,7 +108,7 @@ def test_revoked_sessions_lose_their_records_and_need_no_epoch(
     assert replica.etcd.count(replica.layout.epochs + "sid/") == 0
 
 
-def test_a_leader_that_was_deposed_ends_nothing(
+def test_a_deposed_leader_ends_nothing(
     replica: Replica, directory: SessionDirectory, expiry: SessionExpiry, clock: Clock
 ) -> None:
     _logins(replica, directory, 3)
@@ -115,10 +118,10 @@ def test_a_leader_that_was_deposed_ends_nothing(
     clock.ahead += replica.settings.session_idle + 1
     expiry.step(fence)
     assert replica.etcd.count(replica.layout.sessions) == 3
-    assert len(directory.over(limit=10)) == 3, "the next leader must find them"
+    assert len(directory.sessions_to_end(limit=10)) == 3, "the next leader must still find them"
 
 
-def test_the_job_asks_to_be_called_when_the_next_session_times_out(
+def test_the_job_wants_to_be_called_when_the_next_session_times_out(
     replica: Replica, directory: SessionDirectory, expiry: SessionExpiry, clock: Clock
 ) -> None:
     fence = replica.fence()

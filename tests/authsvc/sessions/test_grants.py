@@ -1,4 +1,4 @@
-"""What is granted of what was asked."""
+"""What a credential is granted, given the request and the account."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.sessions.grants import Grant, grant, narrow
+from authsvc.sessions.grants import Grant, grant, narrow_grant
 from interceptors.errors import Reason, Refusal
 
 ALICE = Grant(scopes=("shop.buy", "shop.read"), audiences=("inventory", "storefront"))
 _names = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=6)
 
 
-def _holder(scopes: list[str], audiences: list[str]) -> Grant:
+def _account(scopes: list[str], audiences: list[str]) -> Grant:
     return Grant(tuple(scopes), tuple(audiences))
 
 
-def test_who_asks_for_nothing_is_granted_everything() -> None:
+def test_an_empty_request_is_granted_all_that_the_account_holds() -> None:
     assert grant(ALICE) == ALICE
 
 
-def test_who_asks_for_less_is_granted_no_more() -> None:
+def test_a_request_for_less_is_granted_no_more() -> None:
     assert grant(ALICE, scopes=["shop.read"], audiences=["storefront"]) == Grant(("shop.read",), ("storefront",))
 
 
@@ -47,11 +47,11 @@ def test_an_account_without_audiences_gets_no_credential() -> None:
 
 @settings(deadline=None)
 @given(held=st.tuples(_names, _names), asked=st.tuples(_names, _names))
-def test_nothing_is_granted_that_is_not_held_or_was_not_asked(
+def test_nothing_is_granted_that_was_not_requested_or_is_not_held(
     held: tuple[list[str], list[str]], asked: tuple[list[str], list[str]]
 ) -> None:
     try:
-        granted = grant(_holder(*held), scopes=asked[0], audiences=asked[1])
+        granted = grant(_account(*held), scopes=asked[0], audiences=asked[1])
     except Refusal:
         assert not set(asked[0]) <= set(held[0]) or not set(asked[1]) <= set(held[1]) or not held[1]
         return
@@ -63,10 +63,8 @@ def test_nothing_is_granted_that_is_not_held_or_was_not_asked(
 
 @settings(deadline=None)
 @given(earlier=st.tuples(_names, _names), now=st.tuples(_names, _names))
-def test_an_earlier_grant_only_ever_narrows(
-    earlier: tuple[list[str], list[str]], now: tuple[list[str], list[str]]
-) -> None:
-    left = narrow(_holder(*earlier), _holder(*now))
+def test_an_earlier_grant_never_grows(earlier: tuple[list[str], list[str]], now: tuple[list[str], list[str]]) -> None:
+    left = narrow_grant(_account(*earlier), _account(*now))
     assert set(left.scopes) == set(earlier[0]) & set(now[0])
     assert set(left.audiences) == set(earlier[1]) & set(now[1])
-    assert narrow(left, _holder(*now)) == left
+    assert narrow_grant(left, _account(*now)) == left

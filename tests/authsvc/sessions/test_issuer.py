@@ -1,4 +1,4 @@
-"""What a login issues, and that nothing is issued across a change of what it stands on (I3)."""
+"""What a login issues, and that no credential is issued across a change of its preconditions (I3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from interceptors.node.mesh_node import MeshNode
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
 from tests.support.processes import ISSUER
-from tests.support.replica import ALICE_PASSWORD, Clock, Interrupted, Replica, claims_of
+from tests.support.replica import ALICE_PASSWORD, Clock, InterruptedEtcdClient, Replica, claims_of
 from tests.support.waiting import wait_until
 
 SCOPES_OF_ALICE = [
@@ -33,7 +33,7 @@ SCOPES_OF_ALICE = [
 ]
 
 
-def test_a_login_issues_what_rfc_9068_asks_for(replica: Replica, settings: AuthSettings) -> None:
+def test_a_login_issues_the_claims_of_rfc_9068(replica: Replica, settings: AuthSettings) -> None:
     before = int(time.time())
     credentials = replica.login()
     claims = claims_of(credentials.access_token)
@@ -52,11 +52,11 @@ def test_a_login_issues_what_rfc_9068_asks_for(replica: Replica, settings: AuthS
     assert 0 < credentials.expires_in.ToTimedelta().total_seconds() <= settings.token_lifetime
 
 
-def test_two_tokens_never_share_their_id(replica: Replica) -> None:
+def test_two_tokens_never_have_the_same_jti(replica: Replica) -> None:
     assert len({claims_of(replica.login().access_token)["jti"] for _ in range(3)}) == 3
 
 
-def test_a_node_accepts_what_was_issued(replica: Replica, node: MeshNode) -> None:
+def test_a_node_accepts_an_issued_token(replica: Replica, node: MeshNode) -> None:
     caller = node.verify(replica.login(audiences=["storefront"], scopes=["shop.read"]).access_token)
     assert caller.subject == "alice"
     assert caller.audiences == frozenset({"storefront"})
@@ -110,7 +110,10 @@ def test_a_clients_token_dies_with_the_next_revocation(replica: Replica, node: M
     _, secret = replica.accounts.create_client("robot", scopes=["shop.read"], audiences=["storefront"])
     token = replica.login(lambda: replica.accounts.authenticate_client("robot", secret)).access_token
     assert claims_of(token)["epoch"] < replica.revoke(client_scope("robot"))
-    wait_until(lambda: node.bundle.epochs.revokes([client_scope("robot")], 0), what="the node to know")
+    wait_until(
+        lambda: node.bundle.epochs.find_revoked_scope([client_scope("robot")], 0),
+        what="the node to apply the revocation",
+    )
     with pytest.raises(Refusal) as refused:
         node.verify(token)
     assert refused.value.reason is Reason.CREDENTIAL_REVOKED
@@ -129,8 +132,8 @@ def test_a_client_may_have_an_opaque_session(replica: Replica) -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES_OF_ALICE)
-def test_who_is_revoked_while_being_authenticated_is_authenticated_again(replica: Replica, scope: str) -> None:
-    """The credential must not rest on an answer that was given before the revocation."""
+def test_a_revocation_during_the_authentication_makes_it_repeat(replica: Replica, scope: str) -> None:
+    """The credential must not rest on an authentication from before the revocation."""
     revisions: list[int] = []
     asked = 0
 
@@ -147,7 +150,7 @@ def test_who_is_revoked_while_being_authenticated_is_authenticated_again(replica
     assert claims_of(token)["epoch"] >= revisions[0]
 
 
-def test_who_is_deleted_while_being_authenticated_gets_nothing(replica: Replica) -> None:
+def test_an_account_deleted_during_the_authentication_gets_nothing(replica: Replica) -> None:
     def authenticate() -> Account:
         account = replica.alice()
         replica.accounts.delete_user("alice", actor="test")
@@ -159,7 +162,7 @@ def test_who_is_deleted_while_being_authenticated_gets_nothing(replica: Replica)
     assert replica.etcd.count(replica.layout.sessions) == 0
 
 
-def test_a_password_that_changes_while_it_is_checked_is_checked_again(replica: Replica) -> None:
+def test_a_password_that_changes_during_the_check_is_checked_again(replica: Replica) -> None:
     def authenticate() -> Account:
         account = replica.alice()
         replica.accounts.set_password("alice", "another-password", actor="test")
@@ -171,20 +174,20 @@ def test_a_password_that_changes_while_it_is_checked_is_checked_again(replica: R
 
 
 @pytest.mark.parametrize("scope", SCOPES_OF_ALICE)
-def test_a_revocation_right_before_the_commit_has_everything_read_anew(
-    replica: Replica, interrupted: tuple[Replica, Interrupted], scope: str
+def test_a_revocation_right_before_the_commit_makes_the_login_read_again(
+    replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient], scope: str
 ) -> None:
-    """I3 at its narrowest: the revocation is committed after everything was read and before the session is."""
+    """The narrowest case of I3: the revocation is committed between the read and the commit of the session."""
     crossed, etcd = interrupted
     etcd.before_commit = lambda: replica.revoke(scope)
     credentials = crossed.login()
     assert claims_of(credentials.access_token)["epoch"] >= replica.epoch(scope) > 0
-    assert replica.etcd.count(replica.layout.sessions) == 1, "the attempt that failed left a session"
+    assert replica.etcd.count(replica.layout.sessions) == 1, "the failed attempt left a session"
 
 
 @pytest.mark.parametrize("scope", SCOPES_OF_ALICE)
 def test_a_revocation_right_before_a_refresh_commits_ends_the_session(
-    replica: Replica, interrupted: tuple[Replica, Interrupted], scope: str
+    replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient], scope: str
 ) -> None:
     crossed, etcd = interrupted
     credentials = crossed.login()
@@ -196,7 +199,7 @@ def test_a_revocation_right_before_a_refresh_commits_ends_the_session(
 
 
 def test_a_key_that_is_replaced_right_before_the_commit_signs_nothing(
-    replica: Replica, interrupted: tuple[Replica, Interrupted]
+    replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient]
 ) -> None:
     crossed, etcd = interrupted
     before = replica.login()
@@ -207,7 +210,7 @@ def test_a_key_that_is_replaced_right_before_the_commit_signs_nothing(
     assert _kid(crossed.refresh(before.refresh_token)) != _kid(second)
 
 
-def test_without_a_signing_key_a_login_waits_and_then_says_so(replica: Replica) -> None:
+def test_without_a_signing_key_a_login_waits_and_is_then_refused(replica: Replica) -> None:
     key = replica.layout.signing
     replica.etcd.commit([], [Delete(key)])
     began = time.monotonic()
@@ -222,10 +225,10 @@ def test_an_opaque_session_needs_no_signing_key(replica: Replica) -> None:
     assert replica.login(kind=auth_pb2.CREDENTIAL_KIND_SESSION).session_token
 
 
-def test_a_token_that_is_too_large_is_not_issued_and_the_error_names_what_is_large(replica: Replica) -> None:
+def test_a_token_that_is_too_large_is_not_issued_and_its_claims_are_named(replica: Replica) -> None:
     scopes = [f"shop.department-{number}.buy" for number in range(200)]
     replica.accounts.create_user("carol", ALICE_PASSWORD, scopes=scopes, audiences=["storefront"])
-    with pytest.raises(FailedPrecondition, match=r"at most 3,072 are issued; its largest claims: scope \(4,691 bytes"):
+    with pytest.raises(FailedPrecondition, match=r"3,072 is the maximum; its largest claims: scope \(4,691 bytes"):
         replica.login(lambda: replica.accounts.authenticate_user("carol", ALICE_PASSWORD))
     assert replica.etcd.count(replica.layout.sessions) == 0
     fewer = replica.login(lambda: replica.accounts.authenticate_user("carol", ALICE_PASSWORD), scopes=scopes[:10])
@@ -253,10 +256,10 @@ def _anothers(replica: Replica, record: store_pb2.SessionRecord) -> bytes:
 
 
 @pytest.mark.parametrize("broken", [_newer, _foreign, _anothers])
-def test_a_record_that_cannot_be_read_is_neither_used_nor_ended(
+def test_a_session_whose_record_cannot_be_read_is_neither_used_nor_ended(
     replica: Replica, broken: Callable[[Replica, store_pb2.SessionRecord], bytes]
 ) -> None:
-    """A newer replica may have written it, and goes on with it once this one is replaced."""
+    """A newer replica may have written it, and will continue it when this replica is replaced."""
     credentials = replica.login()
     record = replica.record(credentials.session_id)
     assert record is not None

@@ -1,8 +1,7 @@
-"""Logins, refreshes and revocations at once (I3, I4), and etcd going away in between (I5).
+"""Concurrent logins, refreshes and revocations (I3, I4), and an etcd that crashes meanwhile (I5).
 
-What is checked afterwards follows from revisions, not from the order in which threads happened to run: a credential
-that was authenticated at revision A and carries epoch E must not have been revoked at any revision in (A, E], or it
-would have survived that.
+The checks rest on revisions, not on the order in which threads ran: a credential that was authenticated at revision A
+and has epoch E must not have been revoked at a revision in (A, E], since it would survive that revocation.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ SCOPES_OF_ALICE = [
 
 
 @dataclass
-class Happened:
-    """What the threads saw. Lists are appended to by many threads, which CPython allows."""
+class Observed:
+    """What the threads have observed. They append to the lists without a lock, which is safe in CPython."""
 
     revoked: list[int] = field(default_factory=list)
-    issued: list[tuple[int, int, str]] = field(default_factory=list)  # revision before authentication, epoch, token
+    issued: list[tuple[int, int, str]] = field(default_factory=list)  # revision before the authentication, epoch, token
     refused: int = 0
 
     def survivors(self) -> list[tuple[int, int, int]]:
-        """Tokens that survived a revocation: authenticated at, revoked at, epoch."""
+        """Tokens that survived a revocation: the revisions of authentication and revocation, and the epoch."""
         return [
             (since, revision, epoch)
             for since, epoch, _ in self.issued
@@ -65,8 +64,14 @@ def _revision(replica: Replica) -> int:
     return replica.etcd.read(replica.layout.signing).revision
 
 
+@pytest.fixture
+def replica(refreshing: Replica) -> Replica:
+    """A replica of either kind."""
+    return refreshing
+
+
 def test_no_login_survives_a_revocation_that_it_crossed(replica: Replica, node: MeshNode) -> None:
-    happened = Happened()
+    observed = Observed()
     replicas = [replica, replica.another()]
     logins_left = threading.Semaphore(60)
     done = threading.Event()
@@ -84,41 +89,41 @@ def test_no_login_survives_a_revocation_that_it_crossed(replica: Replica, node: 
                 try:
                     credentials = mine.login(authenticate, kind=kind)
                 except Refusal as refusal:
-                    assert refusal.reason is Reason.MESH_NOT_READY  # noqa: PT017 -- revoked all the time: retry
-                    happened.refused += 1
+                    assert refusal.reason is Reason.MESH_NOT_READY  # noqa: PT017 -- revocations never stop: retry
+                    observed.refused += 1
                     continue
                 if credentials.access_token:
-                    happened.issued.append(
+                    observed.issued.append(
                         (since, claims_of(credentials.access_token)["epoch"], credentials.access_token)
                     )
                 else:
                     record = mine.record(credentials.session_id)
                     if record is not None:
-                        happened.issued.append((since, record.epoch, ""))
+                        observed.issued.append((since, record.epoch, ""))
             done.set()
 
         return work
 
     def revoke() -> None:
         while not done.is_set():
-            happened.revoked.append(replica.revoke(random.choice(SCOPES_OF_ALICE)))  # noqa: S311
+            observed.revoked.append(replica.revoke(random.choice(SCOPES_OF_ALICE)))  # noqa: S311
             done.wait(random.uniform(0, 0.02))  # noqa: S311
 
     tokens, session = auth_pb2.CREDENTIAL_KIND_TOKENS, auth_pb2.CREDENTIAL_KIND_SESSION
     _together(*(sign_in(mine, kind) for mine in replicas for kind in (tokens, session)), revoke)
-    assert len(happened.revoked) > 5
-    assert len(happened.issued) > 10, "the race was never run: everything was refused"
-    assert happened.survivors() == []
-    # And what nodes say is the same: a last revocation leaves nothing alive.
+    assert len(observed.revoked) > 5
+    assert len(observed.issued) > 10, "the race did not happen: every login was refused"
+    assert observed.survivors() == []
+    # Nodes agree: after a last revocation no token is accepted.
     last = replica.revoke(EVERYONE)
     wait_until(lambda: node.bundle.revision >= last)
-    for token in filter(None, (token for _, _, token in happened.issued)):
+    for token in filter(None, (token for _, _, token in observed.issued)):
         with pytest.raises(Refusal):
             node.verify(token)
 
 
 def test_no_session_survives_a_revocation_by_being_refreshed(replica: Replica) -> None:
-    happened = Happened()
+    observed = Observed()
     replicas = [replica, replica.another()]
     refreshes_left = threading.Semaphore(150)
     done = threading.Event()
@@ -128,34 +133,34 @@ def test_no_session_survives_a_revocation_by_being_refreshed(replica: Replica) -
             try:
                 credentials = mine.login()
             except Refusal as refusal:
-                assert refusal.reason is Reason.MESH_NOT_READY  # noqa: PT017 -- revoked all the time: retry
+                assert refusal.reason is Reason.MESH_NOT_READY  # noqa: PT017 -- revocations never stop: retry
                 continue
             while refreshes_left.acquire(blocking=False):
-                # The session's chain of epochs: none of its links may reach across a revocation.
+                # The epochs of the session form a chain, of which no link may cross a revocation.
                 since = claims_of(credentials.access_token)["epoch"]
                 try:
                     credentials = mine.refresh(credentials.refresh_token)
                 except Refusal as refusal:
                     assert refusal.reason in (Reason.CREDENTIAL_REVOKED, Reason.MESH_NOT_READY)  # noqa: PT017
-                    happened.refused += 1
+                    observed.refused += 1
                     break
-                happened.issued.append((since, claims_of(credentials.access_token)["epoch"], credentials.access_token))
+                observed.issued.append((since, claims_of(credentials.access_token)["epoch"], credentials.access_token))
             else:
                 done.set()
 
     def revoke() -> None:
         while not done.is_set():
-            happened.revoked.append(replica.revoke(random.choice(SCOPES_OF_ALICE)))  # noqa: S311
+            observed.revoked.append(replica.revoke(random.choice(SCOPES_OF_ALICE)))  # noqa: S311
             done.wait(random.uniform(0, 0.03))  # noqa: S311
 
     _together(*(partial(refresh, mine) for mine in replicas * 2), revoke)
-    assert happened.refused > 0, "no refresh was ever crossed"
-    assert len(happened.issued) > 10
-    assert happened.survivors() == []
+    assert observed.refused > 0, "no revocation ever crossed a refresh"
+    assert len(observed.issued) > 10
+    assert observed.survivors() == []
 
 
-def test_a_session_that_many_share_ends_for_all_or_lives_for_all(replica: Replica) -> None:
-    """Eight holders of one session refresh as they please; then it is kicked while they do."""
+def test_a_shared_session_ends_for_all_of_its_holders_or_for_none(replica: Replica) -> None:
+    """Eight threads refresh one session concurrently; then it is ended while they do."""
     replicas = [replica, replica.another()]
     first = replica.login()
     kicked = threading.Event()
@@ -183,7 +188,7 @@ def test_a_session_that_many_share_ends_for_all_or_lives_for_all(replica: Replic
 
     _together(*(partial(hold, number) for number in range(8)), kick)
     for outcome in outcomes[:12]:
-        assert len(outcome) == 1, "holders of one session were given different tokens"
+        assert len(outcome) == 1, "threads of one session got different tokens"
         assert outcome.pop().startswith("cmr_")
     for outcome in outcomes[13:]:
         assert outcome == {"CREDENTIAL_REVOKED"}
@@ -191,8 +196,8 @@ def test_a_session_that_many_share_ends_for_all_or_lives_for_all(replica: Replic
     assert replica.epoch(session_scope(first.session_id)) > 0
 
 
-def test_a_thief_and_an_owner_cannot_both_go_on(replica: Replica, clock: Clock) -> None:
-    """Whoever refreshes second, outside the grace window, ends the session for both."""
+def test_a_thief_and_the_owner_cannot_both_continue(replica: Replica, clock: Clock) -> None:
+    """The second of them to refresh, outside the grace window, ends the session for both."""
     stolen = replica.login()
     owner = replica.refresh(stolen.refresh_token)
     clock.ahead += replica.settings.refresh_grace + 1
@@ -212,10 +217,10 @@ def test_a_thief_and_an_owner_cannot_both_go_on(replica: Replica, clock: Clock) 
     assert replica.record(stolen.session_id) is None
 
 
-def test_what_was_refreshed_survives_a_crash_of_etcd(
+def test_a_refresh_survives_a_crash_of_etcd(
     own_etcd: EtcdProcess, passwords: Passwords, settings: AuthSettings
 ) -> None:
-    """I5: a client that got no answer asks again, and is neither logged out nor taken for a thief."""
+    """I5: a client without an answer retries, and is neither logged out nor treated as a thief."""
     mesh = replace(settings.mesh, etcd=replace(own_etcd.settings("/mesh/"), timeout=0.5))
     with EtcdClient(mesh.etcd) as etcd:
         replica = Replica(etcd, replace(settings, mesh=mesh), passwords, Clock())
@@ -229,7 +234,7 @@ def test_what_was_refreshed_survives_a_crash_of_etcd(
         with pytest.raises(EtcdUnavailable):
             replica.refresh(second.refresh_token)
         own_etcd.start()
-        wait_until(lambda: _answers(replica), what="etcd to be back")
+        wait_until(lambda: _answers(replica), what="etcd to answer again")
         assert replica.refresh(first.refresh_token).refresh_token == second.refresh_token
         assert replica.refresh(second.refresh_token).access_token
         assert replica.login().access_token

@@ -1,4 +1,4 @@
-"""The rules of refresh tokens, without etcd: what a token is worth after any history of its session."""
+"""The rules of refresh tokens, without etcd: the verdict on each token after any history of its session."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from authsvc.sessions.grants import Grant
 from authsvc.sessions.refresh_tokens import (
     FAMILY_BYTES,
-    MAX_USED,
+    MAX_USED_TOKENS,
     Current,
-    Ending,
     Forged,
     Retried,
     Reused,
+    SessionEnd,
     Verdict,
-    begin_family,
+    evaluate_session,
+    family_digest,
     judge_refresh_token,
-    refreshed,
-    review,
-    succeed,
+    record_after_refresh,
+    successor_secret,
 )
 from authsvc.store.timestamps import seconds, stamp
 from credmesh.store.v1 import auth_pb2
@@ -38,7 +38,7 @@ ALICE = Grant(scopes=("shop.buy", "shop.read"), audiences=("inventory", "storefr
 
 @dataclass
 class History:
-    """A session, every secret that it ever had, and when each was used."""
+    """A session, all secrets that it has issued, and when each was used."""
 
     now: float = START
     held: list[bytes] = field(default_factory=lambda: [secrets.token_bytes(32)])
@@ -60,7 +60,7 @@ class History:
             idle_expires_at=stamp(self.now + IDLE),
             expires_at=stamp(self.now + LIFETIME),
             secret_sha256=hashlib.sha256(self.held[0]).digest(),
-            family_sha256=begin_family(self.held[0]),
+            family_sha256=family_digest(self.held[0]),
         )
 
     def judge_refresh_token(self, secret: bytes) -> Verdict:
@@ -68,9 +68,9 @@ class History:
 
     def refresh(self, *, epoch: int = 200, holder: Grant = ALICE) -> None:
         current = self.held[-1]
-        self.held.append(succeed(current, secrets.token_bytes(32)))
+        self.held.append(successor_secret(current, secrets.token_bytes(32)))
         self.used_at.append(self.now)
-        self.record = refreshed(
+        self.record = record_after_refresh(
             self.record,
             current,
             self.held[-1],
@@ -83,13 +83,13 @@ class History:
         )
 
 
-# Pauses before each refresh. The grace window is 10 s: they lie on both sides of it and on its edge.
+# Pauses before each refresh: shorter than the grace window of 10 s, longer, and equal.
 _pauses = st.lists(st.sampled_from([0.0, 0.5, 4.0, 9.75, 10.0, 11.0, 400.0]), max_size=12)
 
 
 @settings(deadline=None)
 @given(pauses=_pauses, later=st.sampled_from([0.0, 3.0, 9.75, 10.0, 60.0]))
-def test_after_any_history_each_token_is_worth_what_the_rules_say(pauses: list[float], later: float) -> None:
+def test_after_any_history_each_token_gets_the_verdict_of_the_rules(pauses: list[float], later: float) -> None:
     history = History()
     for pause in pauses:
         history.now += pause
@@ -105,7 +105,7 @@ def test_after_any_history_each_token_is_worth_what_the_rules_say(pauses: list[f
 
 @settings(deadline=None)
 @given(pauses=_pauses, guess=st.binary(min_size=32, max_size=32))
-def test_who_never_held_a_token_of_the_session_cannot_end_it(pauses: list[float], guess: bytes) -> None:
+def test_a_caller_who_never_had_a_token_of_the_session_cannot_end_it(pauses: list[float], guess: bytes) -> None:
     history = History()
     for pause in pauses:
         history.now += pause
@@ -115,7 +115,7 @@ def test_who_never_held_a_token_of_the_session_cannot_end_it(pauses: list[float]
 
 @settings(deadline=None)
 @given(pauses=_pauses)
-def test_no_record_holds_a_secret(pauses: list[float]) -> None:
+def test_no_record_contains_a_secret(pauses: list[float]) -> None:
     history = History()
     for pause in pauses:
         history.now += pause
@@ -127,7 +127,7 @@ def test_no_record_holds_a_secret(pauses: list[float]) -> None:
         assert secret[FAMILY_BYTES:] not in stored
 
 
-def test_each_token_of_a_session_is_a_new_one() -> None:
+def test_no_two_tokens_of_a_session_are_equal() -> None:
     history = History()
     for _ in range(20):
         history.refresh()
@@ -136,8 +136,8 @@ def test_each_token_of_a_session_is_a_new_one() -> None:
     assert all(len(secret) == 32 for secret in history.held)
 
 
-def test_a_record_remembers_only_the_grace_window() -> None:
-    """Or every session would grow with each of its refreshes."""
+def test_a_record_keeps_only_tokens_of_the_grace_window() -> None:
+    """Otherwise the record would grow with every refresh."""
     history = History()
     for _ in range(50):
         history.now += 300
@@ -145,13 +145,13 @@ def test_a_record_remembers_only_the_grace_window() -> None:
     assert len(history.record.used) == 1
 
 
-def test_a_storm_of_refreshes_does_not_grow_the_record_without_bound() -> None:
+def test_a_record_stays_bounded_under_many_refreshes() -> None:
     history = History()
-    for _ in range(3 * MAX_USED):
+    for _ in range(3 * MAX_USED_TOKENS):
         history.refresh()
-    assert len(history.record.used) == MAX_USED
-    assert history.judge_refresh_token(history.held[-MAX_USED - 1]) == Retried(history.held[-1])
-    assert history.judge_refresh_token(history.held[-MAX_USED - 2]) == Reused()
+    assert len(history.record.used) == MAX_USED_TOKENS
+    assert history.judge_refresh_token(history.held[-MAX_USED_TOKENS - 1]) == Retried(history.held[-1])
+    assert history.judge_refresh_token(history.held[-MAX_USED_TOKENS - 2]) == Reused()
 
 
 def test_without_a_grace_window_every_second_use_is_reuse() -> None:
@@ -160,15 +160,15 @@ def test_without_a_grace_window_every_second_use_is_reuse() -> None:
     assert judge_refresh_token(history.record, history.held[0], now=history.now, grace=0.0) == Reused()
 
 
-def test_a_successor_that_was_sealed_for_another_session_is_not_handed_out() -> None:
-    """Somebody who can write to etcd must not make one session's retry open another's token."""
+def test_a_successor_sealed_for_another_session_does_not_open() -> None:
+    """A writer to etcd must not be able to have one session's retry answered with another session's token."""
     history = History()
     history.refresh()
     history.record.session_id = "another"
     assert history.judge_refresh_token(history.held[0]) == Reused()
 
 
-def test_a_seal_that_was_altered_ends_the_session_rather_than_hand_out_garbage() -> None:
+def test_an_altered_sealed_successor_ends_the_session() -> None:
     history = History()
     history.refresh()
     sealed = bytearray(history.record.used[0].sealed_successor)
@@ -185,7 +185,7 @@ def test_an_opaque_session_has_no_refresh_token() -> None:
     assert history.judge_refresh_token(history.held[0]) == Forged()
 
 
-def test_a_refresh_moves_the_session_on_and_changes_nothing_else() -> None:
+def test_a_refresh_changes_only_its_own_fields_of_the_record() -> None:
     history = History()
     before = auth_pb2.SessionRecord()
     before.CopyFrom(history.record)
@@ -201,7 +201,7 @@ def test_a_refresh_moves_the_session_on_and_changes_nothing_else() -> None:
         assert getattr(after, name) == getattr(before, name)
 
 
-def test_being_seen_does_not_outlast_the_sessions_lifetime() -> None:
+def test_use_does_not_prolong_a_session_beyond_its_lifetime() -> None:
     history = History()
     history.now = START + LIFETIME - 60
     history.refresh()
@@ -213,35 +213,39 @@ def test_being_seen_does_not_outlast_the_sessions_lifetime() -> None:
 def test_a_session_ends_exactly_when_it_times_out(at: float, idle: float) -> None:
     record = History().record
     record.idle_expires_at.CopyFrom(stamp(START + idle))
-    found = review(record, now=START + at, epochs={}, holder=ALICE)
+    found = evaluate_session(record, now=START + at, epochs={}, account=ALICE)
     over = START + at >= min(seconds(record.idle_expires_at), seconds(record.expires_at))
     assert (found == ALICE) == (not over)
-    assert found == ALICE or (isinstance(found, Ending) and found.expired)
+    assert found == ALICE or (isinstance(found, SessionEnd) and found.expired)
 
 
 @pytest.mark.parametrize("scope", ["all", "sub/alice", "sid/s", "client/password", "aud/storefront"])
 def test_a_session_ends_with_the_revocation_of_any_of_its_scopes(scope: str) -> None:
     record = History().record
     epochs = dict.fromkeys(["all", "sub/alice", "sid/s", "client/password", "aud/storefront"], record.epoch)
-    assert review(record, now=START, epochs=epochs, holder=ALICE) == ALICE
+    assert evaluate_session(record, now=START, epochs=epochs, account=ALICE) == ALICE
     epochs[scope] = record.epoch + 1
-    found = review(record, now=START, epochs=epochs, holder=ALICE)
-    assert isinstance(found, Ending)
+    found = evaluate_session(record, now=START, epochs=epochs, account=ALICE)
+    assert isinstance(found, SessionEnd)
     assert not found.expired
     assert scope in found.why
 
 
 def test_a_session_ends_with_its_account() -> None:
     record = History().record
-    assert isinstance(review(record, now=START, epochs={}, holder=None), Ending)
-    assert isinstance(review(record, now=START, epochs={}, holder=Grant(ALICE.scopes, ("elsewhere",))), Ending)
+    assert isinstance(evaluate_session(record, now=START, epochs={}, account=None), SessionEnd)
+    assert isinstance(
+        evaluate_session(record, now=START, epochs={}, account=Grant(ALICE.scopes, ("elsewhere",))), SessionEnd
+    )
 
 
-def test_a_session_narrows_with_its_account() -> None:
+def test_a_session_is_narrowed_with_its_account() -> None:
     record = History().record
     holder = Grant(("shop.read", "shop.admin"), ("storefront", "orders"))
-    assert review(record, now=START, epochs={}, holder=holder) == Grant(("shop.read",), ("storefront",))
-    assert review(record, now=START, epochs={}, holder=Grant((), ("storefront",))) == Grant((), ("storefront",))
+    assert evaluate_session(record, now=START, epochs={}, account=holder) == Grant(("shop.read",), ("storefront",))
+    assert evaluate_session(record, now=START, epochs={}, account=Grant((), ("storefront",))) == Grant(
+        (), ("storefront",)
+    )
 
 
 def test_a_verdict_never_shows_a_secret() -> None:

@@ -18,7 +18,7 @@ from interceptors.etcd.client import EtcdClient, EtcdUnavailable, Put
 from interceptors.node.mesh_node import MeshNode
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
-from tests.support.replica import Clock, Interrupted, Replica, claims_of
+from tests.support.replica import Clock, InterruptedEtcdClient, Replica, claims_of
 from tests.support.waiting import wait_until
 
 SCOPES_OF_ALICE = [
@@ -48,9 +48,14 @@ def _resolve(replica: Replica, token: OpaqueToken) -> auth_pb2.ResolveSessionRes
 
 
 class TestRefreshing:
-    """Refresh tokens: each good for one use, and what happens otherwise."""
+    """Refresh tokens: single use, retries, and reuse."""
 
-    def test_a_refresh_token_buys_the_next_one_and_a_new_access_token(self, replica: Replica, node: MeshNode) -> None:
+    @pytest.fixture
+    def replica(self, refreshing: Replica) -> Replica:
+        """A replica of either kind."""
+        return refreshing
+
+    def test_a_refresh_token_gives_the_next_one_and_a_new_access_token(self, replica: Replica, node: MeshNode) -> None:
         first = replica.login()
         second = replica.refresh(first.refresh_token)
         third = replica.refresh(second.refresh_token)
@@ -60,7 +65,7 @@ class TestRefreshing:
         assert third.session_expires_at == first.session_expires_at
         assert node.verify(third.access_token).session_id == first.session_id
 
-    def test_a_refresh_moves_the_epoch_on_and_the_old_tokens_epoch_stays(self, replica: Replica) -> None:
+    def test_a_refresh_raises_the_epoch_of_the_session_and_of_its_next_token(self, replica: Replica) -> None:
         first = replica.login()
         replica.login()
         second = replica.refresh(first.refresh_token)
@@ -75,8 +80,8 @@ class TestRefreshing:
         assert retried.access_token != second.access_token
         assert claims_of(retried.access_token)["epoch"] == claims_of(second.access_token)["epoch"]
 
-    def test_a_retry_after_the_chain_moved_on_gets_the_current_token(self, replica: Replica) -> None:
-        """Two processes share a session, and one is quick: the other must end up with what is good."""
+    def test_a_retry_after_further_refreshes_gets_the_current_token(self, replica: Replica) -> None:
+        """Two processes share a session, and one refreshes twice: the other must get the current token too."""
         first = replica.login()
         second = replica.refresh(first.refresh_token)
         third = replica.refresh(second.refresh_token)
@@ -89,8 +94,8 @@ class TestRefreshing:
         replica.refresh(first.refresh_token)
         assert replica.etcd.read(replica.layout.signing).revision == before
 
-    def test_another_replica_answers_a_retry_as_the_first_did(self, replica: Replica) -> None:
-        """A client whose answer was lost asks the next replica."""
+    def test_another_replica_answers_a_retry_in_the_same_way(self, replica: Replica) -> None:
+        """A client that lost the answer asks another replica."""
         first = replica.login()
         second = replica.refresh(first.refresh_token)
         assert replica.another().refresh(first.refresh_token).refresh_token == second.refresh_token
@@ -110,9 +115,9 @@ class TestRefreshing:
         wait_until(lambda: node.bundle.revision >= epoch)
         assert _refused(lambda: node.verify(second.access_token)) is Reason.CREDENTIAL_REVOKED
         reused = [record for record in caplog.records if record.message == "refresh.reuse"]
-        assert [(one.subject, one.session_id) for one in reused] == [("alice", first.session_id)]  # type: ignore[attr-defined]
+        assert [(record.subject, record.session_id) for record in reused] == [("alice", first.session_id)]  # type: ignore[attr-defined]
 
-    def test_the_reuse_of_a_token_from_long_ago_ends_the_session_too(self, replica: Replica, clock: Clock) -> None:
+    def test_reuse_of_a_token_from_long_ago_ends_the_session_too(self, replica: Replica, clock: Clock) -> None:
         first = replica.login()
         current = first
         for _ in range(5):
@@ -121,8 +126,8 @@ class TestRefreshing:
         assert _refused(lambda: replica.refresh(first.refresh_token)) is Reason.CREDENTIAL_REVOKED
         assert replica.record(first.session_id) is None
 
-    def test_a_guess_by_somebody_who_knows_the_session_ends_nothing(self, replica: Replica) -> None:
-        """Session ids are no secret: every service sees them."""
+    def test_a_guessed_token_with_the_right_session_id_ends_nothing(self, replica: Replica) -> None:
+        """Session ids are not secret: every service sees them."""
         credentials = replica.login()
         guess = OpaqueToken.generate(OpaqueKind.REFRESH, credentials.session_id).text()
         assert _refused(lambda: replica.refresh(guess)) is Reason.CREDENTIAL_INVALID
@@ -138,8 +143,8 @@ class TestRefreshing:
         assert _refused(lambda: replica.refresh(disguised)) is Reason.CREDENTIAL_INVALID
         assert not _resolve(replica, token).refusal
 
-    def test_many_who_refresh_at_once_all_get_the_same_successor(self, replica: Replica) -> None:
-        """Browser tabs, or the threads of a process, must not log each other out."""
+    def test_many_concurrent_refreshes_all_get_the_same_successor(self, replica: Replica) -> None:
+        """Browser tabs, or threads of a process, must not log each other out."""
         first = replica.login()
         replicas = [replica, replica.another()]
         start = threading.Barrier(12, timeout=20)
@@ -153,15 +158,15 @@ class TestRefreshing:
         assert len(successors) == 1
         assert replica.refresh(successors.pop()).refresh_token
 
-    def test_a_refresh_whose_answer_was_lost_is_done_by_the_retry(
-        self, replica: Replica, interrupted: tuple[Replica, Interrupted]
+    def test_a_retry_completes_a_refresh_whose_answer_was_lost(
+        self, replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient]
     ) -> None:
         crossed, etcd = interrupted
         first = replica.login()
         done: list[str] = []
 
         def lose() -> None:
-            # Another replica's refresh is committed first: for this one the answer is as good as lost.
+            # Another replica commits its refresh first. For this replica that is as if its own answer was lost.
             done.append(replica.refresh(first.refresh_token).refresh_token)
 
         etcd.before_commit = lose
@@ -177,7 +182,7 @@ class TestRefreshing:
         assert record is not None
         assert (list(record.scopes), list(record.audiences)) == (["shop.read"], ["storefront"])
 
-    def test_what_was_narrowed_does_not_come_back_with_a_refresh(self, replica: Replica) -> None:
+    def test_a_scope_removed_from_a_session_does_not_come_back(self, replica: Replica) -> None:
         first = replica.login()
         _set_account(replica, scopes=["shop.read"], audiences=["storefront"])
         second = replica.refresh(first.refresh_token)
@@ -206,7 +211,7 @@ class TestRefreshing:
 
 
 class TestTimeouts:
-    """Sessions end when their time is over, by the replica's clock."""
+    """Sessions time out by the replica's clock."""
 
     def test_a_session_in_use_lives_until_its_lifetime_is_over(self, replica: Replica, clock: Clock) -> None:
         credentials = replica.login()
@@ -232,9 +237,9 @@ class TestTimeouts:
 
 
 class TestResolving:
-    """Opaque sessions, as nodes ask for them."""
+    """Opaque sessions, as nodes resolve them."""
 
-    def test_a_good_session_says_whose_it_is(self, replica: Replica) -> None:
+    def test_a_valid_session_resolves_to_its_identity(self, replica: Replica) -> None:
         token = _opaque(replica, scopes=["shop.read"], audiences=["storefront"])
         answer = _resolve(replica, token)
         assert answer.refusal == ""
@@ -246,7 +251,7 @@ class TestResolving:
         assert seconds(answer.session_expires_at) > replica.clock()
         assert answer.valid_for.ToTimedelta().total_seconds() == replica.settings.resolve_ttl
 
-    def test_what_the_server_keeps_with_the_session_comes_along(self, replica: Replica) -> None:
+    def test_the_attributes_of_a_session_are_returned(self, replica: Replica) -> None:
         token = _opaque(replica)
         record = replica.record(token.session_id)
         assert record is not None
@@ -261,21 +266,21 @@ class TestResolving:
         assert answer == auth_pb2.ResolveSessionResponse(refusal="CREDENTIAL_INVALID")
         assert not _resolve(replica, token).refusal
 
-    def test_a_session_that_never_was_is_invalid(self, replica: Replica) -> None:
+    def test_an_unknown_session_is_invalid(self, replica: Replica) -> None:
         assert _resolve(replica, OpaqueToken.generate(OpaqueKind.SESSION)).refusal == "CREDENTIAL_INVALID"
 
-    def test_a_session_of_tokens_cannot_be_used_as_an_opaque_one(self, replica: Replica) -> None:
+    def test_a_session_of_tokens_cannot_be_used_as_an_opaque_session(self, replica: Replica) -> None:
         refresh_token = OpaqueToken.parse(replica.login().refresh_token)
         disguised = OpaqueToken(OpaqueKind.SESSION, refresh_token.session_id, refresh_token.secret)
         assert _resolve(replica, disguised).refusal == "CREDENTIAL_INVALID"
 
     @pytest.mark.parametrize("scope", SCOPES_OF_ALICE)
-    def test_a_revoked_session_says_so(self, replica: Replica, scope: str) -> None:
+    def test_a_revoked_session_is_refused_as_revoked(self, replica: Replica, scope: str) -> None:
         token = _opaque(replica)
         replica.revoke(scope)
         assert _resolve(replica, token).refusal == "CREDENTIAL_REVOKED"
 
-    def test_an_ended_session_says_so(self, replica: Replica) -> None:
+    def test_an_ended_session_is_refused_as_revoked(self, replica: Replica) -> None:
         token = _opaque(replica)
         replica.sessions.end(token.session_id, actor="test", reason="test")
         assert _resolve(replica, token).refusal == "CREDENTIAL_REVOKED"
@@ -286,8 +291,8 @@ class TestResolving:
         identity = _resolve(replica, token).identity
         assert (list(identity.scopes), list(identity.audiences)) == (["shop.read"], ["storefront"])
 
-    def test_resolving_writes_once_in_a_while_only(self, replica: Replica, clock: Clock) -> None:
-        """A thousand nodes that ask must not be a thousand writes to etcd."""
+    def test_resolving_rarely_writes(self, replica: Replica, clock: Clock) -> None:
+        """A thousand nodes that resolve a session must not cause a thousand writes to etcd."""
         token = _opaque(replica)
         quarter = replica.settings.session_idle / 4
 
@@ -306,8 +311,8 @@ class TestResolving:
         _resolve(replica, token)
         assert revision() == seen
 
-    def test_a_session_that_is_asked_for_does_not_time_out(self, replica: Replica, clock: Clock) -> None:
-        """Each answer is good for so short that a node that uses the session asks again in time."""
+    def test_a_session_that_nodes_resolve_does_not_time_out(self, replica: Replica, clock: Clock) -> None:
+        """Each answer is valid so briefly that a node that uses the session resolves it again in time."""
         short = replica.another(session_idle=60.0, resolve_ttl=3600.0)
         token = _opaque(short)
         for _ in range(20):
@@ -316,8 +321,8 @@ class TestResolving:
             assert answer.valid_for.ToTimedelta().total_seconds() == 15
             clock.ahead += 15
 
-    def test_being_seen_does_not_move_the_epoch(self, replica: Replica, clock: Clock) -> None:
-        """Or a session that was revoked a moment ago would come back to life."""
+    def test_resolving_does_not_raise_the_epoch(self, replica: Replica, clock: Clock) -> None:
+        """Otherwise a session that was revoked a moment ago would be valid again."""
         token = _opaque(replica)
         before = replica.record(token.session_id)
         assert before is not None
@@ -328,8 +333,8 @@ class TestResolving:
         assert after.epoch == before.epoch
         assert seconds(after.last_seen_at) > seconds(before.last_seen_at)
 
-    def test_a_session_that_ends_while_it_is_seen_stays_ended(
-        self, replica: Replica, interrupted: tuple[Replica, Interrupted], clock: Clock
+    def test_a_session_that_ends_while_it_is_resolved_stays_ended(
+        self, replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient], clock: Clock
     ) -> None:
         crossed, etcd = interrupted
         token = _opaque(replica)
@@ -338,7 +343,7 @@ class TestResolving:
         assert _resolve(crossed, token).refusal == "CREDENTIAL_REVOKED"
         assert replica.record(token.session_id) is None
 
-    def test_an_answer_is_not_good_for_longer_than_the_session(self, replica: Replica, clock: Clock) -> None:
+    def test_an_answer_is_valid_no_longer_than_the_session(self, replica: Replica, clock: Clock) -> None:
         token = _opaque(replica)
         clock.ahead += replica.settings.session_idle - 1
         _resolve(replica, token)
@@ -347,7 +352,7 @@ class TestResolving:
             answer = _resolve(replica, token)
         assert 0 < answer.valid_for.ToTimedelta().total_seconds() <= 30
 
-    def test_the_local_resolver_is_what_a_node_needs(self, replica: Replica) -> None:
+    def test_the_local_resolver_serves_a_node(self, replica: Replica) -> None:
         token = _opaque(replica)
         resolver = LocalSessionResolver(replica.sessions)
         with MeshNode(replica.settings.mesh, resolver=resolver) as node:
@@ -358,7 +363,7 @@ class TestResolving:
             wait_until(lambda: node.bundle.revision >= epoch)
             assert _refused(lambda: node.verify(token.text())) is Reason.CREDENTIAL_REVOKED
 
-    def test_without_etcd_the_local_resolver_asks_to_retry(self, replica: Replica) -> None:
+    def test_without_etcd_the_local_resolver_refuses_as_stale(self, replica: Replica) -> None:
         request = auth_pb2.ResolveSessionRequest(session_id="x" * 22, secret_sha256=b"x" * 32)
         with EtcdClient(replica.settings.mesh.etcd) as closed:
             gone = Replica(closed, replica.settings, replica.passwords, replica.clock)
@@ -368,7 +373,7 @@ class TestResolving:
 
 
 class TestEnding:
-    """Logging out, and being ended."""
+    """Logging out, and ending a session."""
 
     def test_a_refresh_token_logs_out(self, replica: Replica, node: MeshNode) -> None:
         credentials = replica.login()
@@ -390,24 +395,24 @@ class TestEnding:
         token = _opaque(replica)
         assert replica.sessions.logout(token)[0] == replica.epoch(session_scope(token.session_id)) > 0
 
-    def test_logging_out_twice_is_fine(self, replica: Replica) -> None:
+    def test_logging_out_twice_is_no_error(self, replica: Replica) -> None:
         token = OpaqueToken.parse(replica.login().refresh_token)
         assert replica.sessions.logout(token)[0] > 0
         assert replica.sessions.logout(token) == (0, "")
 
     @pytest.mark.parametrize("kind", list(OpaqueKind))
-    def test_a_guess_logs_nobody_out(self, replica: Replica, kind: OpaqueKind) -> None:
+    def test_a_guess_ends_no_session(self, replica: Replica, kind: OpaqueKind) -> None:
         for session_id in (replica.login().session_id, _opaque(replica).session_id):
             assert replica.sessions.logout(OpaqueToken.generate(kind, session_id)) == (0, "")
             assert replica.record(session_id) is not None
 
-    def test_ending_what_is_not_there_changes_nothing(self, replica: Replica) -> None:
+    def test_ending_an_unknown_session_changes_nothing(self, replica: Replica) -> None:
         before = replica.etcd.read(replica.layout.signing).revision
         assert replica.sessions.end("x" * 22, actor="test", reason="test") is None
         assert replica.etcd.read(replica.layout.signing).revision == before
 
-    def test_a_session_that_is_ended_does_not_come_back_by_a_refresh_under_way(
-        self, replica: Replica, interrupted: tuple[Replica, Interrupted]
+    def test_an_ended_session_does_not_come_back_by_a_concurrent_refresh(
+        self, replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient]
     ) -> None:
         crossed, etcd = interrupted
         credentials = replica.login()
@@ -415,10 +420,10 @@ class TestEnding:
         assert _refused(lambda: crossed.refresh(credentials.refresh_token)) is Reason.CREDENTIAL_REVOKED
         assert replica.record(credentials.session_id) is None
 
-    def test_a_session_is_ended_even_if_it_is_refreshed_meanwhile(
-        self, replica: Replica, interrupted: tuple[Replica, Interrupted]
+    def test_a_session_ends_although_it_is_refreshed_meanwhile(
+        self, replica: Replica, interrupted: tuple[Replica, InterruptedEtcdClient]
     ) -> None:
-        """Who kicks somebody must not lose the race for as long as that somebody is busy."""
+        """A session that is refreshed all the time must not delay its end."""
         crossed, etcd = interrupted
         credentials = replica.login()
         etcd.before_commit = lambda: replica.refresh(credentials.refresh_token)
@@ -426,32 +431,32 @@ class TestEnding:
         assert replica.record(credentials.session_id) is None
 
 
-class TestFinding:
-    """Looking at a session without touching it."""
+class TestAcceptedSession:
+    """Reading a session without changing it."""
 
-    def test_looking_uses_nothing_up(self, replica: Replica) -> None:
+    def test_introspection_uses_no_token_up(self, replica: Replica) -> None:
         credentials = replica.login()
         before = replica.etcd.read(replica.layout.signing).revision
-        record, granted = replica.sessions.find(OpaqueToken.parse(credentials.refresh_token))
+        record, granted = replica.sessions.accepted_session(OpaqueToken.parse(credentials.refresh_token))
         assert record.subject == "alice"
         assert granted.scopes == ("shop.buy", "shop.read")
         assert replica.etcd.read(replica.layout.signing).revision == before
         assert replica.refresh(credentials.refresh_token).refresh_token
 
-    def test_looking_at_a_used_token_ends_nothing(self, replica: Replica, clock: Clock) -> None:
-        """An inspector must be able to ask about a leaked token without playing the thief."""
+    def test_introspection_of_a_used_token_ends_nothing(self, replica: Replica, clock: Clock) -> None:
+        """A leaked token must be introspected without ending its session."""
         credentials = replica.login()
         replica.refresh(credentials.refresh_token)
         token = OpaqueToken.parse(credentials.refresh_token)
-        assert replica.sessions.find(token)[0].subject == "alice"
+        assert replica.sessions.accepted_session(token)[0].subject == "alice"
         clock.ahead += 100
-        assert _refused(lambda: replica.sessions.find(token)) is Reason.CREDENTIAL_REVOKED
+        assert _refused(lambda: replica.sessions.accepted_session(token)) is Reason.CREDENTIAL_REVOKED
         assert replica.record(credentials.session_id) is not None
 
-    def test_a_session_that_is_over_is_not_found(self, replica: Replica, clock: Clock) -> None:
+    def test_a_session_that_timed_out_is_not_accepted(self, replica: Replica, clock: Clock) -> None:
         token = _opaque(replica)
         clock.ahead += replica.settings.session_idle + 1
-        assert _refused(lambda: replica.sessions.find(token)) is Reason.CREDENTIAL_EXPIRED
+        assert _refused(lambda: replica.sessions.accepted_session(token)) is Reason.CREDENTIAL_EXPIRED
 
 
 def _set_account(replica: Replica, *, scopes: list[str], audiences: list[str]) -> None:

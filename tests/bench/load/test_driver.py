@@ -1,4 +1,4 @@
-"""The load generator: every answer is checked, and a run in which one is wrong is worth nothing."""
+"""The load generator: it makes the calls that it is asked for, and a wrong response fails the run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.load.driver import drive, exactly
-from bench.load.http2 import CallFailed, Connection
-from bench.load.rounds import LONG_STREAM, UNARY, Work
-from bench.shop import SyncShop, framed, stock
-from credmesh.samples.inventory.v1 import inventory_pb2_grpc
+from bench.load.driver import expect_exactly, make_calls
+from bench.load.http2 import CallFailed, Connection, Request
+from bench.load.rounds import LONG_STREAM, UNARY, CallKind
+from bench.shop import WATCH_STOCK, SyncShop, grpc_framed, stock_response
+from credmesh.samples.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 
 
 class _Refusing(grpc.ServerInterceptor):
-    """Refuses whoever shows no token, and keeps what was shown."""
+    """Refuses calls without a token, and records the tokens."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -34,15 +34,15 @@ _UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.fixture
-def guard() -> _Refusing:
-    """What stands before the shop."""
+def interceptor() -> _Refusing:
+    """The interceptor of the shop."""
     return _Refusing()
 
 
 @pytest.fixture
-def connection(guard: _Refusing) -> Iterator[Connection]:
-    """A connection to a shop."""
-    server = grpc.server(ThreadPoolExecutor(8), interceptors=[guard])
+def connection(interceptor: _Refusing) -> Iterator[Connection]:
+    """A connection to a shop with that interceptor."""
+    server = grpc.server(ThreadPoolExecutor(8), interceptors=[interceptor])
     inventory_pb2_grpc.add_InventoryServiceServicer_to_server(SyncShop(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -53,23 +53,52 @@ def connection(guard: _Refusing) -> Iterator[Connection]:
         server.stop(0).wait(10)
 
 
-@pytest.mark.parametrize("work", [UNARY, LONG_STREAM], ids=["unary", "stream"])
+@pytest.mark.parametrize("kind", [UNARY, LONG_STREAM], ids=["unary", "stream"])
 def test_calls_are_made_as_often_as_asked_and_with_their_token(
-    connection: Connection, guard: _Refusing, work: Work
+    connection: Connection, interceptor: _Refusing, kind: CallKind
 ) -> None:
-    request = connection.request(work.path, work.message, token="t" * 1000)
-    load = drive([connection], lambda: request, exactly(work.expected), calls=50, timed=True)
+    request = connection.request(kind.path, kind.message, token="t" * 1000)
+    load = make_calls([connection], lambda: request, expect_exactly(kind.expected), calls=50, timed=True)
     assert load.calls == len(load.latencies) == 50
-    assert guard.seen == ["Bearer " + "t" * 1000] * 50
+    assert interceptor.seen == ["Bearer " + "t" * 1000] * 50
 
 
-def test_a_wrong_answer_fails_the_run(connection: Connection) -> None:
+def test_calls_at_a_rate_are_not_made_faster(connection: Connection) -> None:
+    request = connection.request(UNARY.path, UNARY.message, token="t")
+    load = make_calls([connection], lambda: request, expect_exactly(UNARY.expected), seconds=0.5, per_second=40)
+    assert 1 <= load.calls <= 21
+    assert load.seconds >= 0.4
+
+
+def test_calls_at_a_rate_do_not_wait_for_the_answers_before(connection: Connection) -> None:
+    """Otherwise a slower server would be sent a smaller flood, and two servers could not be compared under it."""
+    request = connection.request(
+        WATCH_STOCK, inventory_pb2.WatchStockRequest(sku="hold").SerializeToString(), token="t"
+    )
+    started = 0
+
+    def next_request() -> Request:
+        nonlocal started
+        started += 1
+        if started == 5:
+            raise _Enough
+        return request
+
+    with pytest.raises(_Enough):
+        make_calls([connection], next_request, expect_exactly(b""), seconds=30, per_second=100)
+
+
+class _Enough(Exception):
+    """As many calls were started as the test waits for."""
+
+
+def test_a_wrong_response_fails_the_run(connection: Connection) -> None:
     request = connection.request(UNARY.path, UNARY.message, token="t")
     with pytest.raises(CallFailed, match="status 0"):
-        drive([connection], lambda: request, exactly(framed([stock("more")])), calls=10)
+        make_calls([connection], lambda: request, expect_exactly(grpc_framed([stock_response("more")])), calls=10)
 
 
 def test_a_refused_call_fails_the_run(connection: Connection) -> None:
     request = connection.request(UNARY.path, UNARY.message, token=None)
     with pytest.raises(CallFailed, match=r"status 16 \(no, thanks\)"):
-        drive([connection], lambda: request, exactly(UNARY.expected), calls=10)
+        make_calls([connection], lambda: request, expect_exactly(UNARY.expected), calls=10)

@@ -1,16 +1,16 @@
-"""A receipt counts only if it says of every node that it has acknowledged: anything less fails the run."""
+"""A receipt is measured only if it names every node as applied. Any other receipt fails the run."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.suites.receipts import check
-from bench.world import BenchFailed
+from bench.environment import BenchFailed
+from bench.suites.receipts import check_receipt
 from credmesh.admin.v1.receipt_pb2 import NodeReceipt, Receipt
 
 
 def receipt(*nodes: str, lagging: str | None = None, complete: bool = True) -> Receipt:
-    """A receipt in which all but one have acknowledged."""
+    """A receipt of these nodes. All have applied the revocation, except `lagging`."""
     return Receipt(
         complete=complete,
         nodes=[
@@ -23,24 +23,24 @@ def receipt(*nodes: str, lagging: str | None = None, complete: bool = True) -> R
     )
 
 
-def test_a_receipt_of_every_node_is_a_receipt() -> None:
-    check(receipt("a", "b"), {"a", "b"})
+def test_a_receipt_of_every_node_is_accepted() -> None:
+    check_receipt(receipt("a", "b"), {"a", "b"})
 
 
 @pytest.mark.parametrize(
-    "short",
+    "other",
     [
         receipt("a", "b", complete=False),
         receipt("a"),
         receipt("a", "c"),
         receipt("a", "b", "c"),
-        # Its lease had ended, so that the receipt is complete without it.
+        # The lease of b has ended, so the receipt is complete without b.
         receipt("a", "b", lagging="b"),
         receipt("a", "b", "c", lagging="c"),
         Receipt(),
     ],
-    ids=["incomplete", "one is missing", "another one", "one too many", "one lags", "another one lags", "empty"],
+    ids=["incomplete", "one missing", "another node", "one too many", "one lags", "another node lags", "empty"],
 )
-def test_a_receipt_that_does_not_speak_for_every_node_fails_the_run(short: Receipt) -> None:
+def test_a_receipt_that_does_not_cover_every_node_fails_the_run(other: Receipt) -> None:
     with pytest.raises(BenchFailed, match="2 are registered"):
-        check(short, {"a", "b"})
+        check_receipt(other, {"a", "b"})

@@ -1,4 +1,4 @@
-"""The test bed's etcd: what an operator's commands do when a member is away."""
+"""The test bed's etcd cluster: an operator's commands while a member is down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from chaos.system.cluster import Cluster
-from chaos.system.links import Wires
+from chaos.system.links import NetworkLinks
 from interceptors.etcd.client import EtcdClient, Put
 from localmesh.etcd.binary import find_etcd, version_of
 from localmesh.etcd.process import EtcdProcess
@@ -17,8 +17,8 @@ from localmesh.etcd.process import EtcdProcess
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Wires(tmp_path / "network.log") as wires:
-        one = Cluster(tmp_path / "etcd", tmp_path, wires)
+    with NetworkLinks(tmp_path / "network.log") as links:
+        one = Cluster(tmp_path / "etcd", tmp_path, links)
         try:
             one.start()
             yield one
@@ -27,15 +27,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
                 part.kill()
 
 
-def test_a_leader_does_not_move_to_a_member_that_is_away(cluster: Cluster) -> None:
-    """It fails as an RPC does, which lets the fault go, and does not end the run."""
+def test_the_leader_cannot_move_to_a_member_that_is_down(cluster: Cluster) -> None:
+    """The error is an RpcError, so that the fault is skipped and the run goes on."""
     away = next(name for name in cluster.parts if name != cluster.leader())
     cluster.parts[away].kill()
     with pytest.raises(grpc.RpcError):
         cluster.move_leader(away)
 
 
-def test_a_member_that_answers_by_less_than_another_had_is_noticed(
+def test_a_member_that_answers_with_a_lower_revision_is_noticed(
     cluster: Cluster, own_etcd: EtcdProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EtcdClient(cluster.settings("/chaos/")) as client:

@@ -1,4 +1,4 @@
-"""The network of the test bed: what it does to bytes, over real sockets."""
+"""The network of the test bed, over real sockets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from chaos.system.links import Wires
-from chaos.system.network import ANY, Way
+from chaos.system.links import NetworkLinks
+from chaos.system.network import ANY, LinkCondition
 
-HELD = Way(held=True)
+HELD = LinkCondition(held=True)
 
 
 class Echo:
-    """A server that answers everything by itself."""
+    """A server that sends back the bytes that it receives."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -49,8 +49,8 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture
-def wires(tmp_path: Path) -> Iterator[Wires]:
-    with Wires(tmp_path / "network.log") as one:
+def links(tmp_path: Path) -> Iterator[NetworkLinks]:
+    with NetworkLinks(tmp_path / "network.log") as one:
         yield one
 
 
@@ -75,55 +75,55 @@ def answer(connection: socket.socket, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("way", [("a", "b"), ("b", "a")], ids=["there", "back"])
-def test_a_cut_holds_everything_back_and_loses_nothing(wires: Wires, echo: Echo, way: tuple[str, str]) -> None:
-    link = wires.links([("a", "b", echo.address)])["a", "b"]
+def test_a_cut_holds_bytes_back_and_loses_none(links: NetworkLinks, echo: Echo, way: tuple[str, str]) -> None:
+    link = links.open_links([("a", "b", echo.address)])["a", "b"]
     with connect(link) as connection:
         assert ask(connection, b"before") == b"before"
-        wires.ways({way: HELD})
+        links.set_conditions({way: HELD})
         connection.sendall(b"during")
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(100)
-        wires.ways({way: Way()})
+        links.set_conditions({way: LinkCondition()})
         connection.settimeout(5)
         assert answer(connection, 6) == b"during"
 
 
-def test_a_cut_is_of_its_own_links_only(wires: Wires, echo: Echo) -> None:
-    links = wires.links([("a", "b", echo.address), ("c", "b", echo.address)])
-    wires.ways({("a", "b"): HELD, ("b", "a"): HELD})
-    with connect(links["c", "b"]) as connection:
+def test_a_cut_does_not_affect_other_links(links: NetworkLinks, echo: Echo) -> None:
+    addresses = links.open_links([("a", "b", echo.address), ("c", "b", echo.address)])
+    links.set_conditions({("a", "b"): HELD, ("b", "a"): HELD})
+    with connect(addresses["c", "b"]) as connection:
         assert ask(connection, b"hello") == b"hello"
 
 
-def test_a_link_that_is_refused_is_reset_and_takes_no_new_connection(wires: Wires, echo: Echo) -> None:
-    link = wires.links([("a", "b", echo.address)])["a", "b"]
+def test_a_refused_link_is_reset_and_accepts_no_connection(links: NetworkLinks, echo: Echo) -> None:
+    link = links.open_links([("a", "b", echo.address)])["a", "b"]
     with connect(link) as connection:
         assert ask(connection, b"before") == b"before"
-        wires.refuse([("a", "b")])
+        links.refuse([("a", "b")])
         with pytest.raises(OSError):
             ask(connection, b"during")
     with pytest.raises(OSError), connect(link) as connection:
         ask(connection, b"again")
-    wires.allow([("a", "b")])
+    links.allow([("a", "b")])
     with connect(link) as connection:
         assert ask(connection, b"after") == b"after"
 
 
-def test_whoever_opened_it_a_connection_between_two_is_refused(wires: Wires, echo: Echo) -> None:
-    """As between members of etcd: a cut is of the link, and not of who happened to connect."""
-    link = wires.links([("a", "b", echo.address)])["a", "b"]
-    wires.refuse([("b", "a")])
+def test_a_refused_link_is_refused_in_both_directions(links: NetworkLinks, echo: Echo) -> None:
+    """Members of etcd connect to each other both ways: a cut is of the link, not of one direction."""
+    link = links.open_links([("a", "b", echo.address)])["a", "b"]
+    links.refuse([("b", "a")])
     with pytest.raises(OSError), connect(link) as connection:
         ask(connection, b"during")
-    wires.allow([("b", "a")])
+    links.allow([("b", "a")])
     with connect(link) as connection:
         assert ask(connection, b"after") == b"after"
 
 
-def test_a_slow_link_delays_and_keeps_the_order(wires: Wires, echo: Echo) -> None:
-    link = wires.links([("a", "b", echo.address)])["a", "b"]
-    wires.ways({("a", "b"): Way(delay=0.05, jitter=0.05, loss=0.3)})
+def test_a_slow_link_delays_and_keeps_the_order(links: NetworkLinks, echo: Echo) -> None:
+    link = links.open_links([("a", "b", echo.address)])["a", "b"]
+    links.set_conditions({("a", "b"): LinkCondition(delay=0.05, jitter=0.05, loss=0.3)})
     text = bytes(range(256)) * 400
     with connect(link, timeout=20) as connection:
         began = time.monotonic()
@@ -134,11 +134,11 @@ def test_a_slow_link_delays_and_keeps_the_order(wires: Wires, echo: Echo) -> Non
         sender.join()
 
 
-def test_members_of_etcd_are_told_apart_by_what_they_say_of_themselves(wires: Wires, echo: Echo) -> None:
-    """They share one address per member: who calls stands in a header of its first request."""
-    link = wires.links([(ANY, "etcd-2", echo.address)])[ANY, "etcd-2"]
-    wires.members({"abc1": "etcd-1", "abc3": "etcd-3"})
-    wires.ways({("etcd-1", "etcd-2"): HELD})
+def test_members_of_etcd_are_told_apart_by_their_peer_header(links: NetworkLinks, echo: Echo) -> None:
+    """All members connect to the same address of a member; a header of the first request names the connecting one."""
+    link = links.open_links([(ANY, "etcd-2", echo.address)])[ANY, "etcd-2"]
+    links.set_etcd_members({"abc1": "etcd-1", "abc3": "etcd-3"})
+    links.set_conditions({("etcd-1", "etcd-2"): HELD})
     header = b"GET /raft/stream HTTP/1.1\r\nX-Server-From: %s\r\n\r\n"
     with connect(link) as first, connect(link) as third:
         assert ask(third, header % b"abc3")

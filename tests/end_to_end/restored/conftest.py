@@ -1,4 +1,4 @@
-"""A mesh of real processes whose etcd is backed up and restored; and guards of its history alone."""
+"""A mesh of real processes whose etcd is backed up and restored."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ from tests.support.waiting import wait_until
 schema.load()
 
 ENVIRON = {"CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_LEADER_LEASE": "2", "CREDMESH_NODE_LEASE": "3"}
-"""Short, so that nobody waits long for those who died."""
+"""Short leases, so that a killed process is not waited for long."""
 
 
 @dataclass
 class Mesh:
-    """One auth replica and some probes on one etcd. Everything may be stopped and started again."""
+    """One auth replica and some probes on one etcd. Each process may be stopped and started again."""
 
     folder: Path
     etcd: EtcdProcess
     settings: EtcdSettings
     secrets: dict[str, str]
-    memory: bool = True
+    has_watermark_file: bool = True
     auth: AuthProcess = field(init=False)
     probes: list[ProbeProcess] = field(default_factory=list)
     backups: int = 0
 
     def __post_init__(self) -> None:
-        environ = {"CREDMESH_MEMORY_FILE": str(self.memory_file)} if self.memory else {}
+        environ = {"CREDMESH_MEMORY_FILE": str(self.watermark_file)} if self.has_watermark_file else {}
         self.auth = AuthProcess(self.settings, environ=ENVIRON | environ)
 
     @property
     def layout(self) -> Layout:
-        """Where things lie in etcd."""
+        """The mesh's keys in etcd."""
         return Layout(self.settings.prefix)
 
     @property
-    def memory_file(self) -> Path:
-        """Where the replica keeps its memory."""
-        return self.folder / "memory.json"
+    def watermark_file(self) -> Path:
+        """The file of the replica's watermark (CREDMESH_MEMORY_FILE)."""
+        return self.folder / "watermark.json"
 
     def start(self) -> None:
         """Starts the replica."""
         self.auth.start()
 
-    def without_memory(self) -> AuthProcess:
-        """Another replica, which remembers nothing."""
+    def another_without_watermark(self) -> AuthProcess:
+        """Makes another replica, without a watermark file."""
         return AuthProcess(self.settings, environ=ENVIRON)
 
     def probe(
         self, kind: str = "sync", *, settings: EtcdSettings | None = None, auth: AuthProcess | None = None
     ) -> ProbeProcess:
-        """Starts a probe, which also takes opaque sessions. auth: the replica that it asks about them."""
+        """Starts a probe that also accepts opaque sessions. auth: the replica that resolves them for it."""
         environ = {"PROBE_SECRET": self.secrets["services"], "CREDMESH_NODE_LEASE": "3"}
         target = (auth or self.auth).target
         one = ProbeProcess(settings or self.settings, kind, auth=target, environ=environ).start()
@@ -78,14 +78,14 @@ class Mesh:
         return one
 
     def back_up(self) -> Path:
-        """Backs etcd up. A key signs in it, so that what is issued later can be verified after a restore."""
+        """Backs etcd up once a key signs, so that a credential issued later can be verified after a restore."""
         with EtcdClient(self.settings) as client:
             wait_until(lambda: client.read(self.layout.signing).values, what="a key that signs")
         self.backups += 1
         return backups.save(self.etcd, self.folder / f"backup-{self.backups}")
 
     def kill_everything(self) -> None:
-        """Ends all processes but etcd as a power cut would."""
+        """Kills all processes but etcd, as a power cut would."""
         self.auth.kill()
         for probe in self.probes:
             probe.kill()
@@ -93,35 +93,35 @@ class Mesh:
 
     @contextlib.contextmanager
     def people(self) -> Iterator[People]:
-        """Who calls the replica."""
+        """Clients and operators of the replica."""
         with self.auth.channel() as channel:
             yield People(channel, self.secrets)
 
     def history(self) -> history_pb2.GetHistoryResponse:
-        """What the replica tells of the history."""
+        """Asks the replica for the history."""
         with self.people() as people:
             answer: history_pb2.GetHistoryResponse = people.ask(
                 people.history.GetHistory, history_pb2.GetHistoryRequest()
             )
             return answer
 
-    def wait_until_answered(self, count: int = 1) -> history_pb2.GetHistoryResponse:
-        """Waits until that many losses were answered, and a key signs again."""
+    def wait_until_recovered(self, count: int = 1) -> history_pb2.GetHistoryResponse:
+        """Waits until the mesh has recovered from that many losses. Returns the history."""
 
-        def answered() -> history_pb2.GetHistoryResponse | None:
+        def recovered() -> history_pb2.GetHistoryResponse | None:
             try:
-                found = self.history()
+                history_response = self.history()
             except grpc.RpcError:
                 return None
-            return found if len(found.lost) >= count else None
+            return history_response if len(history_response.lost) >= count else None
 
-        found = wait_until(answered, timeout=20, what="the loss to be answered")
-        assert found is not None
-        return found
+        history_response = wait_until(recovered, timeout=20, what="the recovery from the loss")
+        assert history_response is not None
+        return history_response
 
 
 class Caller:
-    """Calls a probe over and over with one credential, and notes every answer."""
+    """Calls a probe again and again with one credential, and records every result."""
 
     def __init__(self, probe: ProbeProcess, method: str, credential: str) -> None:
         self.accepted = 0
@@ -150,17 +150,17 @@ class Caller:
             self.reasons.append(outcome.reason)
 
     def wait_for_more(self, count: int = 5) -> None:
-        """Waits until it has called some more."""
+        """Waits until `count` more calls have ended."""
         enough = len(self.reasons) + count
         wait_until(lambda: len(self.reasons) > enough)
 
 
 @pytest.fixture
 def mesh(tmp_path: Path, own_etcd: EtcdProcess, request: pytest.FixtureRequest) -> Iterator[Mesh]:
-    """A mesh whose replica is up. Parametrize it with False for a replica without a memory."""
+    """A mesh whose replica is up. Parametrize it with False for a replica without a watermark file."""
     settings = replace(own_etcd.settings(), timeout=1.0)
-    memory: Any = getattr(request, "param", True)
-    mesh = Mesh(tmp_path, own_etcd, settings, populate(settings), memory=memory)
+    has_watermark_file: Any = getattr(request, "param", True)
+    mesh = Mesh(tmp_path, own_etcd, settings, populate(settings), has_watermark_file=has_watermark_file)
     mesh.start()
     yield mesh
     mesh.kill_everything()

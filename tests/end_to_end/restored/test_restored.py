@@ -1,4 +1,4 @@
-"""An etcd that is restored from a backup: what was revoked after it is not accepted again, and it shows why."""
+"""etcd is restored from a backup: what was revoked after the backup is not accepted again, and the history says why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 GONE = {Reason.CREDENTIAL_REVOKED, Reason.KEY_UNKNOWN}
 CLUSTERS = pytest.mark.parametrize("new_cluster", [False, True], ids=["same cluster", "new cluster"])
-WITHOUT_MEMORY = pytest.mark.parametrize("mesh", [False], indirect=True, ids=["no memory"])
+WITHOUT_WATERMARK = pytest.mark.parametrize("mesh", [False], indirect=True, ids=["no watermark"])
 
 
 def reason(probe: ProbeProcess, method: str, credential: str) -> Reason | None:
@@ -42,16 +42,14 @@ def is_refused(probe: ProbeProcess, method: str, credential: str) -> bool:
 
 
 def write_elsewhere(mesh: Mesh, times: int) -> None:
-    """Moves etcd's revision on, by what is none of the mesh's."""
+    """Commits to keys outside the mesh, so that etcd's revision grows."""
     with EtcdClient(mesh.settings) as etcd:
         for number in range(times):
-            etcd.commit([], [Put("/somebody/else", b"%d" % number)])
+            etcd.commit([], [Put("/another/application", b"%d" % number)])
 
 
 @CLUSTERS
-def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_anew(
-    mesh: Mesh, new_cluster: bool
-) -> None:
+def test_with_everything_up_nothing_revoked_comes_back_and_users_sign_in(mesh: Mesh, new_cluster: bool) -> None:
     probes = [mesh.probe("sync"), mesh.probe("aio")]
     with mesh.people() as people, ExitStack() as stack:
         alice, bob = people.sign_in("alice"), people.sign_in("bob")
@@ -63,7 +61,7 @@ def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_an
         people.revoke(subject="alice")
         request = sessions_pb2.KickSessionRequest(session_id=kicked.session_id, wait=True)
         people.ask(people.sessions.KickSession, request)
-        late = people.sign_in("bob")  # issued as of a revision that the backup does not know
+        late = people.sign_in("bob")  # its epoch is a revision that the backup has not reached
         streams = [
             stack.enter_context(make_client("sync", probe.target)).open(
                 method, "hold", metadata=bearer(bob.access_token)
@@ -81,12 +79,12 @@ def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_an
         for caller in callers:
             caller.wait_for_more()
         backups.restore(mesh.etcd, backup, new_cluster=new_cluster)
-        told = mesh.wait_until_answered()
+        recovered = mesh.wait_until_recovered()
         for caller in callers:
             caller.wait_for_more()
-        # From the revocation on, through the loss, and after it.
+        # From the revocation on, through the restore and the recovery.
         assert [caller.accepted for caller in callers] == [0] * len(callers)
-        # Nothing that was issued before counts any more, whether it was revoked or not.
+        # No credential issued before the recovery is accepted, revoked or not.
         assert all(stream.end().reason in GONE for stream in streams)
         for probe in probes:
             for credential in (bob.access_token, late.access_token, opaque.session_token):
@@ -96,7 +94,7 @@ def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_an
             with pytest.raises(grpc.RpcError) as refused:
                 people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=refresh_token), timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        # And everybody is back by signing in, on strict methods too.
+        # Users that sign in again are accepted, on strict methods too.
         for subject, is_opaque in (("alice", False), ("bob", True)):
             again = people.sign_in(subject, opaque=is_opaque)
             for probe in probes:
@@ -104,35 +102,35 @@ def test_with_everything_up_nothing_revoked_comes_back_and_everybody_signs_in_an
         receipt = people.revoke(subject="alice").receipt
         assert receipt.complete
         assert len(receipt.nodes) == 3
-    lost = told.lost[0]
-    assert lost.history_id != told.history.history_id
+    lost = recovered.lost[0]
+    assert lost.history_id != recovered.history.history_id
     assert lost.highest_revision > lost.answered_revision
     assert "cluster" in lost.reason if new_cluster else "revision" in lost.reason
     (line,) = mesh.auth.log(message="history.lost")
-    assert line["next_history_id"] == told.history.history_id
+    assert line["next_history_id"] == recovered.history.history_id
 
 
 @pytest.mark.parametrize(
     ("mesh", "new_cluster"),
     [(True, False), (True, True), (False, True)],
     indirect=["mesh"],
-    ids=["memory, same cluster", "memory, new cluster", "no memory, new cluster"],
+    ids=["watermark, same cluster", "watermark, new cluster", "no watermark, new cluster"],
 )
 def test_with_everything_restarted_nothing_revoked_comes_back(mesh: Mesh, new_cluster: bool) -> None:
-    """Nobody who was there is left. What tells is the replica's memory, or the id of a new cluster."""
+    """No process has observed the lost part. The replica's watermark shows the loss, or the id of a new cluster."""
     mesh.probe()
     with mesh.people() as people:
         alice, bob = people.sign_in("alice"), people.sign_in("bob")
         backup = mesh.back_up()
         people.revoke(subject="alice")
-    wait_until(lambda: not mesh.memory or _remembers(mesh))
+    wait_until(lambda: not mesh.has_watermark_file or _has_written_watermark(mesh))
     mesh.kill_everything()
     backups.restore(mesh.etcd, backup, new_cluster=new_cluster)
-    # Whichever comes first: a node alone reads what was revoked as if it were not.
+    # A node that reads the restored etcd before the recovery does not know of the revocation.
     mesh.auth.start(wait=False)
     probe = mesh.probe()
     with Caller(probe, "Unary", alice.access_token) as plain, Caller(probe, "Fresh", alice.access_token) as strict:
-        told = mesh.wait_until_answered()
+        recovered = mesh.wait_until_recovered()
         for caller in (plain, strict):
             caller.wait_for_more()
         assert (plain.accepted, strict.accepted) == (0, 0)
@@ -140,18 +138,18 @@ def test_with_everything_restarted_nothing_revoked_comes_back(mesh: Mesh, new_cl
     with mesh.people() as people:
         again = people.sign_in("alice")
         wait_until(lambda: serves(probe, "Fresh", again.access_token))
-    assert len(told.lost) == 1
+    assert len(recovered.lost) == 1
 
 
-def _remembers(mesh: Mesh) -> bool:
-    """Whether the replica has written down all that there is."""
+def _has_written_watermark(mesh: Mesh) -> bool:
+    """Whether the replica's watermark has reached etcd's revision."""
     with EtcdClient(mesh.settings) as etcd:
         revision = etcd.read(mesh.layout.beacon).revision
-    return f'"revision": {revision}' in mesh.memory_file.read_text()
+    return f'"revision": {revision}' in mesh.watermark_file.read_text()
 
 
-@WITHOUT_MEMORY
-def test_nodes_that_stayed_up_tell_a_replica_that_remembers_nothing(mesh: Mesh) -> None:
+@WITHOUT_WATERMARK
+def test_nodes_that_stayed_up_report_the_loss_to_a_new_replica(mesh: Mesh) -> None:
     probe = mesh.probe()
     with mesh.people() as people:
         alice = people.sign_in("alice")
@@ -162,16 +160,16 @@ def test_nodes_that_stayed_up_tell_a_replica_that_remembers_nothing(mesh: Mesh) 
     with Caller(probe, "Unary", alice.access_token) as plain, Caller(probe, "Fresh", alice.access_token) as strict:
         backups.restore(mesh.etcd, backup, new_cluster=False)
         mesh.auth.start()
-        told = mesh.wait_until_answered()
+        recovered = mesh.wait_until_recovered()
         for caller in (plain, strict):
             caller.wait_for_more()
         assert (plain.accepted, strict.accepted) == (0, 0)
-    assert told.lost[0].noticed_by == probe.node_id
+    assert recovered.lost[0].noticed_by == probe.node_id
 
 
-@WITHOUT_MEMORY
-def test_a_credential_from_the_lost_future_is_refused_by_a_strict_method_and_gives_the_loss_away(mesh: Mesh) -> None:
-    """The last sign that is left when everything was restarted, nobody remembers, and the cluster is the same."""
+@WITHOUT_WATERMARK
+def test_a_credential_with_a_lost_revision_is_refused_and_shows_the_loss(mesh: Mesh) -> None:
+    """It is the only sign of the loss if everything was restarted without a watermark, in the same cluster."""
     with mesh.people() as people:
         backup = mesh.back_up()
         write_elsewhere(mesh, 500)
@@ -183,13 +181,13 @@ def test_a_credential_from_the_lost_future_is_refused_by_a_strict_method_and_giv
     probe = mesh.probe("aio")
     assert not mesh.history().lost
     assert reason(probe, "Fresh", late.access_token) in {Reason.MESH_STALE, *GONE}
-    told = mesh.wait_until_answered()
-    assert "was issued as of revision" in told.lost[0].reason or told.lost[0].noticed_by == probe.node_id
+    recovered = mesh.wait_until_recovered()
+    assert "was issued as of revision" in recovered.lost[0].reason or recovered.lost[0].noticed_by == probe.node_id
     wait_until(lambda: reason(probe, "Unary", late.access_token) in GONE)
 
 
-@WITHOUT_MEMORY
-def test_a_plain_method_gives_it_away_too_a_moment_later(mesh: Mesh) -> None:
+@WITHOUT_WATERMARK
+def test_on_a_plain_method_it_shows_the_loss_a_moment_later(mesh: Mesh) -> None:
     with mesh.people() as people:
         backup = mesh.back_up()
         write_elsewhere(mesh, 500)
@@ -200,22 +198,22 @@ def test_a_plain_method_gives_it_away_too_a_moment_later(mesh: Mesh) -> None:
     mesh.start()
     probe = mesh.probe()
     assert reason(probe, "Unary", late.access_token) is None
-    mesh.wait_until_answered()
+    mesh.wait_until_recovered()
     wait_until(lambda: reason(probe, "Unary", late.access_token) in GONE)
 
 
-def test_a_node_that_was_cut_off_all_the_while_proves_nothing_before_somebody_has_vouched(mesh: Mesh) -> None:
-    """It knows less than the backup: its watch resumes and its reads succeed as if nothing had happened."""
+def test_a_node_that_was_cut_off_proves_nothing_before_a_vouch(mesh: Mesh) -> None:
+    """It has observed less than the backup holds, so its watch resumes and its reads succeed."""
     with Proxy(mesh.etcd.endpoint) as proxy:
         probe = mesh.probe(settings=replace(mesh.settings, endpoints=(proxy.endpoint,)))
         with mesh.people() as people:
             alice = people.sign_in("alice")
             wait_until(lambda: serves(probe, "Fresh", alice.access_token))
             proxy.cut()
-            people.revoke(subject="nobody", wait=False)
+            people.revoke(subject="mallory", wait=False)
             backup = mesh.back_up()
             people.revoke(subject="alice")
-        wait_until(lambda: _remembers(mesh))
+        wait_until(lambda: _has_written_watermark(mesh))
         mesh.auth.kill()
         with Caller(probe, "Fresh", alice.access_token) as strict:
             wait_until(lambda: strict.reasons[-1:] == [Reason.MESH_STALE])
@@ -223,72 +221,72 @@ def test_a_node_that_was_cut_off_all_the_while_proves_nothing_before_somebody_ha
             backups.restore(mesh.etcd, backup, new_cluster=False)
             proxy.mend()
             with EtcdClient(mesh.settings) as etcd:
-                # It is back: it has registered in the restored etcd, and asks for its history to be vouched for.
+                # The node has registered in the restored etcd, and needs a vouch.
                 layout = mesh.layout
-                restored_at = etcd.read(layout.beacon).revision
+                restored = etcd.read(layout.beacon).revision
                 wait_until(
-                    lambda: any(e.mod_revision > restored_at for e in etcd.read_prefix(layout.nodes).values.values()),
+                    lambda: any(e.mod_revision > restored for e in etcd.read_prefix(layout.nodes).values.values()),
                     timeout=20,
                 )
             strict.wait_for_more(50)
             assert strict.reasons[-1] is Reason.MESH_STALE
             mesh.auth.start()
-            mesh.wait_until_answered()
+            mesh.wait_until_recovered()
             wait_until(lambda: strict.reasons[-1] in GONE)
             assert strict.accepted == before
 
 
-def test_an_etcd_that_has_outgrown_what_was_seen_is_found_all_the_same(mesh: Mesh) -> None:
-    """As one that was restored with its revision raised, or that others have written to since."""
+def test_a_restored_etcd_that_has_outgrown_the_watermark_is_found(mesh: Mesh) -> None:
+    """For example because it was restored with a raised revision, or another application has written since."""
     with mesh.people() as people:
         alice = people.sign_in("alice")
         backup = mesh.back_up()
         people.revoke(subject="alice")
-    wait_until(lambda: _remembers(mesh))
+    wait_until(lambda: _has_written_watermark(mesh))
     mesh.kill_everything()
     backups.restore(mesh.etcd, backup, new_cluster=False)
     write_elsewhere(mesh, 500)
     mesh.start()
-    told = mesh.wait_until_answered()
-    assert "beacon" in told.lost[0].reason
+    recovered = mesh.wait_until_recovered()
+    assert "beacon" in recovered.lost[0].reason
     probe = mesh.probe()
     assert reason(probe, "Unary", alice.access_token) in GONE
 
 
-def test_the_maker_of_a_receipt_has_written_down_what_it_promises_before_it_is_out(mesh: Mesh) -> None:
-    """Whatever comes right after it, and be it that the power fails and a backup is restored."""
+def test_a_receipts_commit_is_in_the_watermark_before_the_receipt_is_out(mesh: Mesh) -> None:
+    """Otherwise a power cut right after the receipt, and a restore, would lose the commit unnoticed."""
     with mesh.people() as people:
         for _ in range(10):
-            receipt = people.revoke(subject="nobody").receipt
-            assert json.loads(mesh.memory_file.read_text())["beacon"] >= receipt.revision
+            receipt = people.revoke(subject="mallory").receipt
+            assert json.loads(mesh.watermark_file.read_text())["beacon"] >= receipt.revision
 
 
-def test_an_etcd_that_another_replica_has_vouched_for_and_moved_on_is_found_all_the_same(mesh: Mesh) -> None:
-    """The other one has no memory and is first: registrations, vouches, keys and revocations of its own."""
+def test_a_restored_etcd_that_another_replica_has_vouched_for_is_found(mesh: Mesh) -> None:
+    """The other replica has no watermark and is first. It vouches, rotates keys and revokes."""
     with mesh.people() as people:
         alice = people.sign_in("alice")
         backup = mesh.back_up()
         receipt = people.revoke(subject="alice").receipt
     mesh.kill_everything()
     backups.restore(mesh.etcd, backup, new_cluster=False)
-    other = mesh.without_memory()
+    other = mesh.another_without_watermark()
     with other, other.channel() as channel, EtcdClient(mesh.settings) as etcd:
         layout = mesh.layout
         people = People(channel, mesh.secrets)
-        # This is what it comes to without a memory: nothing seems to be missing, so the loss is vouched for.
+        # Without a watermark nothing seems to be missing, so the restored etcd is vouched for.
         probe = mesh.probe(auth=other)
         wait_until(lambda: serves(probe, "Fresh", alice.access_token), timeout=20)
         while etcd.read(layout.beacon).values[layout.beacon].mod_revision < receipt.revision + 5:
-            people.revoke(subject="nobody", wait=False)
+            people.revoke(subject="mallory", wait=False)
         mesh.start()
-        told = mesh.wait_until_answered()
-        assert "beacon" in told.lost[0].reason
+        recovered = mesh.wait_until_recovered()
+        assert "beacon" in recovered.lost[0].reason
         for method in ("Unary", "Fresh"):
             wait_until(lambda method=method: reason(probe, method, alice.access_token) in GONE)  # type: ignore[misc]
 
 
-def test_a_second_loss_is_answered_as_the_first_was(mesh: Mesh) -> None:
-    """The same backup again: the history that it is in had ended already, whatever its revisions say."""
+def test_the_mesh_recovers_from_a_second_loss_like_from_the_first(mesh: Mesh) -> None:
+    """The same backup is restored again. Its history has ended already, whatever its revisions say."""
     backup = mesh.back_up()
     with mesh.people() as people:
         people.revoke(subject="alice")
@@ -296,19 +294,19 @@ def test_a_second_loss_is_answered_as_the_first_was(mesh: Mesh) -> None:
         backups.restore(mesh.etcd, backup, new_cluster=False)
         if count == 2:
             write_elsewhere(mesh, 500)
-        told = mesh.wait_until_answered(1)
-        wait_until(partial(_has_answered, mesh, count), timeout=20)
+        recovered = mesh.wait_until_recovered(1)
+        wait_until(partial(_has_recovered, mesh, count), timeout=20)
     ids = {line["next_history_id"] for line in mesh.auth.log(message="history.lost")}
-    told = mesh.history()
-    assert told.history.history_id in ids
-    assert ids - {told.history.history_id} < {one.history_id for one in told.lost}
+    recovered = mesh.history()
+    assert recovered.history.history_id in ids
+    assert ids - {recovered.history.history_id} < {one.history_id for one in recovered.lost}
 
 
-def _has_answered(mesh: Mesh, count: int) -> bool:
+def _has_recovered(mesh: Mesh, count: int) -> bool:
     return len(mesh.auth.log(message="history.lost")) == count
 
 
-def test_an_etcd_that_was_emptied_begins_anew_and_takes_nothing_of_before(mesh: Mesh) -> None:
+def test_an_emptied_etcd_begins_another_history_and_accepts_nothing_older(mesh: Mesh) -> None:
     probe = mesh.probe()
     with mesh.people() as people:
         alice = people.sign_in("alice")
@@ -319,8 +317,8 @@ def test_an_etcd_that_was_emptied_begins_anew_and_takes_nothing_of_before(mesh: 
     wait_until(lambda: reason(probe, "Unary", alice.access_token) in GONE)
 
 
-def test_a_mesh_that_lost_nothing_says_so_whatever_restarts(mesh: Mesh) -> None:
-    """The false alarm would sign everybody out."""
+def test_restarts_without_a_loss_are_not_taken_for_one(mesh: Mesh) -> None:
+    """A false alarm would end every session."""
     probe = mesh.probe()
     with mesh.people() as people:
         alice = people.sign_in("alice")
@@ -335,10 +333,10 @@ def test_a_mesh_that_lost_nothing_says_so_whatever_restarts(mesh: Mesh) -> None:
         mesh.etcd.start()
         mesh.auth.start()
         wait_until(lambda: serves(probe, "Fresh", alice.access_token), timeout=20)
-    told = mesh.history()
-    assert told.history.history_id == history_id
-    assert not told.lost
-    assert told.history.HasField("vouched_at")
+    recovered = mesh.history()
+    assert recovered.history.history_id == history_id
+    assert not recovered.lost
+    assert recovered.history.HasField("vouched_at")
     with mesh.people() as people:
         answer = people.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=alice.refresh_token), timeout=10)
         assert serves(probe, "Fresh", answer.credentials.access_token)

@@ -1,4 +1,4 @@
-"""A real gRPC server that issues credentials and checks them on calls of all four kinds. It misbehaves when told to."""
+"""A real gRPC server that issues credentials and checks them on calls of all four kinds, with failures on demand."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ BIDI = "/echo.Echo/Bidi"
 
 
 class World:
-    """An auth service, and a service that answers with the credential that it was shown and what it was asked.
+    """An auth service, and a service whose responses repeat the credential and the request.
 
-    lifetime       seconds that an access token is good; None leaves it open
-    refuse_login   and refuse_refresh: why, or None
-    lose_answers   so many answers of the auth service get lost on the way, after it did its work
-    gate           the auth service answers while it is set
-    logins, refreshes, calls   the requests that came
+    lifetime         seconds until an access token expires; None: the response does not say
+    refuse_login     the reason for which logins are refused, or None; refuse_refresh likewise
+    lose_responses   the number of responses of the auth service to lose, after it has done its work
+    gate             the auth service responds only while it is set
+    asked            set when the auth service has received a request
+    inside, left     set when a "hold" request has entered its handler, and when it has left it
+    go_on            lets a "hold" request leave its handler
+    logins, refreshes, calls   the requests that were received
     """
 
     def __init__(self) -> None:
         self.lifetime: float | None = 300.0
         self.refuse_login: Reason | grpc.StatusCode | None = None
         self.refuse_refresh: Reason | grpc.StatusCode | None = None
-        self.lose_answers = 0
+        self.lose_responses = 0
         self.gate = threading.Event()
         self.gate.set()
         self.logins: list[auth_pb2.LoginRequest] = []
@@ -57,11 +60,11 @@ class World:
 
     @property
     def target(self) -> str:
-        """Where it listens."""
+        """The address of the server."""
         return f"127.0.0.1:{self.port}"
 
     def refuse(self, token: str, reason: Reason) -> None:
-        """From now on this credential is refused."""
+        """Has this credential refused from now on."""
         self.refusals[token] = reason
 
     # The auth service
@@ -85,9 +88,9 @@ class World:
         token, refresh_token = f"token-{number}", f"refresh-{number}"
         self._good_until[token] = time.monotonic() + (self.lifetime or 1e9)
         self._refresh_tokens.add(refresh_token)
-        if self.lose_answers:
-            self.lose_answers -= 1
-            context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
+        if self.lose_responses:
+            self.lose_responses -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the response was lost")
         if kind == auth_pb2.CREDENTIAL_KIND_SESSION:
             return auth_pb2.Credentials(session_token=token, session_id=f"session-{number}")
         expires_in = None
@@ -102,11 +105,11 @@ class World:
 
     def _check(self, context: Any) -> str:
         metadata = tuple((key, value) for key, value in context.invocation_metadata())
-        found = [value for key, value in metadata if key == "authorization"]
-        self.calls.append((found[0] if found else "", metadata, context.time_remaining()))
-        if len(found) != 1:
+        credentials = [value for key, value in metadata if key == "authorization"]
+        self.calls.append((credentials[0] if credentials else "", metadata, context.time_remaining()))
+        if len(credentials) != 1:
             _abort(context, Reason.CREDENTIAL_MISSING)
-        token: str = found[0].removeprefix("Bearer ")
+        token: str = credentials[0].removeprefix("Bearer ")
         if self.refuse_everything is not None:
             _abort(context, self.refuse_everything)
         if token in self.refusals:
@@ -123,7 +126,7 @@ class World:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
         context.send_initial_metadata((("x-handler", token),))
         context.set_trailing_metadata((("x-trailing", token),))
-        return _said(token, request)
+        return _echo(token, request)
 
     def server_stream(self, request: bytes, context: Any) -> Iterator[bytes]:
         token = self._check(context)
@@ -131,21 +134,21 @@ class World:
         if request == b"hold":
             self._hold(context)
             return
-        yield _said(token, request)
+        yield _echo(token, request)
         if request == b"then hold":
             self._hold(context)
         if request == b"then refuse":
             _abort(context, Reason.CREDENTIAL_REVOKED)
-        yield _said(token, b"end")
+        yield _echo(token, b"end")
 
     def client_stream(self, requests: Iterator[bytes], context: Any) -> bytes:
         token = self._check(context)
-        return _said(token, b" ".join(requests))
+        return _echo(token, b" ".join(requests))
 
     def bidi(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         token = self._check(context)
         for request in requests:
-            yield _said(token, request)
+            yield _echo(token, request)
 
     def _hold(self, context: Any) -> None:
         context.add_callback(self.go_on.set)
@@ -158,7 +161,7 @@ class World:
     def start(
         self, port: int = 0, credentials: grpc.ServerCredentials | None = None, address: str | None = None
     ) -> None:
-        """Serves; on a port of its own unless it is given."""
+        """Starts serving, on a free port by default."""
         self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers([_auth_handlers(self), _echo_handlers(self)])
         address = address or f"127.0.0.1:{port}"
@@ -184,7 +187,7 @@ class World:
         self.stop()
 
 
-def _said(token: str, request: bytes) -> bytes:
+def _echo(token: str, request: bytes) -> bytes:
     return token.encode() + b": " + request
 
 
@@ -193,7 +196,7 @@ def _abort(context: Any, why: Reason | grpc.StatusCode) -> NoReturn:
         refusal = Refusal(why)
         context.set_trailing_metadata(refusal.trailing_metadata())
         context.abort(refusal.status, refusal.message)
-    context.abort(why, "as the test wants it")
+    context.abort(why, "the test wants it to fail")
     raise AssertionError("abort raises")
 
 
@@ -220,7 +223,7 @@ def _echo_handlers(world: World) -> grpc.GenericRpcHandler:
 
 
 def methods(channel: Any) -> Any:
-    """The service's four methods on a channel, sync or aio: unary, server stream, client stream, bidi."""
+    """Returns the service's four methods on a sync or aio channel: unary, server stream, client stream, bidi."""
     return (
         channel.unary_unary(UNARY),
         channel.unary_stream(SERVER_STREAM),
@@ -230,5 +233,5 @@ def methods(channel: Any) -> Any:
 
 
 def reason_in(error: Any) -> Reason | None:
-    """Why a call was refused."""
+    """Returns the reason of a refusal."""
     return reason_of(error.trailing_metadata())

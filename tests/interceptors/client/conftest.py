@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import grpc
 import pytest
 
-from interceptors.client import Credentials, PasswordLogin
+from interceptors.client import Credentials, PasswordLogin, channel
 from tests.interceptors.client.auth_server import World
+
+Connect = Callable[[Credentials], grpc.Channel]
+"""Opens a channel to the service, with credentials. The test's end closes it."""
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A server of this test's own."""
+    """A server for one test."""
     with World() as made:
         yield made
 
@@ -32,8 +36,24 @@ def credentials(auth: grpc.Channel) -> Iterator[Credentials]:
         yield made
 
 
+@pytest.fixture(params=["channel", "interceptors"])
+def connect(request: pytest.FixtureRequest, world: World) -> Iterator[Connect]:
+    """The two ways to attach credentials. Both make the same promises, by different code for blocking calls."""
+    ways: dict[str, Callable[[Credentials], AbstractContextManager[grpc.Channel]]] = {
+        "channel": lambda credentials: channel(world.target, credentials=credentials, allow_plaintext=True),
+        "interceptors": lambda credentials: _intercepted(world.target, credentials),
+    }
+    with ExitStack() as stack:
+        yield lambda credentials: stack.enter_context(ways[request.param](credentials))
+
+
+@contextmanager
+def _intercepted(target: str, credentials: Credentials) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(target) as plain:
+        yield grpc.intercept_channel(plain, *credentials.interceptors())
+
+
 @pytest.fixture
-def orders(world: World, credentials: Credentials) -> Iterator[grpc.Channel]:
+def orders(connect: Connect, credentials: Credentials) -> grpc.Channel:
     """A channel to the service, with alice's credentials."""
-    with grpc.insecure_channel(world.target) as made:
-        yield grpc.intercept_channel(made, *credentials.interceptors())
+    return connect(credentials)

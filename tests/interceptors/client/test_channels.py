@@ -1,4 +1,4 @@
-"""Channels: encrypted unless told otherwise, to one server or to several."""
+"""Channels are encrypted unless told otherwise, and reach one server or several."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MINE = Credentials(FixedToken("mine"))
 
 @dataclass(frozen=True)
 class Identity:
-    """A self-signed certificate: its own authority."""
+    """A self-signed certificate, which is its own CA."""
 
     cert_file: Path
     key_file: Path
@@ -66,7 +66,7 @@ class Identity:
         return made
 
     def serving(self, client: Identity | None = None) -> grpc.ServerCredentials:
-        """For a server; with `client`, it wants that certificate of whoever calls."""
+        """Returns a server's credentials; with `client`, the server requires that client certificate."""
         pair = (self.key_file.read_bytes(), self.cert_file.read_bytes())
         roots = None if client is None else client.cert_file.read_bytes()
         return grpc.ssl_server_credentials([pair], roots, require_client_auth=client is not None)
@@ -94,7 +94,7 @@ def second(identity: Identity) -> Iterator[World]:
 
 
 def call(target: str, **options: Any) -> bytes:
-    """One call over a channel, which has to answer."""
+    """Makes one call over a new channel, which must succeed."""
     with channel(target, credentials=MINE, **options) as made:
         answer: bytes = methods(made)[0](b"x", timeout=10)
         return answer
@@ -112,7 +112,7 @@ def test_a_call_goes_over_tls_with_its_credential(secure: World, identity: Ident
     assert asyncio.run(call_aio(secure.target, ca_file=identity.cert_file)) == b"mine: x"
 
 
-def test_plaintext_is_used_only_where_it_is_asked_for(world: World) -> None:
+def test_plaintext_is_used_only_if_it_is_allowed(world: World) -> None:
     with pytest.raises(grpc.RpcError) as error:
         call(world.target)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -129,7 +129,7 @@ def test_permission_for_plaintext_does_not_turn_tls_off(world: World, identity: 
     assert world.calls == []
 
 
-def test_a_server_that_nobody_vouches_for_gets_no_credential(secure: World, tmp_path: Path) -> None:
+def test_a_server_with_an_untrusted_certificate_gets_no_credential(secure: World, tmp_path: Path) -> None:
     other = Identity.make(tmp_path, "other", "127.0.0.1")
     for options in ({}, {"ca_file": other.cert_file}):
         with pytest.raises(grpc.RpcError) as error:
@@ -168,7 +168,7 @@ def test_a_unix_socket_needs_no_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_several_servers_share_the_calls_and_stand_in_for_each_other(
+def test_several_servers_share_the_calls_and_replace_each_other(
     secure: World, second: World, identity: Identity, host: str
 ) -> None:
     target = f"{host}:{secure.port}, {host}:{second.port}"
@@ -212,20 +212,20 @@ def test_several_servers_in_plaintext(world: World) -> None:
         ("10.0.0.1:8443,10.0.0.2:8443", "server_name"),
     ],
 )
-def test_a_target_that_cannot_work_says_what_would(target: str, message: str) -> None:
+def test_an_impossible_target_is_refused_with_what_to_write_instead(target: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         channel(target)
     with pytest.raises(ValueError, match=message):
         aio_channel(target)
 
 
-def test_several_hosts_need_a_name_only_for_tls() -> None:
+def test_several_hosts_need_a_server_name_only_for_tls() -> None:
     channel("10.0.0.1:8443,10.0.0.2:8443", allow_plaintext=True).close()
     channel("10.0.0.1:8443,10.0.0.2:8443", server_name="auth.example.com").close()
     channel("[fd00::1]:8443,[fd00::2]:8443", server_name="auth.example.com").close()
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pem"):
         channel("127.0.0.1:1", ca_file=tmp_path / "absent.pem")
     (tmp_path / "ca.pem").write_text("not a certificate")
@@ -233,18 +233,31 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         channel("127.0.0.1:1", ca_file=tmp_path / "ca.pem")
     with pytest.raises(ValueError, match="cert_file and key_file go together"):
         channel("127.0.0.1:1", cert_file=tmp_path / "client.pem")
-    with pytest.raises(ValueError, match="cert_file is for TLS"):
+    with pytest.raises(ValueError, match="cert_file needs TLS"):
         channel("127.0.0.1:1", cert_file=tmp_path / "a", key_file=tmp_path / "b", allow_plaintext=True)
 
 
-def test_the_wrong_kind_of_credentials_is_named() -> None:
+def test_credentials_of_the_other_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="AioCredentials go with aio_channel"):
         channel("127.0.0.1:1", credentials=AioCredentials(FixedToken("mine")))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Credentials go with channel"):
         aio_channel("127.0.0.1:1", credentials=MINE)  # type: ignore[arg-type]
 
 
-def test_options_of_the_caller_win(secure: World, identity: Identity) -> None:
+def test_a_channel_with_credentials_has_all_that_a_channel_has(secure: World, identity: Identity) -> None:
+    states: list[grpc.ChannelConnectivity] = []
+    made = channel(secure.target, ca_file=identity.cert_file, credentials=MINE)
+    grpc.channel_ready_future(made).result(10)
+    made.subscribe(states.append)
+    wait_until(lambda: grpc.ChannelConnectivity.READY in states)
+    made.unsubscribe(states.append)
+    assert methods(grpc.intercept_channel(made, *MINE.interceptors()))[0].future(b"x").exception(10) is not None
+    made.close()
+    with pytest.raises(ValueError, match="closed"):
+        methods(made)[0](b"x")
+
+
+def test_the_callers_channel_options_take_precedence(secure: World, identity: Identity) -> None:
     options = [("grpc.default_authority", "orders.example.com"), ("grpc.max_send_message_length", 4)]
     with channel(
         secure.target, ca_file=identity.cert_file, server_name="elsewhere.example.com", options=options

@@ -1,4 +1,4 @@
-"""A forked child and its parent do not use up each other's refresh token."""
+"""A forked child and its parent never use the same refresh token."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 
-def test_a_forked_child_uses_what_it_holds_and_leaves_the_session_to_its_parent() -> None:
-    # In an interpreter of its own: forking one that has a test run's threads is another matter.
+def test_a_forked_child_uses_its_token_and_leaves_refreshing_to_the_parent() -> None:
+    # In a separate interpreter: a fork of this one would copy the locks of the test run's threads.
     done = subprocess.run(
         [sys.executable, "-m", "tests.interceptors.client.forking"],
         capture_output=True,

@@ -1,6 +1,6 @@
-"""Races that real servers show once in a million calls, in an order chosen by hand.
+"""Rare races between the last response and the end of a call, in an order that the test chooses.
 
-The attempts here stand in for gRPC's own call objects: they are over, and tell so, at the moment that matters.
+The attempts replace gRPC's own call objects: they end, and report their end, at the critical moment.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from interceptors.errors import Reason, trailing_metadata
 
 
 class Attempt(grpc.RpcError):
-    """A stream that is refused while its only answer is being handed out: the end is told before the answer is read."""
+    """A stream that reports its refusal before its reader has received the only response."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[], None]] = []
-        self.over = False
-        self.answers = [b"answer"]
+        self.ended = False
+        self.responses = [b"response"]
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         self.callbacks.append(callback)
-        return not self.over
+        return not self.ended
 
     def done(self) -> bool:
-        return self.over
+        return self.ended
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAUTHENTICATED
@@ -42,7 +42,7 @@ class Attempt(grpc.RpcError):
         return trailing_metadata(Reason.CREDENTIAL_REVOKED)
 
     def end(self) -> None:
-        self.over = True
+        self.ended = True
         for callback in self.callbacks:
             callback()
 
@@ -50,33 +50,33 @@ class Attempt(grpc.RpcError):
         return self
 
     def __next__(self) -> bytes:
-        if not self.answers:
+        if not self.responses:
             raise self
-        answer = self.answers.pop()
+        response = self.responses.pop()
         self.end()
-        return answer
+        return response
 
 
-def test_an_answer_that_was_on_its_way_when_the_call_ended_is_not_asked_for_again() -> None:
-    asked: list[str] = []
+def test_a_stream_with_an_unread_response_at_its_end_is_not_repeated() -> None:
+    actions: list[str] = []
 
-    def renew() -> Future[HeldCredential] | None:
-        asked.append("renewal")
+    def replace_credential() -> Future[HeldCredential] | None:
+        actions.append("renewal")
         return None
 
     first = Attempt()
     called: list[str] = []
-    stream = RetriedStream(first, renew, lambda held: asked.append("again"), None)
-    stream.add_callback(lambda: called.append("over"))
-    assert next(stream) == b"answer"
-    assert called == ["over"]
+    stream = RetriedStream(first, replace_credential, lambda held: actions.append("second attempt"), None)
+    stream.add_callback(lambda: called.append("ended"))
+    assert next(stream) == b"response"
+    assert called == ["ended"]
     with pytest.raises(Attempt):
         next(stream)
-    assert asked == []
+    assert actions == []
 
 
 class AioAttempt:
-    """The same for grpc.aio."""
+    """A grpc.aio stream that reports its refusal before its reader has received the only response."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[Any], None]] = []
@@ -90,10 +90,10 @@ class AioAttempt:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for callback in self.callbacks:
             callback(self)
-        # What was told about the end is acted upon before the answer is there.
+        # Lets the loop run all that follows from the end before the response is there.
         for _ in range(10):
             await asyncio.wait([asyncio.get_running_loop().create_task(_nothing())])
-        yield b"answer"
+        yield b"response"
         raise grpc.aio.AioRpcError(grpc.StatusCode.UNAUTHENTICATED)
 
 
@@ -101,21 +101,21 @@ async def _nothing() -> None:
     return
 
 
-def test_an_aio_answer_that_was_on_its_way_when_the_call_ended_is_not_asked_for_again() -> None:
-    asked: list[str] = []
+def test_an_aio_stream_with_an_unread_response_at_its_end_is_not_repeated() -> None:
+    actions: list[str] = []
 
-    async def refused(_: Any) -> bool:
+    async def is_renewable(_: Any) -> bool:
         return True
 
-    async def again() -> Any:
-        asked.append("again")
+    async def make_second() -> Any:
+        actions.append("second attempt")
 
     async def test() -> None:
-        stream = AioRetriedStream(AioAttempt(), refused, again)
-        answers = aiter(stream)
-        assert await anext(answers) == b"answer"
+        stream = AioRetriedStream(AioAttempt(), is_renewable, make_second)
+        responses = aiter(stream)
+        assert await anext(responses) == b"response"
         with pytest.raises(grpc.aio.AioRpcError):
-            await anext(answers)
-        assert asked == []
+            await anext(responses)
+        assert actions == []
 
     asyncio.run(test())

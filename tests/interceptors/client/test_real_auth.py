@@ -1,4 +1,4 @@
-"""Credentials against real replicas of the auth service: what it issues, refreshes and revokes."""
+"""Credentials with real replicas of the auth service: logins, refreshes and revocations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALICE = PasswordLogin("alice", "alice-password", audiences=("credmesh.auth",))
 
 @dataclass(frozen=True)
 class Auth:
-    """Two replicas over TLS."""
+    """Two replicas that serve over TLS."""
 
     first: AuthProcess
     second: AuthProcess
@@ -48,7 +48,7 @@ class Auth:
         return channel(self.target, ca_file=self.certificates.ca_file, credentials=credentials)
 
     def revoke(self, subject: str) -> None:
-        """As an operator does."""
+        """Revokes a subject, as an operator does."""
         operator = ClientSecret("operator", self.secrets["operator"])
         with (
             self.channel() as login,
@@ -86,7 +86,7 @@ def answers(made: grpc.Channel) -> bool:
         return False  # the connection to a killed replica breaks under a call once
 
 
-def test_a_session_is_carried_on_across_refreshes_a_revocation_and_a_dead_replica(auth: Auth) -> None:
+def test_calls_survive_refreshes_a_revocation_and_a_dead_replica(auth: Auth) -> None:
     kept: list[auth_pb2.Credentials] = []
     with (
         auth.channel() as login,
@@ -108,7 +108,7 @@ def test_a_session_is_carried_on_across_refreshes_a_revocation_and_a_dead_replic
             wait_until(lambda: len(kept) >= 3 or any(caller.done() for caller in callers), what="two refreshes")
             assert len({one.session_id for one in kept}) == 1
             assert alice.session_id == kept[0].session_id
-            # She is thrown out, and holds the password: the calls that are refused sign in and go on.
+            # The revocation ends her session. Her client has the password, so the refused calls sign in and go on.
             auth.revoke("alice")
             wait_until(lambda: alice.session_id != kept[0].session_id)
         finally:
@@ -119,7 +119,7 @@ def test_a_session_is_carried_on_across_refreshes_a_revocation_and_a_dead_replic
         before = len(kept)
 
         def use() -> bool:
-            # A token in use is refreshed, whether or not the replica that answered last is there any more.
+            # A token in use is refreshed, even if the replica that issued it is dead.
             alice.token()
             return len(kept) > before
 
@@ -128,17 +128,17 @@ def test_a_session_is_carried_on_across_refreshes_a_revocation_and_a_dead_replic
         wait_until(lambda: answers(made), what="a call to the other replica")
 
 
-def test_a_refresh_token_carries_on_a_session_until_it_is_revoked(auth: Auth) -> None:
+def test_a_refresh_token_continues_a_session_until_its_revocation(auth: Auth) -> None:
     kept: list[auth_pb2.Credentials] = []
     with auth.channel() as login:
         with Credentials(ALICE, login, on_rotate=kept.append) as alice:
             alice.token()
         with (
-            Credentials(RefreshTokenLogin(kept[-1].refresh_token), login, on_rotate=kept.append) as carried_on,
-            auth.channel(carried_on) as made,
+            Credentials(RefreshTokenLogin(kept[-1].refresh_token), login, on_rotate=kept.append) as resumed,
+            auth.channel(resumed) as made,
         ):
             assert who(made) == "alice"
-            assert carried_on.session_id == kept[0].session_id
+            assert resumed.session_id == kept[0].session_id
             auth.revoke("alice")
 
             def refused() -> grpc.RpcError | None:
@@ -154,7 +154,7 @@ def test_a_refresh_token_carries_on_a_session_until_it_is_revoked(auth: Auth) ->
             assert reason_in(error) is not None
 
 
-def test_aio_and_an_opaque_session(auth: Auth) -> None:
+def test_an_opaque_session_serves_aio_calls_and_survives_a_revocation(auth: Auth) -> None:
     async def test() -> None:
         ca_file = auth.certificates.ca_file
         opaque = PasswordLogin("bob", "bob-password", audiences=("credmesh.auth",), opaque=True)
@@ -175,7 +175,7 @@ def test_aio_and_an_opaque_session(auth: Auth) -> None:
     asyncio.run(test())
 
 
-def test_a_wrong_password_is_told_as_such(auth: Auth) -> None:
+def test_a_wrong_password_is_the_callers_error(auth: Auth) -> None:
     with (
         auth.channel() as login,
         Credentials(PasswordLogin("alice", "wrong"), login) as alice,

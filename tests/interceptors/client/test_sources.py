@@ -1,4 +1,4 @@
-"""What a source refuses to be made of."""
+"""Sources refuse arguments that could never sign in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from interceptors.client.sources import ClientSecret, FixedToken, PasswordLogin,
 
 @pytest.mark.parametrize("make", [FixedToken, RefreshTokenLogin])
 @pytest.mark.parametrize("token", ["", "token\n", "Bearer token", "tökén", "to\x00ken"])
-def test_a_token_that_no_header_can_carry_is_refused_where_it_is_given(make: Any, token: str) -> None:
+def test_a_token_that_no_header_can_carry_is_refused_at_once(make: Any, token: str) -> None:
     with pytest.raises(ValueError, match="token") as error:
         make(token)
     assert not token or repr(token)[1:-1] not in str(error.value)
@@ -19,13 +19,13 @@ def test_a_token_that_no_header_can_carry_is_refused_where_it_is_given(make: Any
 
 @pytest.mark.parametrize("make", [PasswordLogin, ClientSecret])
 @pytest.mark.parametrize("option", ["audiences", "scopes"])
-def test_one_string_is_not_taken_for_a_list_of_letters(make: Any, option: str) -> None:
+def test_one_string_is_not_taken_for_a_sequence_of_names(make: Any, option: str) -> None:
     with pytest.raises(TypeError, match=rf"{option} is a sequence of names.*\('orders',\)"):
         make("name", "secret", **{option: "orders"})
 
 
 @pytest.mark.parametrize("make", [PasswordLogin, ClientSecret])
 @pytest.mark.parametrize("parts", [("", "secret"), ("name", "")])
-def test_an_empty_name_or_secret_is_refused_where_it_is_given(make: Any, parts: tuple[str, str]) -> None:
+def test_an_empty_name_or_secret_is_refused_at_once(make: Any, parts: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="one of them is empty"):
         make(*parts)

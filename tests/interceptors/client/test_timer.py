@@ -1,4 +1,4 @@
-"""Alarms ring in their order, at their moment, in any number."""
+"""Scheduled calls are made in order of time, not early, and by one thread."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import functools
 import threading
 import time
 
-from interceptors.client.timer import alarm
+from interceptors.client.timer import call_at
 from tests.support.waiting import wait_until
 
 
-def test_alarms_ring_in_the_order_of_their_moments_whatever_the_order_they_were_set_in() -> None:
-    rung: list[tuple[int, float]] = []
+def test_calls_are_made_in_order_of_time_not_of_scheduling() -> None:
+    called: list[tuple[int, float]] = []
     now = time.monotonic()
     for number in (2, 0, 3, 1):
-        alarm(now + number / 20, lambda number=number: rung.append((number, time.monotonic())))  # type: ignore[misc]
-    wait_until(lambda: len(rung) == 4)
-    assert [number for number, _ in rung] == [0, 1, 2, 3]
-    assert all(at >= now + number / 20 for number, at in rung)
+        call_at(now + number / 20, lambda number=number: called.append((number, time.monotonic())))  # type: ignore[misc]
+    wait_until(lambda: len(called) == 4)
+    assert [number for number, _ in called] == [0, 1, 2, 3]
+    assert all(at >= now + number / 20 for number, at in called)
 
 
-def test_an_earlier_alarm_is_not_kept_waiting_by_a_later_one() -> None:
-    rung = threading.Event()
-    alarm(time.monotonic() + 1, lambda: None)
-    alarm(time.monotonic() + 0.01, rung.set)
-    assert rung.wait(0.5)
+def test_a_later_call_does_not_delay_an_earlier_one() -> None:
+    called = threading.Event()
+    call_at(time.monotonic() + 1, lambda: None)
+    call_at(time.monotonic() + 0.01, called.set)
+    assert called.wait(0.5)
 
 
-def test_many_alarms_share_one_thread_which_ends_with_them() -> None:
-    rung: list[int] = []
+def test_many_calls_share_one_thread_which_ends_after_them() -> None:
+    called: list[int] = []
     for number in range(1000):
-        alarm(time.monotonic() + 0.05, functools.partial(rung.append, number))
-    assert sum(thread.name == "credmesh-alarm" for thread in threading.enumerate()) == 1
-    wait_until(lambda: len(rung) == 1000)
-    wait_until(lambda: "credmesh-alarm" not in {thread.name for thread in threading.enumerate()})
+        call_at(time.monotonic() + 0.05, functools.partial(called.append, number))
+    assert sum(thread.name == "credmesh-timer" for thread in threading.enumerate()) == 1
+    wait_until(lambda: len(called) == 1000)
+    wait_until(lambda: "credmesh-timer" not in {thread.name for thread in threading.enumerate()})

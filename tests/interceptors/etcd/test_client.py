@@ -1,4 +1,4 @@
-"""Requests to an etcd that works."""
+"""Requests to a healthy etcd."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from interceptors.etcd.client import (
     EtcdUnavailable,
     LeaseNotFound,
     NoneSince,
+    Present,
     Put,
+    RevisionNotReached,
+    Transaction,
     Unchanged,
+    UnderLease,
+    UnwrittenSince,
 )
 from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
@@ -26,7 +31,7 @@ from tests.support.etcd.follower import compact
 from tests.support.waiting import wait_until
 
 
-def test_a_read_shows_all_keys_as_of_one_revision(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_a_read_returns_all_keys_as_of_one_revision(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     a, b = etcd_settings.prefix + "a", etcd_settings.prefix + "b"
     stop = threading.Event()
     with EtcdClient(etcd_settings) as other:
@@ -51,7 +56,7 @@ def test_a_read_shows_all_keys_as_of_one_revision(etcd_client: EtcdClient, etcd_
             writer.join()
 
 
-def test_a_read_holds_only_keys_that_exist(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_a_read_returns_only_keys_that_exist(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "there"
     revision = etcd_client.commit([], [Put(key, b"value")])
     seen = etcd_client.read(key, etcd_settings.prefix + "absent")
@@ -61,7 +66,7 @@ def test_a_read_holds_only_keys_that_exist(etcd_client: EtcdClient, etcd_setting
     assert seen.cluster_id != 0
 
 
-def test_a_read_or_commit_that_etcd_would_answer_without_a_quorum_is_not_made(etcd_client: EtcdClient) -> None:
+def test_a_request_that_etcd_would_answer_without_a_quorum_is_not_sent(etcd_client: EtcdClient) -> None:
     with pytest.raises(ValueError, match="at least one key"):
         etcd_client.read()
     with pytest.raises(ValueError, match="at least one operation"):
@@ -76,17 +81,17 @@ def test_a_commit_happens_only_if_all_conditions_hold(etcd_client: EtcdClient, e
     written = etcd_client.commit([Unchanged(key, created), CreatedAt(fence, created)], [Put(key, b"2")])
     assert written is not None
     assert written > created
-    # Written again, but created when it was: that is what tells the two conditions apart.
+    # The key was written again, but not created again: here the two conditions differ.
     assert etcd_client.commit([Unchanged(key, created)], [Put(key, b"no")]) is None
     assert etcd_client.commit([CreatedAt(key, created)], [Put(key, b"3")]) is not None
-    # A new leader's fence is not the old one's.
+    # A new leader's fence differs from the old one's.
     etcd_client.commit([], [Delete(fence)])
     etcd_client.commit([], [Put(fence, b"")])
     assert etcd_client.commit([CreatedAt(fence, created)], [Put(key, b"no")]) is None
     assert etcd_client.read(key).values[key].value == b"3"
 
 
-def test_a_commit_can_ask_that_nothing_below_a_prefix_was_written_since(
+def test_a_commit_can_require_that_nothing_below_a_prefix_changed(
     etcd_client: EtcdClient, etcd_settings: EtcdSettings
 ) -> None:
     key = etcd_settings.prefix + "key"
@@ -99,7 +104,76 @@ def test_a_commit_can_ask_that_nothing_below_a_prefix_was_written_since(
     assert etcd_client.commit([NoneSince(key + "/", second)], [Put(key, b"2")]) is not None
 
 
-def test_a_prefix_is_deleted_and_counted_and_its_neighbours_are_not(
+def test_a_commit_can_require_that_a_key_was_not_written_since(
+    etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
+    key, other = etcd_settings.prefix + "key", etcd_settings.prefix + "other"
+    assert etcd_client.commit([UnwrittenSince(key, 0)], [Put(other, b"1")]) is not None, "an absent key was not written"
+    written = etcd_client.commit([], [Put(key, b"1")])
+    assert written is not None
+    assert etcd_client.commit([UnwrittenSince(key, written)], [Put(other, b"2")]) is not None
+    assert etcd_client.commit([UnwrittenSince(key, written - 1)], [Put(other, b"no")]) is None
+    etcd_client.commit([], [Delete(key)])
+    assert etcd_client.commit([UnwrittenSince(key, 0)], [Put(other, b"3")]) is not None
+
+
+def test_a_commit_can_require_that_a_key_exists(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+    key, other = etcd_settings.prefix + "key", etcd_settings.prefix + "other"
+    assert etcd_client.commit([Present(key)], [Put(other, b"no")]) is None
+    etcd_client.commit([], [Put(key, b"")])
+    assert etcd_client.commit([Present(key)], [Put(other, b"1")]) is not None
+    etcd_client.commit([], [Delete(key)])
+    assert etcd_client.commit([Present(key)], [Put(other, b"no")]) is None
+
+
+def test_a_commit_can_require_that_a_key_is_under_a_lease(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+    key, other = etcd_settings.prefix + "key", etcd_settings.prefix + "other"
+    lease, another = etcd_client.grant(60), etcd_client.grant(60)
+    assert etcd_client.commit([UnderLease(key, lease)], [Put(other, b"no")]) is None
+    etcd_client.commit([], [Put(key, b"", lease)])
+    assert etcd_client.commit([UnderLease(key, lease)], [Put(other, b"1")]) is not None
+    assert etcd_client.commit([UnderLease(key, another)], [Put(other, b"no")]) is None
+    etcd_client.revoke_lease(lease)
+    assert etcd_client.commit([UnderLease(key, lease)], [Put(other, b"no")]) is None
+
+
+def test_a_commit_can_read_as_of_its_own_revision(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+    key, other, absent = (etcd_settings.prefix + name for name in ("key", "other", "absent"))
+    before = etcd_client.commit([], [Put(other, b"before")])
+    snapshot = etcd_client.commit_and_read([Unchanged(key, 0)], [Put(key, b"1")], [key, other, absent])
+    assert snapshot is not None
+    assert {name: entry.value for name, entry in snapshot.values.items()} == {key: b"1", other: b"before"}
+    assert snapshot.values[key].mod_revision == snapshot.revision
+    assert snapshot.values[other].mod_revision == before
+    assert snapshot.cluster_id == etcd_client.read(key).cluster_id
+    assert etcd_client.commit_and_read([Unchanged(key, 0)], [Put(key, b"no")], [key]) is None
+
+
+def test_transactions_of_one_request_succeed_or_fail_by_themselves(
+    etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
+    first, second, third, lock = (etcd_settings.prefix + name for name in ("first", "second", "third", "lock"))
+    etcd_client.commit([], [Put(lock, b"")])
+    transactions = [
+        Transaction([Unchanged(first, 0)], [Put(first, b"1")]),
+        Transaction([Unchanged(lock, 0)], [Put(second, b"no")]),
+        # The conditions are evaluated before the operations of any.
+        Transaction([Unchanged(first, 0)], [Put(third, b"1")]),
+    ]
+    committed = etcd_client.commit_each(transactions, conditions=[Present(lock)], keys=[lock, first])
+    assert committed is not None
+    succeeded, snapshot = committed
+    assert succeeded == [True, False, True]
+    assert {entry.mod_revision for entry in etcd_client.read(first, third).values.values()} == {snapshot.revision}
+    assert second not in etcd_client.read(second).values
+    assert snapshot.values.keys() == {lock, first}
+    etcd_client.commit([], [Delete(lock)])
+    assert etcd_client.commit_each(transactions, conditions=[Present(lock)], keys=[]) is None
+    with pytest.raises(ValueError, match="at least one operation"):
+        etcd_client.commit_each([Transaction([], [])], conditions=[], keys=[])
+
+
+def test_a_prefix_is_deleted_and_counted_without_its_neighbours(
     etcd_client: EtcdClient, etcd_settings: EtcdSettings
 ) -> None:
     prefix = etcd_settings.prefix
@@ -111,17 +185,17 @@ def test_a_prefix_is_deleted_and_counted_and_its_neighbours_are_not(
     assert etcd_client.count(prefix) == 2
 
 
-def test_a_prefix_is_read_whole_at_one_revision_however_many_pages(
+def test_a_prefix_is_read_at_one_revision_in_any_number_of_pages(
     etcd_client: EtcdClient, etcd_settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 3)
+    monkeypatch.setattr(client_module, "_MAX_KEYS_PER_PAGE", 3)
     keys = [f"{etcd_settings.prefix}{number:02}" for number in range(20)]
 
     class Interfering(EtcdClient):
-        """Between any two pages somebody writes all keys, and one more."""
+        """Between any two pages it writes all keys, and one more."""
 
-        def _ask(self, *arguments: Any, **options: Any) -> Any:
-            answer = super()._ask(*arguments, **options)
+        def _request(self, *arguments: Any, **options: Any) -> Any:
+            answer = super()._request(*arguments, **options)
             etcd_client.commit([], [Put(key, b"new") for key in [*keys, f"{etcd_settings.prefix}more-{answer.count}"]])
             return answer
 
@@ -135,14 +209,14 @@ def test_a_prefix_is_read_whole_at_one_revision_however_many_pages(
 
 
 def test_a_compaction_between_two_pages_is_survived(own_etcd: EtcdProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 3)
+    monkeypatch.setattr(client_module, "_MAX_KEYS_PER_PAGE", 3)
     settings = own_etcd.settings("/test/")
     keys = [f"/test/{number}" for number in range(7)]
     compacted: list[int] = []
 
     class Interfering(EtcdClient):
-        def _ask(self, *arguments: Any, **options: Any) -> Any:
-            answer = super()._ask(*arguments, **options)
+        def _request(self, *arguments: Any, **options: Any) -> Any:
+            answer = super()._request(*arguments, **options)
             if not compacted and answer.more:
                 with EtcdClient(settings) as other:
                     newest = other.commit([], [Put(key, b"new") for key in keys])
@@ -159,11 +233,11 @@ def test_a_compaction_between_two_pages_is_survived(own_etcd: EtcdProcess, monke
         assert [seen.revision] == compacted
         with pytest.raises(Compacted, match="compacted"):
             client.read_prefix("/test/", revision=old)
-        with pytest.raises(Compacted, match="future"):
+        with pytest.raises(RevisionNotReached, match="future"):
             client.read_at("/test/0", seen.revision + 1000)
 
 
-def test_a_watch_from_a_revision_that_is_compacted_away_is_refused(own_etcd: EtcdProcess) -> None:
+def test_a_watch_from_a_compacted_revision_is_refused(own_etcd: EtcdProcess) -> None:
     settings = own_etcd.settings("/test/")
     with EtcdClient(settings) as client:
         revisions = [client.commit([], [Put("/test/a", b"%d" % count)]) for count in range(3)]
@@ -176,7 +250,7 @@ def test_a_watch_from_a_revision_that_is_compacted_away_is_refused(own_etcd: Etc
             assert [event.value for event in watch.next_events()] == [b"2"]
 
 
-def test_a_key_is_read_as_it_was(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_a_key_is_read_as_of_an_earlier_revision(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "key"
     first = etcd_client.commit([], [Put(key, b"1")])
     assert first is not None
@@ -185,7 +259,9 @@ def test_a_key_is_read_as_it_was(etcd_client: EtcdClient, etcd_settings: EtcdSet
     assert etcd_client.read_at(key, first - 1).values == {}
 
 
-def test_keys_that_are_no_utf8_survive_the_way_through(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_keys_that_are_not_utf8_are_read_as_they_were_written(
+    etcd_client: EtcdClient, etcd_settings: EtcdSettings
+) -> None:
     key = etcd_settings.prefix + b"\xff\xfe".decode("utf-8", "surrogateescape")
     etcd_client.commit([], [Put(key, b"\x00\xff")])
     assert etcd_client.read_prefix(etcd_settings.prefix).values[key].value == b"\x00\xff"
@@ -210,13 +286,33 @@ def test_a_put_under_a_lease_that_is_gone_is_refused_and_nothing_is_written(
     assert etcd_client.count(etcd_settings.prefix) == 0
 
 
-def test_a_request_that_makes_no_sense_is_refused_at_once(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_an_invalid_request_is_refused_at_once(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "a"
     with pytest.raises(EtcdRefused, match="duplicate key"):
         etcd_client.commit([], [Put(key, b"1"), Put(key, b"2")])
 
 
-def test_a_closed_client_says_so_and_ends_what_waits(etcd_settings: EtcdSettings) -> None:
+def test_an_event_names_the_lease_of_its_key(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+    """Also if the watch begins later than the put: etcd then reads the events from its store."""
+    key, lease = etcd_settings.prefix + "a", etcd_client.grant(60)
+    first = etcd_client.commit([], [Put(key, b"early", lease)])
+    assert first is not None
+    with etcd_client.watch(etcd_settings.prefix, first) as watch:
+        events = [*watch.next_events()]
+        etcd_client.commit([], [Put(key, b"late", lease)])
+        etcd_client.commit([], [Put(key, b"free")])
+        etcd_client.commit([], [Delete(key)])
+        while len(events) < 4:
+            events += watch.next_events()
+    assert [(event.value, event.lease) for event in events] == [
+        (b"early", lease),
+        (b"late", lease),
+        (b"free", 0),
+        (None, 0),
+    ]
+
+
+def test_a_closed_client_ends_its_watches_and_refuses_requests(etcd_settings: EtcdSettings) -> None:
     client = EtcdClient(etcd_settings)
     watch = client.watch(etcd_settings.prefix, 1)
     ended: list[BaseException] = []
@@ -238,7 +334,7 @@ def test_a_closed_client_says_so_and_ends_what_waits(etcd_settings: EtcdSettings
 
 
 def test_threads_share_a_client(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
-    """Compare-and-set increments by several threads: none is lost, none happens twice."""
+    """Several threads increment by compare-and-set: no increment is lost, and none happens twice."""
     key = etcd_settings.prefix + "counter"
     etcd_client.commit([], [Put(key, b"0")])
 

@@ -11,7 +11,7 @@ from google.protobuf.internal import api_implementation
 from interceptors.etcd.compat import import_etcdrpc
 
 
-def test_the_messages_speak_etcds_wire_format() -> None:
+def test_the_messages_have_etcds_wire_format() -> None:
     rpc = import_etcdrpc()
     request = rpc.RangeRequest(key=b"/a", range_end=b"/b", limit=7)
     # Fields 1, 2 (bytes) and 3 (varint) of etcdserverpb.RangeRequest, written out by hand.
@@ -24,8 +24,8 @@ def test_protobufs_fast_runtime_is_kept() -> None:
     assert api_implementation.Type() == "upb"
 
 
-def test_nobody_elses_kv_proto_is_in_the_way() -> None:
-    """The default pool refuses a second `kv.proto`; a service that has one must be able to import us."""
+def test_a_services_own_kv_proto_does_not_conflict() -> None:
+    """The default pool refuses a second `kv.proto`. A service that has one must be able to import this package."""
     import_etcdrpc()
     for name in ("kv.proto", "rpc.proto", "auth.proto"):
         descriptor_pool.Default().AddSerializedFile(

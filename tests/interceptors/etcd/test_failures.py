@@ -1,4 +1,4 @@
-"""Requests to an etcd that is away, slow, cut off, or partly dead."""
+"""Requests to an etcd that is down, slow, cut off, or partly down."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import free_port, wait_until
 
 @pytest.fixture
 def silent_endpoint() -> Iterator[str]:
-    """Somebody who accepts connections and never says a word."""
+    """An endpoint that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -38,7 +38,7 @@ def _with(settings: EtcdSettings, *endpoints: str, timeout: float = 5) -> EtcdSe
     return replace(settings, endpoints=endpoints, timeout=timeout)
 
 
-def test_without_etcd_a_request_ends_in_time_and_says_where_it_asked(etcd_settings: EtcdSettings) -> None:
+def test_without_etcd_a_request_ends_in_time_and_names_the_endpoints(etcd_settings: EtcdSettings) -> None:
     one, other = _dead_endpoint(), _dead_endpoint()
     with EtcdClient(_with(etcd_settings, one, other, timeout=0.5)) as client:
         for request in (lambda: client.read("/a"), lambda: client.commit([], [Put("/a", b"")])):
@@ -48,7 +48,7 @@ def test_without_etcd_a_request_ends_in_time_and_says_where_it_asked(etcd_settin
             assert 0.4 < time.monotonic() - begin < 2
 
 
-def test_an_endpoint_that_swallows_requests_ends_in_time(etcd_settings: EtcdSettings, silent_endpoint: str) -> None:
+def test_requests_to_a_silent_endpoint_end_in_time(etcd_settings: EtcdSettings, silent_endpoint: str) -> None:
     with EtcdClient(_with(etcd_settings, silent_endpoint, timeout=0.5)) as client:
         begin = time.monotonic()
         with pytest.raises(EtcdUnavailable, match="does not answer"):
@@ -58,9 +58,7 @@ def test_an_endpoint_that_swallows_requests_ends_in_time(etcd_settings: EtcdSett
         assert time.monotonic() - begin < 3
 
 
-def test_dead_and_silent_endpoints_before_a_good_one_are_passed_over(
-    etcd_settings: EtcdSettings, silent_endpoint: str
-) -> None:
+def test_dead_and_silent_endpoints_are_skipped(etcd_settings: EtcdSettings, silent_endpoint: str) -> None:
     good = etcd_settings.endpoints[0]
     settings = _with(etcd_settings, _dead_endpoint(), silent_endpoint, f"localhost:{_dead_endpoint()[-5:]}", good)
     key = etcd_settings.prefix + "key"
@@ -70,17 +68,17 @@ def test_dead_and_silent_endpoints_before_a_good_one_are_passed_over(
         assert client.commit([], [Put(key, b"1")]) is not None
         with client.watch(etcd_settings.prefix, 1) as watch:
             assert [event.key for event in watch.next_events()] == [key]
-        # The good one is remembered.
+        # The client remembers the endpoint that answers.
         assert time.monotonic() - begin < 0.5
 
 
-def test_a_commit_moves_on_from_an_endpoint_that_it_never_reached(etcd_settings: EtcdSettings) -> None:
+def test_a_commit_that_was_never_sent_is_tried_at_another_endpoint(etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "key"
     with EtcdClient(_with(etcd_settings, _dead_endpoint(), etcd_settings.endpoints[0])) as client:
         assert client.commit([], [Put(key, b"1")]) is not None
 
 
-def test_a_commit_whose_answer_is_lost_is_not_made_twice(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
+def test_a_commit_whose_answer_is_lost_is_not_repeated(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> None:
     key = etcd_settings.prefix + "key"
     with Proxy(etcd_settings.endpoints[0]) as proxy:
         again = proxy.endpoint.replace("127.0.0.1", "localhost")
@@ -102,7 +100,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(etcd_client: EtcdClient
         proxy.answers.set()
         proxy.mend()
         committing.join()
-        # A read is asked again until it is answered.
+        # A read is repeated until it is answered.
         entry = client.read(key).values[key]
         client.close()
     assert len(failures) == 1
@@ -121,7 +119,7 @@ def test_requests_wait_for_an_etcd_that_restarts(own_etcd: EtcdProcess) -> None:
             starting.join()
 
 
-def test_a_watch_that_breaks_sends_the_next_one_to_another_endpoint(
+def test_after_a_broken_watch_the_next_one_uses_another_endpoint(
     etcd_client: EtcdClient, etcd_settings: EtcdSettings
 ) -> None:
     good = etcd_settings.endpoints[0]
@@ -138,19 +136,19 @@ def test_a_watch_that_breaks_sends_the_next_one_to_another_endpoint(
 @pytest.mark.parametrize(
     ("endpoint", "problem"),
     [
-        ("10.0.0.1", "no host:port"),
-        (":2379", "no host:port"),
-        ("etcd:port", "no host:port"),
-        ("etcd:0", "no host:port"),
+        ("10.0.0.1", "not host:port"),
+        (":2379", "not host:port"),
+        ("etcd:port", "not host:port"),
+        ("etcd:0", "not host:port"),
         ("https://10.0.0.1:2379", "https:// goes with ETCD_CA_FILE"),
     ],
 )
-def test_an_endpoint_that_makes_no_sense_is_a_setting_to_correct(endpoint: str, problem: str) -> None:
+def test_an_invalid_endpoint_is_a_settings_error(endpoint: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=f"ETCD_ENDPOINTS.*{problem}.*for example"):
         EtcdClient(EtcdSettings(endpoints=(endpoint,)))
 
 
-def test_a_missing_ca_file_is_a_setting_to_correct(tmp_path: Path) -> None:
+def test_a_missing_ca_file_is_a_settings_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"ETCD_CA_FILE=.*ca\.pem cannot be read: No such file"):
         EtcdClient(EtcdSettings(endpoints=("10.0.0.1:2379",), ca_file=tmp_path / "ca.pem"))
 
@@ -163,8 +161,8 @@ def test_endpoints_may_be_urls_names_and_addresses_of_both_kinds(etcd_settings: 
     EtcdClient(_with(etcd_settings, "[::1]:2379", "10.0.0.1:2379", "etcd.example:2379")).close()
 
 
-def test_a_read_that_is_not_waited_for_any_longer_is_not_taken_back(etcd_settings: EtcdSettings) -> None:
-    """An etcd before 3.5.5 dies of a transaction that is cancelled while it is carried out: here one that is slow."""
+def test_a_read_that_timed_out_is_not_cancelled_in_etcd(etcd_settings: EtcdSettings) -> None:
+    """etcd before 3.5.5 panics if a transaction is cancelled while it executes it. This one executes slowly."""
     answer, seen = threading.Event(), threading.Event()
     left: list[tuple[bool, float]] = []
 
@@ -184,7 +182,7 @@ def test_a_read_that_is_not_waited_for_any_longer_is_not_taken_back(etcd_setting
             with pytest.raises(EtcdUnavailable, match="no answer within"):
                 client.read("/a", timeout=0.3)
             assert seen.is_set()
-            # Whatever holds the call by now, it is not who asked.
+            # The caller has dropped the call, and must not be what keeps it alive.
             gc.collect()
             answer.set()
             wait_until(lambda: left)

@@ -1,4 +1,4 @@
-"""An etcd that has reached its quota: it says so at once, and takes changes again when there is room."""
+"""An etcd that has reached its quota refuses writes at once, and accepts them again when space is freed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from tests.support.etcd.backups import tool
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[EtcdProcess]:
-    """An etcd with next to no room."""
+    """An etcd with a tiny quota."""
     with EtcdProcess(tmp_path / "etcd", unsafe_no_fsync=True, arguments=["--quota-backend-bytes=1000000"]) as process:
         yield process
 
 
 def fill(client: EtcdClient) -> None:
-    """Writes until etcd takes no more."""
+    """Writes until etcd refuses."""
     for _ in range(1000):
         client.commit([], [Put("/fill", os.urandom(20_000))])
 
 
-def test_a_full_etcd_refuses_at_once_and_says_what_to_do(small: EtcdProcess) -> None:
+def test_a_full_etcd_refuses_at_once_and_the_error_says_what_to_do(small: EtcdProcess) -> None:
     with EtcdClient(small.settings()) as client:
         with pytest.raises(EtcdFull, match="compact and defragment it"):
             fill(client)
         begun = time.monotonic()
         with pytest.raises(EtcdRefused):
             client.grant(10)
-        assert time.monotonic() - begun < 1  # what etcd refuses is not tried again and again
+        assert time.monotonic() - begun < 1  # a refused request is not repeated
         assert client.read_prefix("/fill").values
         revision = client.read_prefix("/fill").revision
         for command in (("compact", str(revision)), ("defrag",), ("alarm", "disarm")):

@@ -1,4 +1,4 @@
-"""An etcd whose past changes: restored from a backup, or replaced by another cluster."""
+"""An etcd whose history changes: it is restored from a backup, or replaced by another cluster."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _restore(process: EtcdProcess, backup: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written_since", "found"), [(0, "was reached, and now is not"), (20, "what revision")], ids=["shorter", "longer"]
+    ("written_since", "found"), [(0, "was reached, and now is not"), (20, "is gone")], ids=["shorter", "longer"]
 )
-def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(
+def test_an_etcd_that_was_restored_from_a_backup_is_read_again(
     own_etcd: EtcdProcess, caplog: pytest.LogCaptureFixture, written_since: int, found: str
 ) -> None:
-    """Also when it has grown past the old revision, so that resuming from there would seem to work."""
+    """Also when it has grown beyond the old revision, so that resuming from there would seem to work."""
     _write(own_etcd, "/test/kept", 1)
     backup = _backup(own_etcd)
     with Proxy(own_etcd.endpoint) as proxy:
@@ -65,10 +65,10 @@ def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(
     assert set(follower.values) == {"/test/kept", "/test/new"} | ({"/test/other"} if written_since else set())
 
 
-def test_another_value_at_the_very_same_revision_is_of_another_history(
+def test_another_value_at_the_same_revision_is_of_another_history(
     own_etcd: EtcdProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As the beacon is: every commit puts it, so it is the key that was written last on both sides of a restore."""
+    """The beacon is such a key: every commit puts it, so it was written last both before and after a restore."""
     _write(own_etcd, "/test/kept", 1)
     backup = _backup(own_etcd)
     with Proxy(own_etcd.endpoint) as proxy:
@@ -87,10 +87,10 @@ def test_another_value_at_the_very_same_revision_is_of_another_history(
     assert "wrote something else" in caplog.text
 
 
-def test_another_cluster_at_the_same_address_is_read_anew(
+def test_another_cluster_at_the_same_address_is_read_again(
     own_etcd: EtcdProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The very same keys at the very same revisions, so that nothing but the cluster's id tells them apart."""
+    """The same keys at the same revisions: only the cluster id differs."""
     _write(own_etcd, "/test/key", 3)
     port = int(own_etcd.endpoint.rpartition(":")[2])
     other = EtcdProcess(

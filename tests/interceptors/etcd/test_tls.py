@@ -22,7 +22,7 @@ from tests.support.waiting import free_port, wait_until
 
 
 class Authority:
-    """A certificate authority in a folder of its own."""
+    """A certificate authority in a folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -34,7 +34,7 @@ class Authority:
         self._write(self.ca_file, builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str) -> EtcdTls:
-        """A certificate for 127.0.0.1 and localhost, good for servers and for clients."""
+        """Issues a certificate for 127.0.0.1 and localhost, for servers and for clients."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -74,13 +74,13 @@ class Authority:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Whom etcd and its clients trust."""
+    """The authority that etcd and its clients trust."""
     return Authority(tmp_path / "authority")
 
 
 @pytest.fixture
 def tls_etcd(tmp_path: Path, authority: Authority) -> Iterator[EtcdProcess]:
-    """An etcd that asks for a client certificate."""
+    """An etcd that requires a client certificate."""
     with EtcdProcess(tmp_path / "etcd", unsafe_no_fsync=True, tls=authority.issue("etcd")) as process:
         yield process
 
@@ -94,7 +94,7 @@ def test_reads_commits_and_watches_go_over_tls(tls_etcd: EtcdProcess, authority:
         wait_until(lambda: follower.values == {"/test/a": b"1"})
 
 
-def test_each_of_several_endpoints_is_checked_by_its_own_name(tls_etcd: EtcdProcess) -> None:
+def test_each_endpoints_certificate_is_checked_against_its_own_name(tls_etcd: EtcdProcess) -> None:
     port = tls_etcd.endpoint.rpartition(":")[2]
     endpoints = (f"127.0.0.1:{free_port()}", f"https://localhost:{port}", tls_etcd.endpoint)
     for rotated in (endpoints, endpoints[1:] + endpoints[:1], endpoints[2:] + endpoints[:2]):
@@ -108,16 +108,16 @@ def test_without_a_client_certificate_etcd_refuses(tls_etcd: EtcdProcess) -> Non
         client.read("/a")
 
 
-def test_an_etcd_of_another_authority_is_not_talked_to(tls_etcd: EtcdProcess, tmp_path: Path) -> None:
+def test_an_etcd_with_a_certificate_of_another_authority_is_not_trusted(tls_etcd: EtcdProcess, tmp_path: Path) -> None:
     settings = replace(tls_etcd.settings(timeout=1), ca_file=Authority(tmp_path / "other").ca_file)
     with EtcdClient(settings) as client, pytest.raises(EtcdUnavailable, match=r"(?i)certificate"):
         client.read("/a")
 
 
-def test_certificates_that_are_replaced_on_disk_are_taken_up(
+def test_certificates_that_are_replaced_on_disk_are_used(
     tls_etcd: EtcdProcess, authority: Authority, tmp_path: Path
 ) -> None:
-    """Whoever rotates certificates replaces files, and does not restart everything that reads them."""
+    """A rotation of certificates replaces the files, and does not restart the processes that read them."""
     old, new = Authority(tmp_path / "other").issue("node"), authority.issue("node")
     mine = EtcdTls(ca_file=tmp_path / "ca", cert_file=tmp_path / "cert", key_file=tmp_path / "key")
     _install(old, mine)
@@ -127,7 +127,7 @@ def test_certificates_that_are_replaced_on_disk_are_taken_up(
     with EtcdClient(settings) as client, following(settings) as follower:
         with pytest.raises(EtcdUnavailable):
             client.read("/test/a")
-        # Half-way through the replacement nothing fits, and that must pass too.
+        # In the middle of the replacement the files do not belong together. The client must survive that.
         mine.key_file.unlink()
         with pytest.raises(EtcdUnavailable):
             client.read("/test/a")
@@ -149,7 +149,7 @@ def _commits(client: EtcdClient) -> bool:
     return True
 
 
-def test_plaintext_is_not_understood_by_an_etcd_that_wants_tls(tls_etcd: EtcdProcess) -> None:
+def test_an_etcd_with_tls_does_not_accept_plaintext(tls_etcd: EtcdProcess) -> None:
     settings = replace(tls_etcd.settings(timeout=0.5), ca_file=None, cert_file=None, key_file=None)
     with EtcdClient(settings) as client, pytest.raises(EtcdUnavailable):
         client.read("/a")

@@ -1,4 +1,4 @@
-"""A node that registers anew owes the acknowledgements that went with its lease, whatever etcd does meanwhile."""
+"""A node that registers again writes the acknowledgements again that its old lease has taken away."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 
 class Failing(EtcdClient):
-    """A client of an etcd that is gone again just when the barriers are read, so often."""
+    """A client whose next `failures` reads of the barriers fail."""
 
     failures = 0
     barriers = ""
@@ -25,16 +25,16 @@ class Failing(EtcdClient):
         return super().read_prefix(prefix, **arguments)
 
 
-def test_what_is_owed_is_acknowledged_although_etcd_fails_when_the_barriers_are_read(
+def test_barriers_are_acknowledged_although_reading_them_failed_once(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
-    """Otherwise a rotation would wait for this node as long as it lives: nothing else would remind it."""
+    """Otherwise a rotation would wait for this node as long as it runs: it would never learn of the barrier."""
     layout = Layout(etcd_settings.prefix)
     node = MeshNode(MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER, node_lease=2), node_id="a")
     client = Failing(etcd_settings)
     client.barriers = layout.barriers
     node._client.close()
-    node._client = node._pulse._client = client
+    node._client = node._heartbeat._client = client
     etcd_client.commit([], [Put(layout.barrier("b"), mesh_pb2.Barrier(format=1).SerializeToString())])
     record, ack = layout.node("a"), layout.ack("b", "a")
     with node:

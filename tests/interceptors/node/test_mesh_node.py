@@ -1,4 +1,4 @@
-"""A node keeps up with its mesh, and says truly how well it does."""
+"""A node keeps its trust bundle up to date, and its freshness is never better than the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from credmesh.store.v1 import mesh_pb2
 from interceptors import EtcdSettings, MeshNode, MeshSettings, NotReady, Reason, Refusal
 from interceptors.clock import ticks
 from interceptors.etcd.client import Delete, EtcdClient, EtcdFull, KeyValue, Put
-from interceptors.keyspace import Layout, moved_beacon
+from interceptors.keyspace import Layout, beacon_update
 from interceptors.node.metrics import NodeCollector
 from interceptors.scopes import subject_scope
 from localmesh.etcd.process import EtcdProcess
@@ -38,14 +38,12 @@ def settings(etcd: EtcdSettings, **changes: object) -> MeshSettings:
 
 
 def entry(client: EtcdClient, key: str) -> KeyValue:
-    """What lies at a key; waits until something does."""
+    """Waits until a key exists, and returns its value."""
     wait_until(lambda: client.read(key).values, what=key)
     return client.read(key).values[key]
 
 
-def test_a_node_is_registered_while_it_lives_and_gone_when_it_stops(
-    etcd_settings: EtcdSettings, etcd_client: EtcdClient
-) -> None:
+def test_a_node_is_registered_until_it_stops(etcd_settings: EtcdSettings, etcd_client: EtcdClient) -> None:
     layout = Layout(etcd_settings.prefix)
     with MeshNode(settings(etcd_settings, address="10.0.0.1:1"), node_id="node/1") as node:
         found = etcd_client.read(layout.node(node.id)).values[layout.node("node/1")]
@@ -55,36 +53,36 @@ def test_a_node_is_registered_while_it_lives_and_gone_when_it_stops(
     assert not etcd_client.read_prefix(layout.nodes).values
 
 
-def test_a_node_has_started_when_it_has_proven_itself_and_strict_methods_are_served(
+def test_start_returns_when_strict_methods_are_served(
     etcd_settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state is read by one thread, and the first proof made by another, which may be slower."""
+    """One thread reads the bundle, and another one, which may be slower, makes the first proof."""
     node = MeshNode(settings(etcd_settings))
-    prove, may = node.bundle.prove, threading.Event()
+    add_proof, may_prove = node.bundle.add_proof, threading.Event()
 
     def late(*found: Any) -> None:
-        may.wait(20)
-        prove(*found)
+        may_prove.wait(20)
+        add_proof(*found)
 
-    monkeypatch.setattr(node.bundle, "prove", late)
+    monkeypatch.setattr(node.bundle, "add_proof", late)
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(node.start)
         try:
             wait_until(lambda: node.ready)
             with pytest.raises(TimeoutError):
                 starting.result(0.5)
-            may.set()
+            may_prove.set()
             starting.result(20)
             assert node.freshness_age() is not None
         finally:
-            may.set()
+            may_prove.set()
             node.stop()
 
 
-def test_a_node_whose_acknowledgements_are_refused_goes_on_proving_itself_and_makes_up_for_them(
+def test_a_node_whose_acknowledgements_are_refused_stays_fresh_and_retries(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full etcd answers reads, and refuses whatever is put."""
+    """A full etcd answers reads and refuses writes."""
     layout = Layout(etcd_settings.prefix)
     barriers = [layout.barrier(f"b{number}") for number in range(3)]
     ages: list[float] = []
@@ -96,7 +94,7 @@ def test_a_node_whose_acknowledgements_are_refused_goes_on_proving_itself_and_ma
             raise EtcdFull("etcd's database has reached its quota")
 
         monkeypatch.setattr(node._client, "commit", full)
-        etcd_client.commit([], [*(Put(barrier, b"") for barrier in barriers), moved_beacon(layout)])
+        etcd_client.commit([], [*(Put(barrier, b"") for barrier in barriers), beacon_update(layout)])
         wait_until(lambda: len(ages) >= 15, 30, "five rounds of refusals")
         assert max(ages) < 2.5
         monkeypatch.setattr(node._client, "commit", real)
@@ -104,26 +102,26 @@ def test_a_node_whose_acknowledgements_are_refused_goes_on_proving_itself_and_ma
         wait_until(lambda: len(etcd_client.read(*acks).values) == 3, what="the acknowledgements")
 
 
-def test_a_node_that_cannot_prove_itself_starts_all_the_same_and_says_so(
+def test_a_node_that_cannot_prove_its_freshness_starts_with_a_warning(
     etcd_settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = MeshNode(settings(etcd_settings))
-    monkeypatch.setattr(node.bundle, "prove", lambda *_: None)
+    monkeypatch.setattr(node.bundle, "add_proof", lambda *_: None)
     try:
         node.start(strict_timeout=0.1)
         assert node.ready
-        assert "could not prove how fresh its knowledge is" in caplog.text
+        assert "could not prove its freshness" in caplog.text
     finally:
         node.stop()
 
 
-def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
+def test_a_node_that_is_interrupted_while_it_starts_is_deregistered(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
-    """It is registered before it has read anything, and whoever waits for every node would wait for it."""
+    """It registers before it reads the bundle, and every barrier would wait for it."""
     layout = Layout(etcd_settings.prefix)
     registered: list[int] = []
-    # Long enough that it is not its lease that takes the record away.
+    # So long that the record cannot vanish with its lease.
     node = MeshNode(settings(etcd_settings, node_lease=60))
 
     def interrupt(_snapshot: object) -> None:
@@ -131,7 +129,7 @@ def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     node._mirror._on_snapshot = interrupt
-    # Whatever else has run in this process, or started it, may have left it another handler, or none.
+    # Other tests, or the parent process, may have set another handler, or none.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -143,7 +141,7 @@ def test_a_node_that_is_interrupted_while_it_starts_leaves_nothing_behind(
 
 
 def test_a_node_is_registered_before_it_is_ready(etcd_settings: EtcdSettings, etcd_client: EtcdClient) -> None:
-    """Whoever waits for every node must know of each one that could already be serving."""
+    """A barrier must wait for every node that may already serve calls."""
     layout = Layout(etcd_settings.prefix)
     seen: list[int] = []
     node = MeshNode(settings(etcd_settings))
@@ -158,7 +156,7 @@ def test_a_node_is_registered_before_it_is_ready(etcd_settings: EtcdSettings, et
         assert seen == [1]
 
 
-def test_two_nodes_of_a_service_have_names_of_their_own(etcd_settings: EtcdSettings) -> None:
+def test_two_nodes_of_a_service_have_different_ids(etcd_settings: EtcdSettings) -> None:
     assert MeshNode(settings(etcd_settings)).id != MeshNode(settings(etcd_settings)).id
 
 
@@ -173,11 +171,11 @@ def test_a_barrier_is_acknowledged_by_every_node_with_its_revision(
             for node in "ab":
                 found = entry(etcd_client, layout.ack(barrier, node))
                 assert mesh_pb2.Ack.FromString(found.value).revision == revision
-    # What a node acknowledged goes with it: nobody may count on a node that is not there.
+    # A node's acknowledgements vanish with it, since it no longer serves calls.
     assert not etcd_client.read_prefix(layout.acks).values
 
 
-def test_a_node_whose_record_vanished_registers_anew_and_acknowledges_again(
+def test_a_node_whose_record_vanished_registers_and_acknowledges_again(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient
 ) -> None:
     layout = Layout(etcd_settings.prefix)
@@ -190,9 +188,7 @@ def test_a_node_whose_record_vanished_registers_anew_and_acknowledges_again(
         assert entry(etcd_client, ack).mod_revision > old.mod_revision
 
 
-def test_freshness_is_proven_on_an_idle_mesh_and_follows_a_busy_one(
-    etcd_settings: EtcdSettings, issuer: Issuer
-) -> None:
+def test_freshness_is_proven_on_an_idle_mesh_and_on_a_busy_one(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
     with MeshNode(settings(etcd_settings)) as node:
         wait_until(lambda: node.freshness_age() is not None)
         before = node.bundle.proven_at
@@ -203,10 +199,10 @@ def test_freshness_is_proven_on_an_idle_mesh_and_follows_a_busy_one(
         assert node.bundle.revision >= revision
 
 
-def test_a_proof_counts_only_when_the_watch_has_applied_what_the_read_saw(
+def test_a_proof_counts_only_after_the_watch_has_applied_its_revision(
     etcd_settings: EtcdSettings, issuer: Issuer
 ) -> None:
-    """The trap of a freshness that is taken from the read alone: the read is current, the bundle is not."""
+    """A freshness that rested on the read alone would be wrong: the read is current, but the bundle is not."""
     with MeshNode(settings(etcd_settings)) as node:
         wait_until(lambda: node.freshness_age() is not None)
         node._mirror.stop()
@@ -229,7 +225,7 @@ def test_a_node_that_cannot_reach_etcd_says_what_to_check() -> None:
     node.stop()
 
 
-def test_with_etcd_away_each_method_does_what_its_rule_says_and_all_recover_without_a_restart(
+def test_without_etcd_methods_follow_their_rules_and_recover_by_themselves(
     own_etcd: EtcdProcess, own_node: MeshNode, own_issuer: Issuer
 ) -> None:
     with ProbeServer(own_node, "sync") as server, make_client("sync", server.target) as client:
@@ -244,10 +240,10 @@ def test_with_etcd_away_each_method_does_what_its_rule_says_and_all_recover_with
         own_etcd.kill()
         wait_until(lambda: reason("Fresh") is Reason.MESH_STALE, timeout=10)
         assert reason("Unary") is None
-        assert len(own_node.calls) == 1
+        assert len(own_node.streams) == 1
         own_etcd.start()
         wait_until(lambda: reason("Fresh") is None, timeout=20)
-        # And it learns again of what happens.
+        # And it receives revocations again.
         own_issuer.revoke(subject_scope("alice"))
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
         wait_until(lambda: reason("Unary") is Reason.CREDENTIAL_REVOKED)
@@ -255,7 +251,7 @@ def test_with_etcd_away_each_method_does_what_its_rule_says_and_all_recover_with
         wait_until(lambda: own_issuer.client.count(layout.nodes) == 1)
 
 
-def test_foreign_and_newer_values_are_skipped_loudly_and_hurt_nobody(
+def test_foreign_and_newer_values_are_skipped_and_logged(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     layout = Layout(etcd_settings.prefix)
@@ -272,19 +268,19 @@ def test_foreign_and_newer_values_are_skipped_loudly_and_hurt_nobody(
     with MeshNode(settings(etcd_settings)) as node:
         assert set(node.bundle.keys) == {issuer.kid}
         assert node.verify(issuer.token()).subject == "alice"
-        # An epoch that this code cannot read revokes all the same: in doubt, refuse.
+        # An epoch whose value this code cannot read revokes too: in doubt, refuse.
         token = issuer.token()
         revision = etcd_client.commit([], [Put(layout.epoch(subject_scope("alice")), b"\xff newer")])
         wait_until(lambda: node.bundle.revision >= (revision or 0))
         with pytest.raises(Refusal):
             node.verify(token)
-        etcd_client.commit([], [Put(layout.key(issuer.kid), b"overwritten"), moved_beacon(layout)])
+        etcd_client.commit([], [Put(layout.key(issuer.kid), b"overwritten"), beacon_update(layout)])
         wait_until(lambda: not node.bundle.keys)
     assert any("foreign" in record.getMessage() for record in caplog.records)
     assert any("newer" in record.getMessage() for record in caplog.records)
 
 
-def test_an_epoch_that_has_leased_out_is_forgotten(
+def test_an_epoch_whose_lease_has_expired_is_dropped(
     etcd_settings: EtcdSettings, etcd_client: EtcdClient, issuer: Issuer
 ) -> None:
     with MeshNode(settings(etcd_settings)) as node:
@@ -294,9 +290,7 @@ def test_an_epoch_that_has_leased_out_is_forgotten(
         wait_until(lambda: len(node.bundle.epochs) == 0)
 
 
-def test_verify_says_whose_a_credential_is_and_checks_the_audience_if_asked(
-    etcd_settings: EtcdSettings, issuer: Issuer
-) -> None:
+def test_verify_returns_the_caller_and_checks_a_given_audience(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
     with MeshNode(settings(etcd_settings)) as node:
         assert node.verify(issuer.token(sub="bob"), audience="probe").subject == "bob"
         for credential, audience, reason in (
@@ -310,7 +304,7 @@ def test_verify_says_whose_a_credential_is_and_checks_the_audience_if_asked(
             assert caught.value.reason is reason
 
 
-def test_the_figures_are_exported(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
+def test_the_metrics_are_exported(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
     with MeshNode(settings(etcd_settings)) as node, ProbeServer(node, "sync") as server:
         with make_client("sync", server.target) as client:
             assert client.call("Unary", "who", metadata=bearer(issuer.token())).answers == ("alice",)
@@ -325,7 +319,7 @@ def test_the_figures_are_exported(etcd_settings: EtcdSettings, issuer: Issuer) -
     assert "credmesh_ready 1.0" in text
 
 
-def test_a_key_that_etcd_could_not_be_asked_for_is_not_taken_for_absent(
+def test_a_key_whose_lookup_failed_is_not_taken_for_absent(
     own_etcd: EtcdProcess, own_node: MeshNode, own_issuer: Issuer
 ) -> None:
     wait_until(lambda: own_node.connected)
@@ -334,49 +328,51 @@ def test_a_key_that_etcd_could_not_be_asked_for_is_not_taken_for_absent(
     own_etcd.kill()
     for _ in range(2):
         begun = time.monotonic()
-        with pytest.raises(Refusal, match="etcd could not be asked") as refused:
+        with pytest.raises(Refusal, match="could not be looked up in etcd") as refused:
             own_node.verify(token)
         assert refused.value.reason is Reason.KEY_UNKNOWN
-        assert time.monotonic() - begun < 3  # a caller is not kept waiting for long
+        assert time.monotonic() - begun < 3  # a caller waits only briefly
     own_etcd.start()
-    with pytest.raises(Refusal, match="is not held"):
-        wait_until(lambda: _is_asked(own_node, token))
+    with pytest.raises(Refusal, match="is unknown"):
+        wait_until(lambda: _is_looked_up(own_node, token))
 
 
-def _is_asked(node: MeshNode, token: str) -> bool:
-    """Whether etcd could be asked for a token's key; Refusal if it says that there is none."""
+def _is_looked_up(node: MeshNode, token: str) -> bool:
+    """Returns False while a token's key cannot be looked up. Raises Refusal if etcd does not have it."""
     try:
         node.verify(token)
     except Refusal as refusal:
-        if "could not be asked" not in str(refusal):
+        if "could not be looked up" not in str(refusal):
             raise
     return False
 
 
-def test_inventing_kids_does_not_make_a_node_hammer_etcd(etcd_settings: EtcdSettings, issuer: Issuer) -> None:
+def test_a_flood_of_invented_kids_does_not_become_one_of_etcd_reads(
+    etcd_settings: EtcdSettings, issuer: Issuer
+) -> None:
     with MeshNode(settings(etcd_settings)) as node:
         asked: list[str] = []
-        fetch: Callable[[str], None] = node.asker._fetch_key
+        fetch: Callable[[str], None] = node.lookups._fetch_key
 
         def counting(kid: str) -> None:
             asked.append(kid)
             fetch(kid)
 
-        node.asker._fetch_key = counting
+        node.lookups._fetch_key = counting
         begin = time.monotonic()
         for number in range(300):
             with pytest.raises(Refusal):
                 node.verify(issuer.token(header={"kid": f"invented-{number}"}))
-        # Ten at once, and five a second from then on.
+        # Ten at once, and five per second after that.
         assert len(asked) <= 11 + 5 * (time.monotonic() - begin)
-        # Good callers are served all the same.
+        # Valid tokens are accepted meanwhile.
         assert node.verify(issuer.token()).subject == "alice"
 
 
-def test_a_watch_that_hangs_is_given_up_for_another_although_its_connection_looks_well(
+def test_a_watch_that_hangs_without_an_error_is_replaced(
     own_etcd: EtcdProcess, own_settings: EtcdSettings, own_issuer: Issuer
 ) -> None:
-    """Reads go another way and succeed. gRPC's keepalives take four seconds or more to find out about the watch."""
+    """Reads use another connection and succeed. gRPC's keepalives need four seconds to detect the dead watch."""
     with Proxy(own_etcd.endpoint) as proxy:
         node = MeshNode(settings(own_settings))
         node._mirror._client.close()

@@ -1,4 +1,4 @@
-"""The contract suite's fixtures: one node per test, servers and clients of every kind."""
+"""Fixtures of the contract suite: one node per test, and servers and clients of every kind."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NewNode = Callable[..., MeshNode]
 
 @pytest.fixture
 def issuer(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> Issuer:
-    """Signs tokens, and writes what the auth service would write."""
+    """Signs tokens, and writes the etcd records that the auth service would write."""
     return Issuer(etcd_client, etcd_settings.prefix)
 
 
 @pytest.fixture
 def new_node(etcd_settings: EtcdSettings, issuer: Issuer) -> Iterator[NewNode]:
-    """Starts nodes; settings may be changed by keyword."""
+    """Starts nodes, with settings that may be changed by keyword."""
     with ExitStack() as stack:
 
         def start(**changes: object) -> MeshNode:

@@ -1,4 +1,4 @@
-"""Who is let in: every client, every server, every kind of RPC, every reason."""
+"""Which calls are admitted: every client, every server, every kind of RPC, every reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _altered(token: str) -> str:
     return f"{head}.{body[:-2]}{'AA' if body[-2:] != 'AA' else 'AQ'}.{tail}"
 
 
-def test_a_good_credential_is_accepted_and_the_handler_sees_whose_it_is(client: Client, issuer: Issuer) -> None:
+def test_a_valid_credential_is_accepted_and_the_handler_sees_the_caller(client: Client, issuer: Issuer) -> None:
     token = issuer.token(sub="alice", jti="token-1")
     for kind in KINDS:
         outcome = client.call(kind, "who", metadata=bearer(token))
@@ -56,12 +56,12 @@ def test_every_bad_credential_is_refused_with_its_reason(client: Client, issuer:
         for kind in KINDS:
             outcome = client.call(kind, "who", metadata=bearer(bad))
             assert (outcome.reason, outcome.code, outcome.answers) == (reason, reason.status, ()), (name, kind)
-            # The caller learns the reason, never the cause.
+            # The caller learns the reason, and never the cause.
             assert outcome.details == reason.message
 
 
-def test_the_reason_is_read_from_an_error_and_from_metadata_and_is_none_where_there_is_none() -> None:
-    """Errors of real calls, of both clients and every kind, are read in all of these tests."""
+def test_the_reason_is_read_from_metadata_and_is_none_if_there_is_none() -> None:
+    """All tests of this module read it from the errors of real calls."""
     assert reason_of(Refusal(Reason.MESH_STALE).trailing_metadata()) is Reason.MESH_STALE
     for nothing in (grpc.RpcError(), (), None, (("grpc-status-details-bin", b"\xff"),)):
         assert reason_of(nothing) is None
@@ -87,25 +87,25 @@ def test_metadata_without_exactly_one_bearer_credential_is_refused(
         assert (outcome.reason, outcome.answers) == (reason, ()), kind
 
 
-def test_a_good_credential_beside_another_is_refused(client: Client, issuer: Issuer) -> None:
-    """Which of the two counts is a question that two parties may answer differently."""
-    good = ("authorization", f"Bearer {issuer.token()}")
-    for metadata in ((good, good), (good, ("authorization", "Bearer x")), (("authorization", "Bearer x"), good)):
+def test_a_valid_credential_beside_another_is_refused(client: Client, issuer: Issuer) -> None:
+    """Two readers of the call could each take a different one of the two."""
+    valid = ("authorization", f"Bearer {issuer.token()}")
+    for metadata in ((valid, valid), (valid, ("authorization", "Bearer x")), (("authorization", "Bearer x"), valid)):
         assert client.call("Unary", "who", metadata=metadata).reason is Reason.CREDENTIAL_MALFORMED
 
 
-def test_a_method_without_a_valid_rule_is_denied_even_to_a_good_credential(client: Client, issuer: Issuer) -> None:
+def test_a_method_without_a_valid_rule_is_denied_to_valid_credentials(client: Client, issuer: Issuer) -> None:
     for method in ("Unruled", "Contradictory"):
         outcome = client.call(method, "who", metadata=bearer(issuer.token()))
         assert (outcome.reason, outcome.answers) == (Reason.METHOD_DENIED, ())
 
 
-def test_a_public_method_serves_anybody_and_knows_nobody(client: Client, issuer: Issuer) -> None:
-    """Also right after a call of alice in the same thread: who she was must not stay behind."""
+def test_a_public_method_serves_every_call_and_has_no_caller(client: Client, issuer: Issuer) -> None:
+    """Also right after a call of alice in the same thread, whose caller must not be left over."""
     for _ in range(20):
         assert client.call("Unary", "who", metadata=bearer(issuer.token(sub="alice"))).answers == ("alice",)
-        assert client.call("Anybody", "nobody").answers == ("nobody",)
-        assert client.call("Anybody", "nobody", metadata=bearer("rubbish")).answers == ("nobody",)
+        assert client.call("Public", "anonymous").answers == ("anonymous",)
+        assert client.call("Public", "anonymous", metadata=bearer("rubbish")).answers == ("anonymous",)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_revoked_credential_is_refused_and_a_newer_one_is_not(
     assert client.call("Unary", "who", metadata=bearer(issuer.token())).answers == ("alice",)
 
 
-def test_others_do_not_notice_a_revocation(client: Client, issuer: Issuer, node: MeshNode) -> None:
+def test_a_revocation_does_not_affect_others(client: Client, issuer: Issuer, node: MeshNode) -> None:
     bob = issuer.token(sub="bob", sid="session-2", client_id="other-app")
     revisions = [issuer.revoke(scope) for scope in (subject_scope("alice"), session_scope("session-1"))]
     wait_until(lambda: node.bundle.revision >= max(revisions))
@@ -132,15 +132,15 @@ def test_others_do_not_notice_a_revocation(client: Client, issuer: Issuer, node:
         assert client.call(kind, "who", metadata=bearer(bob)).answers[0] == "bob"
 
 
-def test_a_key_that_the_watch_has_not_brought_yet_is_asked_for(client: Client, issuer: Issuer, node: MeshNode) -> None:
+def test_a_key_that_the_watch_has_not_delivered_yet_is_looked_up(
+    client: Client, issuer: Issuer, node: MeshNode
+) -> None:
     issuer.rotate()
     assert client.call("Unary", "who", metadata=bearer(issuer.token())).answers == ("alice",)
     del node
 
 
-def test_what_a_removed_key_signed_is_refused_although_it_was_accepted_before(
-    client: Client, issuer: Issuer, node: MeshNode
-) -> None:
+def test_a_cached_token_is_refused_after_its_key_was_removed(client: Client, issuer: Issuer, node: MeshNode) -> None:
     old, kid = issuer.token(), issuer.kid
     assert client.call("Unary", "who", metadata=bearer(old)).answers == ("alice",)
     issuer.rotate()

@@ -1,4 +1,4 @@
-"""A plain generator on an asyncio server is ended at any moment, that of its first response included."""
+"""The call of a plain generator on an asyncio server can be ended at any moment."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import grpc
 import grpc.aio
 
 from interceptors.errors import Reason, Refusal
-from interceptors.server.aio_ending import ThreadedHandler
+from interceptors.server.aio_ending import ThreadedStreamContext
 from tests.support.probe.servers import Loop
 
 
-def test_it_ends_with_its_status_while_its_first_response_begins() -> None:
-    handlers: list[ThreadedHandler] = []
-    held, go, over = threading.Event(), threading.Event(), threading.Event()
+def test_a_call_that_is_ended_during_its_first_response_gets_its_status() -> None:
+    contexts: list[ThreadedStreamContext] = []
+    running, go, over = threading.Event(), threading.Event(), threading.Event()
 
     def behaviour(_request: bytes, context: Any) -> Iterator[bytes]:
-        handler = ThreadedHandler(context)
-        handlers.append(handler)
-        held.set()
+        stream_context = ThreadedStreamContext(context)
+        contexts.append(stream_context)
+        running.set()
         go.wait(10)
-        handler.begin()
+        stream_context.begin()
         yield b"one"
         over.wait(10)
         yield b"two"
@@ -38,21 +38,21 @@ def test_it_ends_with_its_status_while_its_first_response_begins() -> None:
         await server.start()
         return server, port
 
-    found: Counter[grpc.StatusCode] = Counter()
+    codes: Counter[grpc.StatusCode] = Counter()
     loop = Loop()
     try:
         server, port = loop.run(serve())
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             for _ in range(12):
-                held.clear()
+                running.clear()
                 go.clear()
                 stream: Any = channel.unary_stream("/s/m")
                 call = stream(b"", timeout=5)
-                assert held.wait(10)
+                assert running.wait(10)
                 go.set()
-                handlers[-1].end_soon(Refusal(Reason.CREDENTIAL_REVOKED, "a test"))
-                found[call.code()] += 1
-        assert found == {grpc.StatusCode.UNAUTHENTICATED: 12}
+                contexts[-1].end_soon(Refusal(Reason.CREDENTIAL_REVOKED, "a test"))
+                codes[call.code()] += 1
+        assert codes == {grpc.StatusCode.UNAUTHENTICATED: 12}
         over.set()
         loop.run(server.stop(0))
     finally:

@@ -1,4 +1,4 @@
-"""What the expiry of its token means for an open stream of each kind: the rule of its method says."""
+"""An open stream at the expiry of its token: it ends, or follows its session, by the rule of its method."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from tests.support.probe.servers import ProbeServer
 CUT = ("ServerStream", "ClientStream", "Bidi")
 
 
-def test_streams_of_every_kind_are_cut_at_expiry_and_those_that_follow_a_session_go_on_and_are_still_killable(
+def test_streams_end_at_expiry_unless_they_follow_a_session(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
+    """Those that follow a session can still be revoked."""
     expires = time.time() + 1.5
     cut = hold(client, server, CUT, issuer.token(exp=expires))
     without_session = hold(client, server, FOLLOWING, issuer.token(exp=expires, sid=None, session_exp=None))
@@ -26,14 +27,14 @@ def test_streams_of_every_kind_are_cut_at_expiry_and_those_that_follow_a_session
         for method, stream in streams.items():
             assert stream.end().reason is Reason.CREDENTIAL_EXPIRED, method
             assert time.time() >= expires
-    # All tokens are the same age: when the others are cut, these would have been.
-    assert len(node.calls) == len(following)
+    # All tokens expired at the same time.
+    assert len(node.streams) == len(following)
     issuer.revoke(session_scope("session-1"))
     for method, stream in following.items():
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED, method
 
 
-def test_a_stream_of_every_kind_that_follows_its_session_ends_with_it(
+def test_a_stream_that_follows_its_session_ends_with_the_session(
     client: Client, server: ProbeServer, issuer: Issuer
 ) -> None:
     ends = time.time() + 1.2

@@ -1,4 +1,4 @@
-"""What a server does while its node has read nothing, or can no longer prove how much of the mesh it knows."""
+"""A server whose node has not read the mesh yet, or can no longer prove its freshness."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def node(etcd_settings: EtcdSettings) -> Iterator[MeshNode]:
-    """A node that the test has to start."""
+    """A node that the test starts itself."""
     node = MeshNode(MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER))
     yield node
     node.stop()
 
 
-def test_a_server_refuses_every_call_until_its_node_has_read_the_mesh_and_serves_from_then_on(
-    client: Client, issuer: Issuer, node: MeshNode
-) -> None:
+def test_every_call_is_refused_until_the_node_has_read_the_mesh(client: Client, issuer: Issuer, node: MeshNode) -> None:
     token = issuer.token()
     for method in (*KINDS, *FRESH):
         outcome = client.call(method, "who", metadata=bearer(token))
@@ -36,15 +34,16 @@ def test_a_server_refuses_every_call_until_its_node_has_read_the_mesh_and_serves
             (),
         ), method
         assert outcome.details == Reason.MESH_NOT_READY.message
-    assert client.call("Anybody", "nobody").answers == ("nobody",)
+    assert client.call("Public", "anonymous").answers == ("anonymous",)
     node.start()
     for method in KINDS:
         assert client.call(method, "who", metadata=bearer(token)).answers[0] == "alice", method
 
 
-def test_a_stale_server_refuses_strict_calls_and_ends_strict_streams_of_every_kind_and_leaves_the_others_alone(
+def test_a_stale_server_refuses_strict_methods_only(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
+    """It refuses strict calls of every kind, and ends strict streams."""
     node.start()
     wait_until(lambda: node.freshness_age() is not None)
     token = issuer.token()
@@ -52,7 +51,7 @@ def test_a_stale_server_refuses_strict_calls_and_ends_strict_streams_of_every_ki
         assert client.call(method, "who", metadata=bearer(token)).answers[0] == "alice", method
     lenient = hold(client, server, KINDS[1:], token)
     strict = hold(client, server, FRESH[1:], token)
-    # Deaf from here on. Something has to be missed: as long as nothing is, it can go on proving that it knows it all.
+    # From here on the node gets no events. It can prove its freshness until there is an event that it misses.
     node._mirror.stop()
     issuer.revoke(subject_scope("carol"))
     for method, stream in strict.items():
@@ -67,5 +66,5 @@ def test_a_stale_server_refuses_strict_calls_and_ends_strict_streams_of_every_ki
         ), method
     for method in KINDS:
         assert client.call(method, "who", metadata=bearer(token)).answers[0] == "alice", method
-    # A call is forgotten a moment after its caller has its answer.
-    wait_until(lambda: len(node.calls) == len(lenient))
+    # A stream is removed a moment after its caller has got the status.
+    wait_until(lambda: len(node.streams) == len(lenient))

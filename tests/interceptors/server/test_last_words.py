@@ -1,6 +1,7 @@
-"""What a handler says after its stream was revoked is not sent, however late its event loop gets to ending the call.
+"""A response that a handler sends after the revocation of its stream is dropped, even if the call ends later.
 
-A node acknowledges a revocation right after it has told its streams to end. From then on nothing may leave.
+A node acknowledges a revocation as soon as it has ended the streams. After that it must send no response of theirs,
+however late the event loop ends their calls.
 """
 
 from __future__ import annotations
@@ -25,36 +26,36 @@ from tests.support.probe.servers import Loop
 from tests.support.waiting import wait_until
 
 
-def by_yielding(blocked: threading.Event, go_on: threading.Event) -> Callable[..., Any]:
+def by_yielding(blocked: threading.Event, unblock: threading.Event) -> Callable[..., Any]:
     async def behaviour(request: StringValue, context: Any) -> AsyncIterator[StringValue]:
         yield StringValue(value="first")
-        # The whole event loop stands still, so that nothing of what is scheduled there can happen.
+        # Blocks the whole event loop, so that the call cannot be ended there.
         blocked.set()
-        go_on.wait(20)
-        yield StringValue(value="last words")
+        unblock.wait(20)
+        yield StringValue(value="too late")
         await asyncio.Event().wait()
 
     return behaviour
 
 
-def by_context(blocked: threading.Event, go_on: threading.Event) -> Callable[..., Any]:
+def by_context(blocked: threading.Event, unblock: threading.Event) -> Callable[..., Any]:
     async def behaviour(request: StringValue, context: Any) -> None:
         await context.write(StringValue(value="first"))
         blocked.set()
-        go_on.wait(20)
-        await context.write(StringValue(value="last words"))
+        unblock.wait(20)
+        await context.write(StringValue(value="too late"))
         await asyncio.Event().wait()
 
     return behaviour
 
 
 @pytest.mark.parametrize("style", [by_yielding, by_context])
-def test_nothing_is_sent_after_a_revocation_was_applied(
+def test_no_response_is_sent_after_a_revocation_was_applied(
     node: MeshNode, issuer: Issuer, style: Callable[..., Callable[..., Any]]
 ) -> None:
-    blocked, go_on = threading.Event(), threading.Event()
+    blocked, unblock = threading.Event(), threading.Event()
     handler = grpc.unary_stream_rpc_method_handler(
-        style(blocked, go_on),
+        style(blocked, unblock),
         request_deserializer=StringValue.FromString,
         response_serializer=StringValue.SerializeToString,
     )
@@ -74,13 +75,13 @@ def test_nothing_is_sent_after_a_revocation_was_applied(
             assert stream.next() == "first"
             assert blocked.wait(10)
             issuer.revoke(subject_scope("alice"))
-            wait_until(lambda: len(node.calls) == 0)
-            go_on.set()
+            wait_until(lambda: len(node.streams) == 0)
+            unblock.set()
             with pytest.raises(grpc.RpcError):
                 stream.next()
             outcome = stream.end()
             assert (outcome.code, outcome.reason) == (grpc.StatusCode.UNAUTHENTICATED, Reason.CREDENTIAL_REVOKED)
     finally:
-        go_on.set()
+        unblock.set()
         loop.run(server.stop(None))
         loop.stop()

@@ -1,4 +1,4 @@
-"""The audit trail of refusals: a flood is cut short, and hides nothing that was refused for another reason."""
+"""The audit trail of refusals: a flood is summarised, and hides no refusal with another reason."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from interceptors import MeshNode, Reason, Refusal
-from interceptors.node.audit import RefusalLog
+from interceptors.node.audit import AuditLog
 from interceptors.scopes import subject_scope
-from interceptors.server.admission import OTHERS, refused_unruled
+from interceptors.server.admission import OTHER_METHODS, record_denied_method
 from tests.support.probe.clients import Client, bearer, make_client
 from tests.support.probe.issuer import Issuer
 from tests.support.probe.schema import SERVICE
@@ -23,17 +23,17 @@ FLOOD = 5000
 
 
 @pytest.fixture
-def log() -> Iterator[RefusalLog]:
-    """A log that tells nothing more when its test is over, which the next one would see."""
-    log = RefusalLog()
+def log() -> Iterator[AuditLog]:
+    """A log that is flushed at the end, so that the next test does not see its lines."""
+    log = AuditLog()
     yield log
     log.flush()
 
 
-def flood(log: RefusalLog, reason: Reason, times: int = FLOOD) -> None:
+def flood(log: AuditLog, reason: Reason, times: int = FLOOD) -> None:
     refusal = Refusal(reason)
     for _ in range(times):
-        log.refused("/a/Method", "ipv4:192.0.2.1:1", refusal)
+        log.log_refused("/a/Method", "ipv4:192.0.2.1:1", refusal)
 
 
 def lines(caplog: pytest.LogCaptureFixture, event: str, reason: Reason | None = None) -> list[logging.LogRecord]:
@@ -45,74 +45,72 @@ def lines(caplog: pytest.LogCaptureFixture, event: str, reason: Reason | None = 
     "reason", [Reason.CREDENTIAL_REVOKED, Reason.SCOPE_MISSING, Reason.AUDIENCE_MISMATCH, Reason.METHOD_DENIED]
 )
 def test_a_flood_of_garbage_hides_no_refusal_of_another_reason(
-    log: RefusalLog, caplog: pytest.LogCaptureFixture, reason: Reason
+    log: AuditLog, caplog: pytest.LogCaptureFixture, reason: Reason
 ) -> None:
     for garbage in (Reason.CREDENTIAL_MALFORMED, Reason.CREDENTIAL_MISSING, Reason.CREDENTIAL_INVALID):
         flood(log, garbage)
-    log.refused("/a/Method", "ipv4:192.0.2.2:1", Refusal(reason), subject="alice")
+    log.log_refused("/a/Method", "ipv4:192.0.2.2:1", Refusal(reason), subject="alice")
     flood(log, Reason.CREDENTIAL_MALFORMED, 10)
     (line,) = lines(caplog, "refused", reason)
     assert (line.__dict__["subject"], line.__dict__["peer"]) == ("alice", "ipv4:192.0.2.2:1")
 
 
-def test_a_flood_is_cut_short_and_what_was_left_out_is_told_although_nothing_more_is_refused(
-    log: RefusalLog,
+def test_the_refusals_that_a_flood_left_out_are_counted(
+    log: AuditLog,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flood(log, Reason.CREDENTIAL_MALFORMED)
     flood(log, Reason.CREDENTIAL_MISSING)
 
-    def told(reason: Reason) -> int:
+    def counted(reason: Reason) -> int:
         left_out: list[int] = [line.__dict__["left_out"] for line in lines(caplog, "refused.left_out", reason)]
         return len(lines(caplog, "refused", reason)) + sum(left_out)
 
     for reason in (Reason.CREDENTIAL_MALFORMED, Reason.CREDENTIAL_MISSING):
-        wait_until(lambda reason=reason: told(reason) == FLOOD)  # type: ignore[misc]
+        wait_until(lambda reason=reason: counted(reason) == FLOOD)  # type: ignore[misc]
         assert len(lines(caplog, "refused", reason)) < FLOOD / 5
 
 
-def test_a_flood_that_goes_on_is_told_again_and_again(log: RefusalLog, caplog: pytest.LogCaptureFixture) -> None:
-    for told in (0, 1):
+def test_a_long_flood_is_summarised_repeatedly(log: AuditLog, caplog: pytest.LogCaptureFixture) -> None:
+    for summaries in (0, 1):
 
-        def more_is_told(told: int = told) -> bool:
+        def is_summarised_again(summaries: int = summaries) -> bool:
             flood(log, Reason.CREDENTIAL_INVALID, 100)
-            return len(lines(caplog, "refused.left_out")) > told
+            return len(lines(caplog, "refused.left_out")) > summaries
 
-        wait_until(more_is_told)
+        wait_until(is_summarised_again)
 
 
-def test_every_end_of_a_stream_is_told_whatever_floods_the_server(
-    log: RefusalLog, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_flood_hides_no_end_of_a_stream(log: AuditLog, caplog: pytest.LogCaptureFixture) -> None:
     flood(log, Reason.CREDENTIAL_REVOKED)
     refusal = Refusal(Reason.CREDENTIAL_REVOKED, "scope sub/alice was revoked at revision 7")
     for number in range(500):
-        log.ended("/a/Stream", f"ipv4:192.0.2.3:{number}", refusal, subject="alice")
+        log.log_ended("/a/Stream", f"ipv4:192.0.2.3:{number}", refusal, subject="alice")
     wait_until(lambda: len(lines(caplog, "stream.ended")) == 500)
     assert {line.__dict__["peer"] for line in lines(caplog, "stream.ended")} == {
         f"ipv4:192.0.2.3:{number}" for number in range(500)
     }
 
 
-def test_a_process_that_exits_tells_what_it_has_left_out_before() -> None:
+def test_a_process_that_exits_counts_the_refusals_that_it_left_out() -> None:
     program = (
         "import logging, sys\n"
         "from interceptors import Reason, Refusal\n"
-        "from interceptors.node.audit import RefusalLog\n"
+        "from interceptors.node.audit import AuditLog\n"
         "logging.basicConfig(stream=sys.stdout, format='%(message)s %(reason)s %(left_out)s', level='INFO',\n"
         "                    force=True)\n"
         "logging.getLogger().handlers[0].addFilter(lambda record: record.getMessage() == 'refused.left_out')\n"
-        "log = RefusalLog()\n"
+        "log = AuditLog()\n"
         "for _ in range(500):\n"
-        "    log.refused('/a/Method', 'peer', Refusal(Reason.CREDENTIAL_MISSING))\n"
+        "    log.log_refused('/a/Method', 'peer', Refusal(Reason.CREDENTIAL_MISSING))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "refused.left_out CREDENTIAL_MISSING" in done.stdout
 
 
-# The other kinds hold a thread per stream.
+# The other kinds use a thread for each stream.
 @pytest.mark.parametrize("server", ["aio"], indirect=True)
-def test_each_of_many_streams_that_a_revocation_ends_has_its_line(
+def test_every_stream_that_a_revocation_ends_has_an_audit_line(
     server: ProbeServer, issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = issuer.token()
@@ -129,11 +127,11 @@ def test_each_of_many_streams_that_a_revocation_ends_has_its_line(
 def test_a_call_of_a_method_without_a_rule_is_counted(client: Client, issuer: Issuer, node: MeshNode) -> None:
     for _ in range(3):
         client.call("Unruled", "who", metadata=bearer(issuer.token()))
-    assert node.counts[f"/{SERVICE}/Unruled"].refused == {"METHOD_DENIED": 3}
+    assert node.call_counts[f"/{SERVICE}/Unruled"].refused == {"METHOD_DENIED": 3}
 
 
-def test_names_that_callers_make_up_do_not_make_the_metrics_grow_without_end(node: MeshNode) -> None:
+def test_made_up_method_names_do_not_make_the_metrics_grow(node: MeshNode) -> None:
     for number in range(10_100):
-        refused_unruled(node, f"/made.Up/Method{number}", "peer", Refusal(Reason.METHOD_DENIED))
-    assert len(node.counts) <= 10_001
-    assert node.counts[OTHERS].refused["METHOD_DENIED"] == 100
+        record_denied_method(node, f"/made.Up/Method{number}", Refusal(Reason.METHOD_DENIED), "peer")
+    assert len(node.call_counts) <= 10_001
+    assert node.call_counts[OTHER_METHODS].refused["METHOD_DENIED"] == 100

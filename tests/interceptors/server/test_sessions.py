@@ -1,4 +1,4 @@
-"""Opaque sessions on every client, server and kind of RPC. A real replica of the auth service says whose they are."""
+"""Opaque sessions on every client, server and kind of RPC. A real auth replica resolves them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.support.processes import ISSUER, AuthProcess
 
 @pytest.fixture(scope="module")
 def mesh(etcd: EtcdProcess) -> EtcdSettings:
-    """The mesh of these tests: each signs somebody in of its own."""
+    """The mesh of these tests, each of which makes its own sessions."""
     return etcd.settings(f"/{uuid.uuid4().hex}/")
 
 
 @pytest.fixture(scope="module")
 def secrets(mesh: EtcdSettings) -> dict[str, str]:
-    """Its accounts; the clients' secrets."""
+    """Creates the accounts; returns the clients' secrets."""
     return populate(mesh)
 
 
 @pytest.fixture(scope="module")
 def auth(mesh: EtcdSettings, secrets: dict[str, str]) -> Iterator[AuthProcess]:
-    """Its replica of the auth service."""
+    """An auth replica."""
     del secrets
     with AuthProcess(mesh) as replica:
         yield replica
@@ -40,25 +40,27 @@ def auth(mesh: EtcdSettings, secrets: dict[str, str]) -> Iterator[AuthProcess]:
 
 @pytest.fixture(scope="module")
 def people(auth: AuthProcess, secrets: dict[str, str]) -> Iterator[People]:
-    """Who calls that."""
+    """The users and clients that call it."""
     with auth.channel() as anonymous:
         yield People(anonymous, secrets)
 
 
 @pytest.fixture(scope="module")
 def node(mesh: EtcdSettings, auth: AuthProcess, secrets: dict[str, str]) -> Iterator[MeshNode]:
-    """A node that asks the replica about sessions."""
+    """A node that resolves sessions at the replica."""
     services = ClientSecret("services", secrets["services"], audiences=("credmesh.auth",))
     with (
         auth.channel() as anonymous,
         Credentials(services, anonymous) as credentials,
-        channel(auth.target, allow_plaintext=True, credentials=credentials) as asking,
-        MeshNode(MeshSettings(etcd=mesh, service="probe", issuer=ISSUER), resolver=GrpcSessionResolver(asking)) as node,
+        channel(auth.target, allow_plaintext=True, credentials=credentials) as auth_channel,
+        MeshNode(
+            MeshSettings(etcd=mesh, service="probe", issuer=ISSUER), resolver=GrpcSessionResolver(auth_channel)
+        ) as node,
     ):
         yield node
 
 
-def test_an_opaque_session_is_accepted_and_the_handler_sees_whose_it_is(client: Client, people: People) -> None:
+def test_an_opaque_session_is_accepted_and_its_handler_sees_the_caller(client: Client, people: People) -> None:
     alice, bob = people.sign_in("alice", opaque=True), people.sign_in("bob", opaque=True)
     for method in (*KINDS, *FRESH, *FOLLOWING):
         for subject, session in (("alice", alice), ("bob", bob)):
@@ -67,7 +69,7 @@ def test_an_opaque_session_is_accepted_and_the_handler_sees_whose_it_is(client: 
             assert outcome.answers[0] == f"{subject} {session.session_id}", method
 
 
-def test_the_open_streams_of_an_opaque_session_end_when_it_is_revoked_and_its_calls_are_refused(
+def test_a_revoked_opaque_session_is_refused_and_its_streams_end(
     client: Client, server: ProbeServer, people: People
 ) -> None:
     session = people.sign_in(opaque=True)

@@ -1,4 +1,4 @@
-"""Open streams: they end when their credential does, with the reason, and only then."""
+"""Open streams end when their credential ends, with the reason, and not before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STREAMING = ("ServerStream", "ClientStream", "Bidi")
 
 
 def open_and_hold(client: Client, server: ProbeServer, kind: str, token: str) -> Stream:
-    """A stream whose handler is surely inside, and blocked."""
+    """Opens a stream, and waits until its handler runs and is blocked."""
     inside = server.record.inside
     stream = client.open(kind, "hold", metadata=bearer(token))
     if kind == "ClientStream":
@@ -31,7 +31,7 @@ def open_and_hold(client: Client, server: ProbeServer, kind: str, token: str) ->
 
 
 @pytest.mark.parametrize("kind", STREAMING)
-def test_a_revoked_stream_ends_with_its_reason_although_its_handler_is_blocked(
+def test_a_revoked_stream_ends_with_its_reason_while_its_handler_is_blocked(
     client: Client, server: ProbeServer, issuer: Issuer, kind: str
 ) -> None:
     stream = open_and_hold(client, server, kind, issuer.token())
@@ -41,10 +41,10 @@ def test_a_revoked_stream_ends_with_its_reason_although_its_handler_is_blocked(
     assert outcome.details == Reason.CREDENTIAL_REVOKED.message
 
 
-# In a thread of an aio server grpc tells a handler nothing before it returns.
+# A plain function on an aio server cannot learn that its call is over.
 @pytest.mark.parametrize("server", [kind for kind in SERVERS if kind != "aio-threads"], indirect=True)
 @pytest.mark.parametrize("kind", STREAMING)
-def test_the_handler_of_a_revoked_stream_can_notice(
+def test_the_handler_of_a_revoked_stream_learns_that_the_call_is_over(
     client: Client, server: ProbeServer, issuer: Issuer, kind: str
 ) -> None:
     stream = open_and_hold(client, server, kind, issuer.token())
@@ -54,13 +54,15 @@ def test_the_handler_of_a_revoked_stream_can_notice(
 
 
 @pytest.mark.parametrize("scope", [EVERYONE, client_scope("app"), audience_scope("probe")])
-def test_every_scope_ends_its_streams(client: Client, server: ProbeServer, issuer: Issuer, scope: str) -> None:
+def test_revoking_a_shared_scope_ends_its_streams(
+    client: Client, server: ProbeServer, issuer: Issuer, scope: str
+) -> None:
     stream = open_and_hold(client, server, "ServerStream", issuer.token())
     issuer.revoke(scope)
     assert stream.end().reason is Reason.CREDENTIAL_REVOKED
 
 
-def test_the_streams_of_others_and_newer_ones_of_the_same_subject_go_on(
+def test_a_revocation_ends_no_newer_stream_and_no_stream_of_others(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
     alice = open_and_hold(client, server, "Bidi", issuer.token())
@@ -68,21 +70,21 @@ def test_the_streams_of_others_and_newer_ones_of_the_same_subject_go_on(
     issuer.revoke(subject_scope("alice"))
     assert alice.end().reason is Reason.CREDENTIAL_REVOKED
     again = open_and_hold(client, server, "Bidi", issuer.token())
-    # Revoking somebody else moves every node on; only then is "nothing happened" worth something.
+    # Once the node has applied a later revocation, it has applied the first one completely.
     revision = issuer.revoke(subject_scope("carol"))
     wait_until(lambda: node.bundle.revision >= revision)
-    assert len(node.calls) == 2
+    assert len(node.streams) == 2
     for stream in (bob, again):
         stream.cancel()
     if server.kind == "aio-threads":
-        server.record.release.set()  # there a call is over when its handler returns
-    wait_until(lambda: len(node.calls) == 0)
+        server.record.release.set()  # there a call is not over before its handler returns
+    wait_until(lambda: len(node.streams) == 0)
 
 
-def test_a_stream_that_follows_its_session_does_not_need_its_key_any_more_when_that_retires(
+def test_a_stream_that_follows_its_session_outlives_a_retired_key(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
-    """A key that retires has signed nothing that is still valid; a stream that follows its session needs it no more."""
+    """When a key retires, all its tokens have expired, and the stream rests on its session alone."""
     kid = issuer.kid
     following = open_and_hold(client, server, "Following", issuer.token(exp=time.time() + 0.5))
     cut = open_and_hold(client, server, "ServerStream", issuer.token())
@@ -92,117 +94,117 @@ def test_a_stream_that_follows_its_session_does_not_need_its_key_any_more_when_t
     issuer.rotate()
     issuer.remove_key(kid)
     assert cut.end().reason is Reason.KEY_UNKNOWN
-    assert len(node.calls) == 1
+    assert len(node.streams) == 1
     issuer.revoke(subject_scope("alice"))
     assert following.end().reason is Reason.CREDENTIAL_REVOKED
 
 
-def thiefs_token(issuer: Issuer, *, lives: float) -> str:
-    """What somebody makes of a stolen key: of a session that there never was, and newer than any revocation."""
+def forged_token(issuer: Issuer, *, lifetime: float) -> str:
+    """A token signed with a stolen key: of a session that never existed, with an epoch above every revocation."""
     now = time.time()
-    return issuer.token(exp=now + lives, session_exp=now + 1e8, sid="made-up", sub="nobody", epoch=1 << 60)
+    return issuer.token(exp=now + lifetime, session_exp=now + 1e8, sid="made-up", sub="nobody", epoch=1 << 60)
 
 
-def test_every_stream_of_a_key_that_is_revoked_by_force_ends_whatever_its_token_claims(
+def test_revoking_a_key_ends_its_streams_whatever_their_tokens_claim(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
-    """Whoever stole the key opens a stream that follows a session, with a token that expires before anybody notices."""
+    """A thief of a key can open a stream that follows a session, with a token that expires soon."""
     kid = issuer.kid
     expires = time.time() + 1
-    thiefs = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1))
-    lasting = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1e8))
+    expiring = open_and_hold(client, server, "Following", forged_token(issuer, lifetime=1))
+    lasting = open_and_hold(client, server, "Following", forged_token(issuer, lifetime=1e8))
     issuer.rotate()
     other = open_and_hold(client, server, "Following", issuer.token(epoch=0))
     wait_until(lambda: time.time() > expires)
     issuer.revoke_key(kid)
-    for stream in (thiefs, lasting):
+    for stream in (expiring, lasting):
         assert stream.end().reason is Reason.KEY_UNKNOWN
-    assert len(node.calls) == 1
+    assert len(node.streams) == 1
     other.cancel()
 
 
 @pytest.mark.parametrize("kind", STREAMING)
-def test_a_stream_that_its_caller_leaves_is_forgotten(
+def test_a_cancelled_stream_is_removed(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode, kind: str
 ) -> None:
     stream = open_and_hold(client, server, kind, issuer.token())
-    assert len(node.calls) == 1
+    assert len(node.streams) == 1
     stream.cancel()
     if server.kind == "aio-threads":
-        server.record.release.set()  # there a call is over when its handler returns
-    wait_until(lambda: len(node.calls) == 0)
+        server.record.release.set()  # there a call is not over before its handler returns
+    wait_until(lambda: len(node.streams) == 0)
     assert issuer.revoke(subject_scope("alice"))
 
 
-def test_a_stream_opened_while_its_credential_is_being_revoked_does_not_slip_through(
+def test_a_stream_opened_during_its_revocation_ends_too(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
-    """Between the check and being kept among the open calls lies a moment in which an epoch can pass by."""
+    """The epoch may come after the credential was checked and before the stream is among the open ones."""
     for attempt in range(10):
         subject = f"user-{attempt}"
         token = issuer.token(sub=subject, sid=subject)
         stream = client.open("Following", "hold", metadata=bearer(token))
         issuer.revoke(subject_scope(subject))
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
-    assert len(node.calls) == 0
+    assert len(node.streams) == 0
 
 
-def test_a_stream_that_nobody_reads_ends_too_and_its_reason_is_there_when_it_is_read(
+def test_a_stream_that_the_client_does_not_read_ends_with_its_reason(
     client: Client, server: ProbeServer, issuer: Issuer, node: MeshNode
 ) -> None:
-    """The connection's window is full then, so the status has to wait behind what is already on its way."""
+    """The flow control window is full, so the status waits behind the messages that were sent before."""
     stream = client.open("Following", "flood", metadata=bearer(issuer.token()))
     stream.next()
-    wait_until(lambda: len(node.calls) == 1)
+    wait_until(lambda: len(node.streams) == 1)
     issuer.revoke(subject_scope("alice"))
-    wait_until(lambda: len(node.calls) == 0)
+    wait_until(lambda: len(node.streams) == 0)
     assert stream.end().reason is Reason.CREDENTIAL_REVOKED
 
 
 @pytest.mark.parametrize("server_kind", ["sync", "aio"])
-def test_hundreds_of_streams_of_one_subject_end_and_those_of_others_stay(
+def test_a_revocation_ends_hundreds_of_streams_and_no_stream_of_others(
     node: MeshNode, issuer: Issuer, server_kind: str
 ) -> None:
-    def opened(client: Client, token: str, count: int) -> list[Stream]:
+    def open_streams(client: Client, token: str, count: int) -> list[Stream]:
         streams = [client.open("ServerStream", "hold", metadata=bearer(token)) for _ in range(count)]
         for stream in streams:
             assert stream.next() == "held"
         return streams
 
     with ProbeServer(node, server_kind, threads=260) as server, make_client("aio", server.target) as client:
-        alices = opened(client, issuer.token(), 200)
-        bobs = opened(client, issuer.token(sub="bob", sid="session-2"), 50)
+        alices = open_streams(client, issuer.token(), 200)
+        bobs = open_streams(client, issuer.token(sub="bob", sid="session-2"), 50)
         issuer.revoke(subject_scope("alice"))
         for stream in alices:
             assert stream.end().reason is Reason.CREDENTIAL_REVOKED
-        assert len(node.calls) == 50
+        assert len(node.streams) == 50
         for stream in bobs:
             stream.cancel()
-        wait_until(lambda: len(node.calls) == 0)
+        wait_until(lambda: len(node.streams) == 0)
 
 
-def test_a_node_that_missed_a_revocation_ends_the_stream_when_it_reads_the_mesh_anew(
+def test_a_missed_revocation_ends_the_stream_at_the_next_snapshot(
     new_node: Callable[..., MeshNode], issuer: Issuer
 ) -> None:
-    """As after a compaction: the events are gone, and the snapshot alone tells."""
+    """As after a compaction: the events are gone, and only the snapshot shows the revocation."""
     node = new_node()
     with ProbeServer(node, "sync") as server, make_client("sync", server.target) as client:
         stream = open_and_hold(client, server, "ServerStream", issuer.token())
         mirror = node._mirror
         mirror.stop()
         issuer.revoke(subject_scope("alice"))
-        assert len(node.calls) == 1
+        assert len(node.streams) == 1
         node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
         assert stream.end().reason is Reason.CREDENTIAL_REVOKED
 
 
-def test_a_node_that_missed_the_revocation_of_a_key_ends_its_streams_and_keeps_those_of_the_others(
+def test_a_missed_key_revocation_ends_the_keys_streams_at_the_next_snapshot(
     new_node: Callable[..., MeshNode], issuer: Issuer
 ) -> None:
-    """Even of a key that is there again: the epoch in the snapshot alone tells."""
+    """Even if the key was published again: the key's epoch in the snapshot shows the revocation."""
     node = new_node()
     with ProbeServer(node, "sync") as server, make_client("sync", server.target) as client:
-        thiefs = open_and_hold(client, server, "Following", thiefs_token(issuer, lives=1e8))
+        forged = open_and_hold(client, server, "Following", forged_token(issuer, lifetime=1e8))
         kid, published = issuer.kid, issuer.layout.key(issuer.kid)
         record = issuer.client.read(published).values[published].value
         issuer.rotate()
@@ -211,17 +213,17 @@ def test_a_node_that_missed_the_revocation_of_a_key_ends_its_streams_and_keeps_t
         node._mirror.stop()
         issuer.revoke_key(kid)
         issuer.client.commit([], [Put(published, record), Put(issuer.layout.beacon, b"")])
-        assert len(node.calls) == 2
+        assert len(node.streams) == 2
         node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
-        assert thiefs.end().reason is Reason.KEY_UNKNOWN
-        assert len(node.calls) == 1
+        assert forged.end().reason is Reason.KEY_UNKNOWN
+        assert len(node.streams) == 1
         valid.cancel()
 
 
-def test_a_stream_that_rests_on_its_session_alone_ends_when_events_were_missed(
+def test_a_stream_with_an_expired_token_ends_when_events_were_missed(
     new_node: Callable[..., MeshNode], issuer: Issuer
 ) -> None:
-    """Its token has expired, and what ended its session may have come, and leased out, while nobody was looking."""
+    """The epoch that ended its session may have come, and its lease may have ended, while the node missed events."""
     node = new_node()
     with ProbeServer(node, "sync") as server, make_client("sync", server.target) as client:
         expires = time.time() + 1
@@ -229,9 +231,9 @@ def test_a_stream_that_rests_on_its_session_alone_ends_when_events_were_missed(
         valid = open_and_hold(client, server, "Following", issuer.token(sub="bob", sid="session-2"))
         wait_until(lambda: time.time() > expires)
         node._mirror.stop()
-        assert len(node.calls) == 2
+        assert len(node.streams) == 2
         node._on_snapshot(issuer.client.read_prefix(issuer.layout.mesh))
         assert following.end().reason is Reason.CREDENTIAL_EXPIRED
-        # What has not expired was checked anew, against everything that could have killed it.
-        assert len(node.calls) == 1
+        # The stream whose token is valid was checked against all epochs that can revoke it.
+        assert len(node.streams) == 1
         valid.cancel()

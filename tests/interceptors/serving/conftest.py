@@ -1,4 +1,4 @@
-"""Protected servers in processes of their own."""
+"""Protected servers, each in its own process."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from tests.support.waiting import wait_until
 
 
 class ServedProcess:
-    """A waiting_server. Its log is read from a file."""
+    """A waiting_server process. Its log is read from a file."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log so far; lines that are no JSON (libraries write some) are left out."""
+        """Returns its log so far, without lines that are not JSON: libraries write some."""
         return [line for line in map(_parsed, self.process.log_file.read_text().splitlines()) if line]
 
-    def listened(self) -> int:
-        """The port that it listens on; 0 if it does not yet."""
+    def logged_port(self) -> int:
+        """Returns the port that it listens on; 0 if it does not listen yet."""
         return next((int(line["port"]) for line in self.lines() if line["message"].endswith("listens")), 0)
 
     @property
     def port(self) -> int:
-        """The port, waited for."""
-        return wait_until(lambda: self.listened() or (-1 if not self.process.alive else 0), 30, "it listens")
+        """The port that it listens on. Waits until it listens."""
+        return wait_until(lambda: self.logged_port() or (-1 if not self.process.alive else 0), 30, "it listens")
 
     def channel(self) -> grpc.Channel:
-        """A plaintext channel to it."""
+        """Opens a plaintext channel to it."""
         return grpc.insecure_channel(f"127.0.0.1:{self.port}")
 
     def stub(self) -> InventoryServiceStub:
-        """Its service."""
+        """Opens a channel to its service."""
         return InventoryServiceStub(self.channel())
 
     def said(self, text: str) -> bool:
-        """Whether some line of its log holds the text."""
+        """Whether its log contains the text."""
         return text in self.process.log_file.read_text()
 
 
@@ -59,19 +59,19 @@ Launch = Callable[..., ServedProcess]
 
 @pytest.fixture
 def issuer(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> Issuer:
-    """Signs tokens, and writes what the auth service would write."""
+    """Signs tokens, and writes the etcd records that the auth service would write."""
     return Issuer(etcd_client, etcd_settings.prefix)
 
 
 @pytest.fixture
 def bearer(issuer: Issuer) -> tuple[tuple[str, str], ...]:
-    """Metadata with a good token."""
+    """Metadata with a valid token."""
     return (("authorization", f"Bearer {issuer.token(aud=['inventory'], scope='shop.read shop.buy')}"),)
 
 
 @pytest.fixture
 def launch(etcd_settings: EtcdSettings, tmp_path: Path) -> Iterator[Launch]:
-    """Starts servers: launch("sync", CREDMESH_DRAIN="1"). They end with the test."""
+    """Starts servers, for example launch("sync", CREDMESH_DRAIN="1"). They end with the test."""
     with ExitStack() as stack:
 
         def start(kind: str, **environ: str) -> ServedProcess:
@@ -101,7 +101,7 @@ def launch(etcd_settings: EtcdSettings, tmp_path: Path) -> Iterator[Launch]:
 
 def _parsed(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        parsed = json.loads(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}

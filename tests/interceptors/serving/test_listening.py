@@ -1,4 +1,4 @@
-"""Where a server listens: what is in the way is found before gRPC is asked, and nothing else is taken for that."""
+"""Listening: a port in use is found before gRPC tries it, and every address that gRPC can use is left to gRPC."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from interceptors import ServerSettings
 from interceptors.serving.listening import ListenError, listen
 
 
-class Asked:
-    """A server that says with which address it was asked to listen."""
+class RecordingServer:
+    """A server that records the address on which it was to listen."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -28,26 +28,26 @@ class Asked:
 
 
 @contextmanager
-def taken_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that somebody listens on."""
+def port_in_use() -> Iterator[int]:
+    """A port of 127.0.0.1 on which a socket listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         yield taken.getsockname()[1]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::]", ""])  # noqa: S104 - it is taken
-def test_a_taken_port_is_found_before_grpc_is_asked(host: str) -> None:
-    server = Asked()
-    with taken_port() as port, pytest.raises(ListenError, match="Address already in use"):
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::]", ""])  # noqa: S104 - the port is in use
+def test_a_port_in_use_is_found_before_grpc_tries_it(host: str) -> None:
+    server = RecordingServer()
+    with port_in_use() as port, pytest.raises(ListenError, match="Address already in use"):
         listen(server, ServerSettings(listen=f"{host}:{port}", plaintext=True))
     assert server.address == ""
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::]:0", "127.0.0.2:{taken}", "unix:/tmp/a.sock"])
-def test_where_grpc_may_listen_it_is_asked(address: str) -> None:
-    server = Asked()
-    with taken_port() as port:
+def test_grpc_tries_every_address_that_it_may_be_able_to_use(address: str) -> None:
+    server = RecordingServer()
+    with port_in_use() as port:
         address = address.format(taken=port)
         listen(server, ServerSettings(listen=address, plaintext=True))
     assert server.address == address

@@ -1,4 +1,4 @@
-"""A served node: what a platform expects of any server, on both kinds."""
+"""What a platform expects of any server, on servers of both kinds: health, drain, signals, TLS, metrics, errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.parametrize("kind", ["sync", "aio"])
 
 
 def health(channel: grpc.Channel, service: str = "") -> int:
-    """What gRPC health says."""
+    """Returns the status that gRPC health reports."""
     check: Any = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -44,14 +44,14 @@ def health(channel: grpc.Channel, service: str = "") -> int:
     return status
 
 
-def ask(server: ServedProcess, sku: str, bearer: Metadata) -> Any:
-    """Asks in the background, and returns when the handler has begun."""
+def start_call(server: ServedProcess, sku: str, bearer: Metadata) -> Any:
+    """Starts a call in the background, and returns when its handler runs."""
     call = server.stub().GetStock.future(inventory_pb2.GetStockRequest(sku=sku), metadata=bearer, timeout=60)
-    wait_until(lambda: server.said(f"asked for {sku}"), what="the handler has begun")
+    wait_until(lambda: server.said(f"asked for {sku}"), what="the handler runs")
     return call
 
 
-def test_calls_are_verified_before_anything_else(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_calls_are_verified_before_any_other_code_runs(kind: str, launch: Launch, bearer: Metadata) -> None:
     stub = launch(kind).stub()
     assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
     with pytest.raises(grpc.RpcError) as refused:
@@ -71,10 +71,10 @@ def test_health_and_reflection_need_no_credential(kind: str, launch: Launch, bea
     assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
-def test_a_stop_lets_calls_end_and_streams_be_ended(kind: str, launch: Launch, bearer: Metadata) -> None:
-    """A rolling update must not fail a call that is being served, nor wait for streams that would go on for ever."""
+def test_a_stop_lets_calls_end_and_ends_streams(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """A rolling update must not fail a call that is being served, nor wait for streams that never end."""
     server = launch(kind)
-    call = ask(server, "slow", bearer)
+    call = start_call(server, "slow", bearer)
     stream = server.stub().WatchStock(inventory_pb2.WatchStockRequest(), metadata=bearer, timeout=60)
     assert next(stream).left == 1
     server.process.terminate()
@@ -87,7 +87,7 @@ def test_a_stop_waits_for_the_last_call(kind: str, launch: Launch, bearer: Metad
     server = launch(kind, CREDMESH_DRAIN="20")
     stub = server.stub()
     call = stub.GetStock.future(inventory_pb2.GetStockRequest(sku="slow"), metadata=bearer, timeout=60)
-    wait_until(lambda: server.said("asked for slow"), what="the handler has begun")
+    wait_until(lambda: server.said("asked for slow"), what="the handler runs")
     stub.Reserve(inventory_pb2.ReserveRequest(sku="slow"), metadata=bearer, timeout=10)
     server.process.terminate()
     assert call.result(timeout=20).left == 1
@@ -95,33 +95,37 @@ def test_a_stop_waits_for_the_last_call(kind: str, launch: Launch, bearer: Metad
     assert server.process.exit_code == 0
 
 
-def test_a_drain_is_over_when_its_time_is(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_a_drain_ends_after_its_time(kind: str, launch: Launch, bearer: Metadata) -> None:
     server = launch(kind, CREDMESH_DRAIN="0.2")
-    call = ask(server, "slow", bearer)
+    call = start_call(server, "slow", bearer)
     server.process.terminate()
     with pytest.raises(grpc.RpcError):
         call.result(timeout=20)
 
 
-@pytest.mark.parametrize("anywhere", [False, True])
-def test_a_second_signal_means_now(kind: str, launch: Launch, bearer: Metadata, anywhere: bool) -> None:
+@pytest.mark.parametrize("another_thread", [False, True])
+def test_a_second_signal_cancels_open_calls_at_once(
+    kind: str, launch: Launch, bearer: Metadata, another_thread: bool
+) -> None:
     server = launch(kind, CREDMESH_DRAIN="60")
-    call = ask(server, "slow", bearer)
+    call = start_call(server, "slow", bearer)
     server.process.terminate()
     wait_until(lambda: server.said("stopping on SIGTERM"), what="the drain has begun")
-    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, signal.SIGTERM)
+    (signal_another_thread if another_thread else os.kill)(server.process.pid or 0, signal.SIGTERM)
     with pytest.raises(grpc.RpcError):
         call.result(timeout=20)
 
 
-def test_a_handler_that_never_returns_does_not_keep_the_process(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_a_handler_that_never_returns_does_not_keep_the_process_running(
+    kind: str, launch: Launch, bearer: Metadata
+) -> None:
     server = launch(kind, CREDMESH_DRAIN="0.2")
-    ask(server, "stuck", bearer)
+    start_call(server, "stuck", bearer)
     server.process.terminate()
     assert server.process.wait(25)
 
 
-def test_a_taken_port_is_named(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_a_port_in_use_is_named(kind: str, launch: Launch, bearer: Metadata) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -130,11 +134,11 @@ def test_a_taken_port_is_named(kind: str, launch: Launch, bearer: Metadata) -> N
         assert server.process.wait(30)
     assert server.process.exit_code == 1
     assert server.said(f"cannot listen on {address}: Address already in use; stop what uses it, or set CREDMESH_LISTEN")
-    assert not server.said("add_port"), "gRPC writes a line of its own if it is asked"
+    assert not server.said("add_port"), "gRPC logs its own line if it tries to listen"
 
 
 def test_two_servers_do_not_share_a_port(kind: str, launch: Launch, bearer: Metadata) -> None:
-    """gRPC's default would let the second one take half of the first one's calls without a word."""
+    """By gRPC's default the second server would take half of the first one's calls, without an error."""
     first = launch(kind)
     second = launch(kind, CREDMESH_LISTEN=f"127.0.0.1:{first.port}")
     assert second.process.wait(30)
@@ -148,18 +152,18 @@ def test_a_wrong_setting_is_named_with_an_example(kind: str, launch: Launch) -> 
     assert server.said("CREDMESH_PLAINTEXT='maybe' is not a valid bool; for example: CREDMESH_PLAINTEXT=true")
 
 
-def test_a_service_that_is_not_known_is_one_line(kind: str, launch: Launch) -> None:
-    """As is a method without a rule: both are a PolicyError."""
+def test_an_unknown_service_is_named_in_one_line(kind: str, launch: Launch) -> None:
+    """A PolicyError, as for a method without a rule."""
     server = launch(kind, WAITING_SERVICES="no.such.Service")
     assert server.process.wait(30)
     assert server.process.exit_code == 1
     (said,) = [line["message"] for line in server.lines() if line["level"] == "CRITICAL"]
-    assert said.startswith("waiting cannot go on: there is no service 'no.such.Service': its _pb2 module has to be")
+    assert said.startswith("waiting ends: there is no service 'no.such.Service': its _pb2 module has to be")
     assert not server.said("Traceback")
 
 
 @pytest.mark.parametrize("wrong", ["CREDMESH_TLS_CERT_FILE", "CREDMESH_TLS_KEY_FILE"])
-def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
+def test_a_certificate_and_a_key_that_do_not_match_are_named(
     kind: str, launch: Launch, tmp_path: Path, wrong: str
 ) -> None:
     files, other = (development_certificates(tmp_path / name) for name in ("files", "other"))
@@ -174,10 +178,8 @@ def test_a_certificate_or_key_that_is_not_the_others_is_named_with_an_example(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_another_thread_gets_is_noticed_all_the_same(
-    kind: str, launch: Launch, number: signal.Signals
-) -> None:
-    """The kernel may hand it to any thread; Python's handlers run in the main one, which has to look."""
+def test_a_signal_that_another_thread_gets_is_noticed(kind: str, launch: Launch, number: signal.Signals) -> None:
+    """The kernel may deliver a signal to any thread. Python runs the handler in the main thread, which must wake up."""
     server = launch(kind)
     assert server.port > 0
     signal_another_thread(server.process.pid or 0, number)
@@ -186,39 +188,37 @@ def test_a_signal_that_another_thread_gets_is_noticed_all_the_same(
     assert server.said(f"stopping on {number.name}")
 
 
-@pytest.mark.parametrize("anywhere", [False, True])
+@pytest.mark.parametrize("another_thread", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_waits_for_etcd_ends_in_order_when_it_is_told_to(
-    kind: str, launch: Launch, number: signal.Signals, anywhere: bool
+def test_a_server_that_waits_for_etcd_ends_at_the_first_signal(
+    kind: str, launch: Launch, number: signal.Signals, another_thread: bool
 ) -> None:
-    """By a handler of its own: as the first process of a container it would otherwise not even notice SIGTERM."""
+    """The first process of a container gets SIGTERM only if it has a handler for it."""
     server = launch(kind, ETCD_ENDPOINTS=f"127.0.0.1:{free_port()}", CREDMESH_ETCD_TIMEOUT="0.5")
     wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
-    (signal_another_thread if anywhere else os.kill)(server.process.pid or 0, number)
+    (signal_another_thread if another_thread else os.kill)(server.process.pid or 0, number)
     assert server.process.wait(20)
     assert server.process.exit_code == (0 if number is signal.SIGTERM else 130)
     assert not server.said("Traceback")
 
 
-def test_who_handled_signals_before_it_served_handles_them_again_afterwards(
-    kind: str, etcd_settings: EtcdSettings
-) -> None:
-    """A signal ends the process in order while the node takes leave of the mesh, too."""
+def test_signal_handlers_are_restored_after_serving(kind: str, etcd_settings: EtcdSettings) -> None:
+    """A signal that comes while the node leaves the mesh must reach the handler that was set before."""
 
     def handler(*_: object) -> None:
-        """Takes what comes before the server does."""
+        """Handles a signal that comes before the server listens."""
 
     before = signal.signal(signal.SIGTERM, handler)
     settings = ServerSettings(listen="127.0.0.1:0", plaintext=True, drain=0)
     stopping = threading.Event()
 
-    def told() -> bool:
+    def signal_until_stopping() -> bool:
         if not stopping.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
         return stopping.wait(0.1)
 
     def add(_server: object) -> None:
-        threading.Thread(target=wait_until, args=(told,)).start()
+        threading.Thread(target=wait_until, args=(signal_until_stopping,)).start()
 
     try:
         with MeshNode(MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER)) as node:
@@ -241,7 +241,7 @@ def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None
     assert "process_resident_memory_bytes" in text
 
 
-def test_a_metrics_port_that_is_taken_is_named(kind: str, launch: Launch) -> None:
+def test_a_metrics_port_in_use_is_named(kind: str, launch: Launch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -251,7 +251,7 @@ def test_a_metrics_port_that_is_taken_is_named(kind: str, launch: Launch) -> Non
     assert server.said("set CREDMESH_METRICS to another host:port")
 
 
-def test_a_line_that_is_logged_in_a_call_says_for_whom(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_a_log_line_of_a_handler_names_the_caller(kind: str, launch: Launch, bearer: Metadata) -> None:
     server = launch(kind)
     server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
     line = next(line for line in server.lines() if line["message"] == "asked for tea")
@@ -294,7 +294,7 @@ def test_a_server_starts_before_etcd_and_waits_for_it(kind: str, launch: Launch,
     own_etcd.stop()
     server = launch(kind, ETCD_ENDPOINTS=endpoint, CREDMESH_ETCD_TIMEOUT="0.5")
     wait_until(lambda: server.said("does not answer"), 30, "it says what it waits for")
-    assert not server.listened()
+    assert not server.logged_port()
     threading.Thread(target=own_etcd.start).start()
     with server.channel() as channel:
         assert health(channel) == health_pb2.HealthCheckResponse.SERVING

@@ -1,6 +1,6 @@
-"""A protected server, sync or asyncio, whose handlers wait until they are told to go on: `python -m … sync|aio`.
+"""A protected server, sync or asyncio, with handlers that block: `python -m … sync|aio`.
 
-GetStock of "slow" waits for a Reserve; of "stuck" it never returns. WatchStock goes on until the drain begins.
+GetStock of "slow" returns after a Reserve; GetStock of "stuck" never returns. WatchStock ends when the drain begins.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class Waiting(InventoryServiceServicer):
     """The sync servicer."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
+        self.reserved = threading.Event()
         self.stopping = threading.Event()
 
     def GetStock(self, request: pb.GetStockRequest, context: Any) -> pb.GetStockResponse:
-        """See above."""
+        """See the module."""
         log.info("asked for %s", request.sku)
         if request.sku == "slow":
-            self.go_on.wait()
+            self.reserved.wait()
         if request.sku == "stuck":
             threading.Event().wait()
         return pb.GetStockResponse(left=1)
 
     def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:
-        """See above."""
-        self.go_on.set()
+        """See the module."""
+        self.reserved.set()
         return pb.ReserveResponse()
 
     def WatchStock(self, request: pb.WatchStockRequest, context: Any) -> Iterator[pb.WatchStockResponse]:
-        """See above."""
+        """See the module."""
         yield pb.WatchStockResponse(left=1)
         self.stopping.wait()
 
@@ -57,25 +57,25 @@ class AioWaiting(InventoryServiceServicer):
     """The asyncio servicer."""
 
     def __init__(self) -> None:
-        self.go_on = asyncio.Event()
+        self.reserved = asyncio.Event()
         self.stopping = asyncio.Event()
 
     async def GetStock(self, request: pb.GetStockRequest, context: Any) -> pb.GetStockResponse:
-        """See above."""
+        """See the module."""
         log.info("asked for %s", request.sku)
         if request.sku == "slow":
-            await self.go_on.wait()
+            await self.reserved.wait()
         if request.sku == "stuck":
             await asyncio.Event().wait()
         return pb.GetStockResponse(left=1)
 
     async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:
-        """See above."""
-        self.go_on.set()
+        """See the module."""
+        self.reserved.set()
         return pb.ReserveResponse()
 
     async def WatchStock(self, request: pb.WatchStockRequest, context: Any) -> AsyncIterator[pb.WatchStockResponse]:
-        """See above."""
+        """See the module."""
         yield pb.WatchStockResponse(left=1)
         await self.stopping.wait()
 
@@ -93,7 +93,7 @@ async def serve_waiting_aio(node: MeshNode) -> None:
 
 
 def main() -> None:
-    """Runs one of them."""
+    """Runs the server that the command line names."""
     with service_process("waiting"), MeshNode(read_settings(MeshSettings)) as node:
         if sys.argv[1] == "aio":
             asyncio.run(serve_waiting_aio(node))

@@ -1,4 +1,4 @@
-"""Opaque tokens: what was generated is read back, and nothing else is."""
+"""Opaque tokens: a generated token is parsed, and no other text is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN = OpaqueToken.generate(OpaqueKind.SESSION).text()
 
 
 @given(st.integers(0, 73), st.sampled_from("ABCxyz019-_é="))
-def test_an_altered_token_is_refused_without_asking_anybody(at: int, character: str) -> None:
+def test_an_altered_token_is_refused_without_a_lookup(at: int, character: str) -> None:
     text = TOKEN
     if text[at] != character:
         with pytest.raises(ValueError):
@@ -47,7 +47,7 @@ def test_the_bits_left_over_in_the_last_character_are_not_ignored() -> None:
 
 
 @given(st.text(max_size=120))
-def test_no_text_is_taken_for_a_token(text: str) -> None:
+def test_no_arbitrary_text_is_parsed_as_a_token(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         OpaqueToken.parse(text)
     assert len(text) < 8 or text not in str(caught.value)
@@ -57,7 +57,7 @@ def test_no_session_id_looks_like_an_option() -> None:
     assert not any(new_session_id().startswith("-") for _ in range(2000))
 
 
-def test_the_secret_is_in_no_repr() -> None:
+def test_no_repr_contains_the_secret() -> None:
     token = OpaqueToken.generate(OpaqueKind.SESSION)
     assert token.text()[30:60] not in repr(token)
     assert repr(token.secret)[2:-1] not in repr(token)

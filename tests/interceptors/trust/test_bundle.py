@@ -1,4 +1,4 @@
-"""The trust bundle: whatever way it came to a revision, it decides as etcd at that revision says."""
+"""The trust bundle: at any revision its contents equal those of etcd at that revision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interceptors.scopes import subject_scope
 from interceptors.tokens.verification_key import read_key
 from interceptors.trust.bundle import TrustBundle
 from interceptors.trust.continuity import Beacon
-from interceptors.trust.continuity_monitor import OUT_OF_TOUCH_SECONDS
+from interceptors.trust.continuity_monitor import MAX_SILENCE_SECONDS
 from interceptors.trust.epochs import Epochs
 from tests.support.probe.issuer import ISSUER, key_record
 
@@ -45,7 +45,7 @@ def snapshot_of(values: dict[str, int], revision: int) -> Snapshot:
 
 
 @given(changes, st.integers(0, 40), st.lists(st.integers(1, 5), min_size=1))
-def test_a_snapshot_and_the_events_after_it_make_what_a_later_snapshot_says(
+def test_a_snapshot_plus_its_later_events_equals_a_later_snapshot(
     made: list[tuple[str, bool]], cut: int, batches: list[int]
 ) -> None:
     held: dict[str, int] = {}
@@ -75,32 +75,32 @@ def test_a_snapshot_and_the_events_after_it_make_what_a_later_snapshot_says(
 
 
 @given(st.dictionaries(scopes, st.integers(1, 50)), st.lists(scopes), st.integers(0, 50))
-def test_a_credential_is_revoked_exactly_if_a_scope_of_it_has_a_greater_epoch(
+def test_a_credential_is_revoked_exactly_if_a_scope_has_a_greater_epoch(
     revoked: dict[str, int], mine: list[str], epoch: int
 ) -> None:
-    found = Epochs(revoked.items()).revokes(mine, epoch)
+    found = Epochs(revoked.items()).find_revoked_scope(mine, epoch)
     assert (found is not None) == any(revoked.get(scope, 0) > epoch for scope in mine)
 
 
-def test_every_change_that_may_end_a_credential_moves_the_generation_after_it_is_visible() -> None:
+def test_every_change_that_may_end_a_credential_increases_the_version() -> None:
     one = bundle()
     one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
-    generation = one.generation
+    version = one.version
     one.apply([Event(LAYOUT.beacon, b"", 3)], 3)
-    assert one.generation == generation  # and an idle mesh's beacon does not
+    assert one.version == version  # a beacon by itself changes nothing
     one.apply([Event(LAYOUT.epoch(subject_scope("alice")), b"", 4)], 4)
-    assert one.generation > generation
-    generation = one.generation
+    assert one.version > version
+    version = one.version
     one.apply([Event(LAYOUT.key("k1"), None, 5)], 5)
-    assert one.generation > generation
+    assert one.version > version
 
 
-def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
+def test_a_proof_waits_until_its_revision_is_applied() -> None:
     one = bundle()
     one.load(snapshot_of({}, 5))
-    one.prove(Beacon(5), 100.0)
+    one.add_proof(Beacon(5), 100.0)
     assert one.proven_at == 100.0
-    one.prove(Beacon(7), 200.0)
+    one.add_proof(Beacon(7), 200.0)
     assert one.proven_at == 100.0
     one.apply([Event(LAYOUT.beacon, b"", 6)], 6)
     assert one.proven_at == 100.0
@@ -108,26 +108,26 @@ def test_a_proof_waits_for_the_revision_that_it_saw() -> None:
     assert one.proven_at == 200.0
 
 
-def test_a_proof_whose_revision_comes_late_counts_for_nothing() -> None:
-    """etcd may have been restored from a backup meanwhile: then it is another revision of the same number."""
+def test_a_proof_whose_revision_is_applied_late_is_dropped() -> None:
+    """etcd may have been restored meanwhile. Then the same number is a revision of another history."""
     now = 100.0
     one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
     one.load(snapshot_of({}, 5))
-    one.prove(Beacon(7), 100.0)
-    now = 100.0 + OUT_OF_TOUCH_SECONDS + 0.1
+    one.add_proof(Beacon(7), 100.0)
+    now = 100.0 + MAX_SILENCE_SECONDS + 0.1
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at is None
-    one.prove(Beacon(7), now)
+    one.add_proof(Beacon(7), now)
     assert one.proven_at == now
 
 
-def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
-    """Each proof waits for its own revision, whatever the next one has read: a steady stream of commits hides none."""
+def test_a_lagging_watch_does_not_keep_proofs_from_counting() -> None:
+    """Each proof waits for its own revision only, so a steady stream of commits delays none."""
     now = 100.0
     one = TrustBundle(LAYOUT, ISSUER, clock=lambda: now)
     one.load(snapshot_of({}, 5))
-    one.prove(Beacon(7), 100.0)
-    one.prove(Beacon(8), 101.0)
+    one.add_proof(Beacon(7), 100.0)
+    one.add_proof(Beacon(8), 101.0)
     now = 102.0
     one.apply([Event(LAYOUT.beacon, b"", 7)], 7)
     assert one.proven_at == 100.0
@@ -135,70 +135,70 @@ def test_a_watch_that_lags_does_not_keep_proofs_from_counting() -> None:
     assert one.proven_at == 101.0
 
 
-def test_what_was_proven_on_a_lost_history_is_not_proven_any_more() -> None:
+def test_a_loss_without_a_history_record_takes_the_proof_away() -> None:
     one = bundle()
     one.load(snapshot_of({}, 50))
-    one.prove(Beacon(50), 100.0)
+    one.add_proof(Beacon(50), 100.0)
     one.load(snapshot_of({}, 20))
     assert one.proven_at is None
 
 
-def test_a_key_that_was_asked_for_does_not_come_back_after_its_removal() -> None:
+def test_a_late_key_lookup_does_not_bring_a_removed_key_back() -> None:
     key = read_key(RECORDS["k1"])
     one = bundle()
     one.load(snapshot_of({LAYOUT.key("k1"): 2}, 2))
     one.apply([Event(LAYOUT.key("k1"), None, 9)], 9)
-    one.add_key(key, 8)  # an answer of before the removal, that came late
+    one.add_key(key, 8)  # read before the removal, but answered after it
     assert not one.keys
     one.add_key(key, 10)
     assert set(one.keys) == {"k1"}
 
 
-def test_a_key_record_at_the_wrong_place_is_not_held() -> None:
+def test_a_key_record_at_another_keys_place_is_ignored() -> None:
     one = bundle()
     entry = KeyValue(RECORDS["k1"], 2, 2, 0)
     one.load(Snapshot({LAYOUT.key("k2"): entry}, 2))
     assert not one.keys
 
 
-def test_a_proof_counts_only_if_the_watch_has_brought_the_very_beacon_that_was_read() -> None:
-    """Reads and the watch are two connections: one may lead to an etcd that was restored, and the other not."""
+def test_a_proof_counts_only_if_the_watch_has_brought_the_same_beacon() -> None:
+    """Reads and the watch use two connections. One may lead to a restored etcd, and the other not."""
     one = bundle()
     one.load(with_history(5, b"five"))
-    one.prove(Beacon(5, b"five"), 100.0)
+    one.add_proof(Beacon(5, b"five"), 100.0)
     assert one.proven_at == 100.0
-    one.prove(Beacon(7, b"seven"), 101.0)
+    one.add_proof(Beacon(7, b"seven"), 101.0)
     one.apply([Event(LAYOUT.beacon, b"seven", 7), Event(LAYOUT.beacon, b"eight", 8)], 8)
     assert one.proven_at == 101.0
-    one.prove(Beacon(9, b"another nine"), 102.0)
+    one.add_proof(Beacon(9, b"another nine"), 102.0)
     one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
     assert one.proven_at == 101.0
-    assert "beacon of revision 9" in one.continuity.lost
+    assert "beacon of revision 9" in one.monitor.loss
 
 
-def test_a_beacon_that_the_watch_has_not_brought_at_all_is_one_of_another_etcd_too() -> None:
+def test_a_beacon_that_the_watch_has_skipped_is_a_loss() -> None:
     one = bundle()
     one.load(with_history(5, b"five"))
     one.apply([Event(LAYOUT.beacon, b"nine", 9)], 9)
-    one.prove(Beacon(7, b"seven"), 100.0)
+    one.add_proof(Beacon(7, b"seven"), 100.0)
     assert one.proven_at is None
-    assert "beacon of revision 7" in one.continuity.lost
+    assert "beacon of revision 7" in one.monitor.loss
 
 
-def test_a_beacon_that_is_too_old_to_be_compared_proves_nothing_and_says_nothing() -> None:
+def test_a_beacon_too_old_to_compare_is_neither_proof_nor_loss() -> None:
     one = bundle()
     one.load(with_history(5, b"five"))
     for revision in range(6, 400):
         one.apply([Event(LAYOUT.beacon, b"%d" % revision, revision)], revision)
-    one.prove(Beacon(7, b"7"), 100.0)
+    one.add_proof(Beacon(7, b"7"), 100.0)
     assert one.proven_at is None
-    assert not one.continuity.lost
-    one.prove(Beacon(300, b"300"), 101.0)
+    assert not one.monitor.loss
+    one.add_proof(Beacon(300, b"300"), 101.0)
     assert one.proven_at == 101.0
 
 
 def with_history(revision: int, beacon: bytes) -> Snapshot:
-    """A mesh that has a history, so that its loss can be told."""
+    """A snapshot with a history, without which no loss is reported."""
     record = mesh_pb2.History(format=1, history_id="first").SerializeToString()
     values = {LAYOUT.history: KeyValue(record, 1, 1, 0), LAYOUT.beacon: KeyValue(beacon, revision, 1, 0)}
     return Snapshot(values, revision)

@@ -1,4 +1,4 @@
-"""The cache of verified credentials: bounded, and what is used stays."""
+"""The cache of verified credentials: bounded, and it keeps the recently used entries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from interceptors.verification.cache import TwoGenerationCache
 
 
 @given(st.integers(0, 20), st.lists(st.integers(0, 40), max_size=200))
-def test_it_never_holds_more_than_twice_its_size_and_never_lies(size: int, keys: list[int]) -> None:
+def test_it_holds_at_most_twice_its_size_and_never_a_wrong_value(size: int, keys: list[int]) -> None:
     cache: TwoGenerationCache[int] = TwoGenerationCache(size)
     for key in keys:
         cache.put(str(key), key)
@@ -19,8 +19,8 @@ def test_it_never_holds_more_than_twice_its_size_and_never_lies(size: int, keys:
 
 
 @given(st.integers(1, 20), st.lists(st.integers(0, 40), max_size=200))
-def test_the_entries_used_last_are_all_there(size: int, keys: list[int]) -> None:
-    """As many callers as entries, in whatever order they call: nobody's credential is verified twice."""
+def test_the_most_recently_used_entries_are_kept(size: int, keys: list[int]) -> None:
+    """With as many callers as entries, no credential is verified twice, in whatever order they call."""
     cache: TwoGenerationCache[int] = TwoGenerationCache(size)
     used: list[int] = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""Asking others for what credentials rest on: nobody's questions hold up another's, and no error lets a call in."""
+"""Lookups: a flood of one kind does not delay another, and no error admits a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 
 class Blocked:
-    """A resolver that does not answer before it is told to."""
+    """A resolver that answers only after `go_on` is set."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -39,100 +39,100 @@ def resolver() -> Iterator[Blocked]:
     one.go_on.set()
 
 
-def made_up() -> NeedSession:
-    """What a well-formed session token that somebody made up needs."""
+def invented() -> NeedSession:
+    """The need of a well-formed session token that was invented."""
     token = OpaqueToken.generate(OpaqueKind.SESSION)
     request = auth_pb2.ResolveSessionRequest(session_id=token.session_id, secret_sha256=token.secret_sha256)
     return NeedSession(request)
 
 
-def flood(asker: LookupService) -> None:
+def flood(lookups: LookupService) -> None:
     for _ in range(1000):
-        asker.ask(made_up())
+        lookups.look_up(invented())
 
 
-def test_a_flood_of_made_up_sessions_delays_nobody_who_shows_a_token(resolver: Blocked) -> None:
+def test_a_flood_of_invented_sessions_does_not_delay_tokens(resolver: Blocked) -> None:
     asked: list[str | int] = []
-    asker = LookupService(asked.append, resolver, asked.append)
+    lookups = LookupService(asked.append, resolver, asked.append)
     with pytest.raises(Refusal) as refused:
-        flood(asker)
+        flood(lookups)
     assert refused.value.reason is Reason.RATE_LIMITED
     wait_until(lambda: resolver.asked)
-    assert asker.ask(NeedKey("k")).result(5) is None
-    assert asker.ask(NeedRevision(7)).result(5) is None
+    assert lookups.look_up(NeedKey("k")).result(5) is None
+    assert lookups.look_up(NeedRevision(7)).result(5) is None
     assert asked == ["k", 7]
     assert not resolver.go_on.is_set()
     resolver.go_on.set()
-    asker.stop()
+    lookups.stop()
 
 
-def test_who_asks_for_the_same_shares_the_answer_and_what_is_not_there_is_not_asked_for_again(
+def test_equal_lookups_are_shared_and_an_absence_is_remembered(
     resolver: Blocked,
 ) -> None:
-    asker = LookupService(lambda _kid: None, resolver)
-    need = made_up()
-    first, second = asker.ask(need), asker.ask(need)
+    lookups = LookupService(lambda _kid: None, resolver)
+    need = invented()
+    first, second = lookups.look_up(need), lookups.look_up(need)
     assert first is second
     resolver.go_on.set()
     first.result(5)
-    wait_until(lambda: asker.ask(need) is not first)
-    assert asker.ask(need).result(5) == first.result()
+    wait_until(lambda: lookups.look_up(need) is not first)
+    assert lookups.look_up(need).result(5) == first.result()
     assert resolver.asked == 1
-    asker.stop()
+    lookups.stop()
 
 
-def test_only_what_is_known_not_to_be_there_is_remembered() -> None:
+def test_a_failed_lookup_is_not_remembered() -> None:
     asked: list[str] = []
-    away = True
+    unavailable = True
 
     def fetch(kid: str) -> None:
         asked.append(kid)
-        if away:
-            raise Refusal(Reason.KEY_UNKNOWN, "etcd is away")
+        if unavailable:
+            raise Refusal(Reason.KEY_UNKNOWN, "etcd does not answer")
 
-    asker = LookupService(fetch, None)
+    lookups = LookupService(fetch, None)
     for _ in range(2):
-        future = asker.ask(NeedKey("k"))
+        future = lookups.look_up(NeedKey("k"))
         with pytest.raises(Refusal):
             future.result(5)
-        wait_until(lambda: not asker._mesh._under_way)
-    away = False
+        wait_until(lambda: not lookups._etcd_lookups._pending)
+    unavailable = False
     for _ in range(3):
-        asker.ask(NeedKey("k")).result(5)
-        wait_until(lambda: not asker._mesh._under_way)
+        lookups.look_up(NeedKey("k")).result(5)
+        wait_until(lambda: not lookups._etcd_lookups._pending)
     assert asked == ["k", "k", "k"]
-    asker.stop()
+    lookups.stop()
 
 
-def run(asker: LookupService, flow: VerificationFlow) -> VerifiedCredential:
-    return asker.run(flow)
+def run(lookups: LookupService, flow: VerificationFlow) -> VerifiedCredential:
+    return lookups.run(flow)
 
 
-def run_async(asker: LookupService, flow: VerificationFlow) -> VerifiedCredential:
-    return asyncio.run(asker.run_async(flow))
+def run_async(lookups: LookupService, flow: VerificationFlow) -> VerifiedCredential:
+    return asyncio.run(lookups.run_async(flow))
 
 
 @pytest.mark.parametrize("drive", [run, run_async])
-def test_an_error_that_nobody_expected_denies_tells_nothing_and_is_logged_once(
+def test_an_unexpected_error_refuses_quotes_nothing_and_is_logged_once(
     drive: Callable[[LookupService, VerificationFlow], VerifiedCredential], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> VerificationFlow:
         yield NeedRevision(1)
         raise RuntimeError("of the secret credential")
 
-    asker = LookupService(lambda _kid: None, None)
+    lookups = LookupService(lambda _kid: None, None)
     for _ in range(3):
         with pytest.raises(Refusal) as refused:
-            drive(asker, broken())
+            drive(lookups, broken())
         assert refused.value.reason is Reason.MESH_STALE
         assert "RuntimeError" in str(refused.value)
         assert "secret" not in str(refused.value)
     [record] = [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert record.exc_info is not None
-    asker.stop()
+    lookups.stop()
 
 
-def test_an_error_of_whoever_is_asked_denies_too() -> None:
+def test_an_unexpected_error_of_a_lookup_refuses() -> None:
     def broken(_kid: str) -> None:
         raise ValueError("no")
 
@@ -140,11 +140,11 @@ def test_an_error_of_whoever_is_asked_denies_too() -> None:
         yield NeedKey("k")
         raise AssertionError("there was no answer")
 
-    asker = LookupService(broken, None)
+    lookups = LookupService(broken, None)
     with pytest.raises(Refusal, match="ValueError"):
-        asker.run(flow())
-    asker.stop()
+        lookups.run(flow())
+    lookups.stop()
     begun = time.monotonic()
     with pytest.raises(Refusal):
-        asker.run(flow())  # after the end, too, and at once
+        lookups.run(flow())  # after the threads have ended, it is refused at once
     assert time.monotonic() - begun < 5

@@ -1,4 +1,4 @@
-"""What a revoked key signed is refused, whatever whoever has the key writes into his tokens."""
+"""Every token of a revoked key is refused, whatever a thief of the key writes into it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def verifier(bundle: TrustBundle) -> Verifier:
 
 def verify(verifier: Verifier) -> VerifiedCredential:
     with pytest.raises(StopIteration) as done:
-        next(verifier.identify(TOKEN, time.time()))
+        next(verifier.authenticate(TOKEN, time.time()))
     verified: VerifiedCredential = done.value.value
     return verified
 
 
 def revoked(key: str, value: bytes | None) -> list[Event]:
-    """A key's scope is revoked, and its record is something else now."""
+    """The events by which a key's scope is revoked and its record replaced."""
     return [Event(LAYOUT.epoch(key_scope(key)), b"", 11), Event(LAYOUT.key(key), value, 11)]
 
 
-def test_a_cached_credential_of_a_revoked_key_is_refused_and_forgotten(bundle: TrustBundle, verifier: Verifier) -> None:
+def test_a_cached_credential_of_a_revoked_key_is_refused_and_dropped(bundle: TrustBundle, verifier: Verifier) -> None:
     verified = verify(verifier)
     verifier.recheck(verified)
     assert verifier.cached == 1
@@ -56,7 +56,7 @@ def test_a_cached_credential_of_a_revoked_key_is_refused_and_forgotten(bundle: T
     assert verifier.cached == 0
 
 
-def test_a_key_that_retires_was_not_revoked(bundle: TrustBundle, verifier: Verifier) -> None:
+def test_the_removal_of_a_retired_key_is_not_a_key_revocation(bundle: TrustBundle, verifier: Verifier) -> None:
     verified = verify(verifier)
     bundle.apply([Event(LAYOUT.key("k1"), None, 11)], 11)
     with pytest.raises(Refusal) as refused:
@@ -65,14 +65,14 @@ def test_a_key_that_retires_was_not_revoked(bundle: TrustBundle, verifier: Verif
     assert not isinstance(refused.value, KeyRevoked)
 
 
-def test_a_revoked_key_that_is_there_again_is_good_for_nothing(bundle: TrustBundle, verifier: Verifier) -> None:
+def test_a_revoked_key_that_is_published_again_verifies_nothing(bundle: TrustBundle, verifier: Verifier) -> None:
     bundle.apply(revoked("k1", RECORD), 11)
     with pytest.raises(KeyRevoked):
-        next(verifier.identify(TOKEN, time.time()))
+        next(verifier.authenticate(TOKEN, time.time()))
 
 
-def test_the_revocation_of_another_key_hurts_nobody(bundle: TrustBundle, verifier: Verifier) -> None:
+def test_the_revocation_of_another_key_refuses_nothing(bundle: TrustBundle, verifier: Verifier) -> None:
     verified = verify(verifier)
     bundle.apply(revoked("k2", None), 11)
     verifier.recheck(verified)
-    assert verified.generation == bundle.generation
+    assert verified.bundle_version == bundle.version

@@ -1,4 +1,4 @@
-"""A port that was given out is nobody else's, also while whoever has it is down."""
+"""A port that a process was given is reserved for it while it lives, whether or not something listens on the port."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from localmesh.processes import ports
 from localmesh.processes.ports import free_port, is_free
 from tests.support.repository import REPOSITORY
 
-_ASKING = """
+_RESERVE_ALL_PORTS = """
 import sys
-from localmesh import ports
+from localmesh.processes import ports
 from localmesh.errors import LocalMeshError
 ports._PORTS = range(*map(int, sys.argv[1:3]))
-ports._TRIES = len(ports._PORTS)
+ports._MAX_ATTEMPTS = len(ports._PORTS)
 found = []
 try:
     for _ in ports._PORTS:
@@ -30,10 +30,10 @@ sys.stdin.read()
 """
 
 
-def ask(*, first: int, after: int) -> subprocess.Popen[str]:
-    """A process that takes all ports of a range that it can have, says which, and lives until its stdin is closed."""
+def start_process(*, first: int, after: int) -> subprocess.Popen[str]:
+    """Starts a process that reserves every port of a range that it can, prints them, and ends when its stdin closes."""
     return subprocess.Popen(
-        [sys.executable, "-c", _ASKING, str(first), str(after)],
+        [sys.executable, "-c", _RESERVE_ALL_PORTS, str(first), str(after)],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -41,22 +41,22 @@ def ask(*, first: int, after: int) -> subprocess.Popen[str]:
     )
 
 
-def said(process: subprocess.Popen[str]) -> set[int]:
+def reserved_ports(process: subprocess.Popen[str]) -> set[int]:
     assert process.stdout is not None
     return set(map(int, process.stdout.readline().split()))
 
 
-def test_nobody_is_given_a_port_that_somebody_has_and_everybody_once_he_is_gone() -> None:
-    # Ports that no other test is given.
+def test_a_port_is_given_to_one_process_until_that_process_ends() -> None:
+    # Outside of the range from which other tests are given ports.
     first, after = 9_700, 9_800
-    with ask(first=first, after=after) as one:
-        mine = said(one)
+    with start_process(first=first, after=after) as one:
+        mine = reserved_ports(one)
         assert mine
-        with ask(first=first, after=after) as other:
-            assert not said(other) & mine
+        with start_process(first=first, after=after) as other:
+            assert not reserved_ports(other) & mine
         one.kill()
-    with ask(first=first, after=after) as third:
-        assert said(third) & mine
+    with start_process(first=first, after=after) as third:
+        assert reserved_ports(third) & mine
 
 
 def test_a_process_is_not_given_a_port_twice() -> None:
@@ -66,8 +66,8 @@ def test_a_process_is_not_given_a_port_twice() -> None:
     assert all(map(is_free, found))
 
 
-def test_when_there_is_none_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_free_port_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_PORTS", range(9_600, 9_600))
-    monkeypatch.setattr(ports, "_TRIES", 0)
+    monkeypatch.setattr(ports, "_MAX_ATTEMPTS", 0)
     with pytest.raises(LocalMeshError, match="no free port"):
         free_port()

@@ -1,1 +1,1 @@
-"""Etcd for tests: clusters, proxies, backups, and followers of a prefix."""
+"""etcd for tests: clusters, proxies, backups, and followers of a prefix."""

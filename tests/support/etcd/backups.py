@@ -1,4 +1,4 @@
-"""Backing etcd up and restoring it, with etcd's own tools."""
+"""Backup and restore of etcd, with etcd's own tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PEER: Final = "http://127.0.0.1:0"
 
 
 def tool(name: str, *arguments: str) -> str:
-    """Runs etcdctl or etcdutl, which lie beside etcd; what it printed."""
+    """Runs etcdctl or etcdutl, which are installed beside etcd. Returns its output."""
     path = Path(shutil.which(name) or find_etcd().with_name(name))
     if not os.access(path, os.X_OK):
         path.chmod(0o755)
@@ -29,13 +29,13 @@ def tool(name: str, *arguments: str) -> str:
 
 
 def save(process: EtcdProcess, path: Path) -> Path:
-    """Backs etcd up while it runs."""
+    """Writes a backup of a running etcd."""
     tool("etcdctl", f"--endpoints={process.endpoint}", "snapshot", "save", str(path))
     return path
 
 
 def restore(process: EtcdProcess, backup: Path, *, new_cluster: bool) -> None:
-    """Stops etcd, puts a backup in its place, and starts it: as the cluster that it was, or as a new one."""
+    """Stops etcd, restores a backup, and starts it: as the same cluster, or as a new one."""
     process.kill()
     shutil.rmtree(process.data_dir)
     tool(

@@ -1,4 +1,4 @@
-"""Three etcds that are one cluster."""
+"""A cluster of three etcd members."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support.waiting import free_port
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[list[EtcdProcess]]:
-    """Runs three members, which may be killed and started again."""
+    """Runs three members. A test may kill them and start them again."""
     peers = {f"member{number}": f"http://127.0.0.1:{free_port()}" for number in range(3)}
-    everyone = ",".join(f"{name}={url}" for name, url in peers.items())
+    initial_cluster = ",".join(f"{name}={url}" for name, url in peers.items())
     members = [
         EtcdProcess(
             folder / name,
@@ -24,7 +24,7 @@ def cluster(folder: Path) -> Iterator[list[EtcdProcess]]:
                 f"--name={name}",
                 f"--listen-peer-urls={url}",
                 f"--initial-advertise-peer-urls={url}",
-                f"--initial-cluster={everyone}",
+                f"--initial-cluster={initial_cluster}",
                 "--heartbeat-interval=100",
                 "--election-timeout=1000",
             ],
@@ -32,7 +32,7 @@ def cluster(folder: Path) -> Iterator[list[EtcdProcess]]:
         for name, url in peers.items()
     ]
     try:
-        # None answers before it has met another.
+        # In parallel, since no member answers before it has reached another.
         with ThreadPoolExecutor() as threads:
             list(threads.map(EtcdProcess.start, members))
         yield members

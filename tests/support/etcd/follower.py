@@ -1,4 +1,4 @@
-"""What a mirror's owner would keep: the state below a prefix, and how it came about."""
+"""A mirror's owner for tests: it records the state below a prefix, and the snapshots and events that made it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from interceptors.settings import EtcdSettings
 
 
 class Follower:
-    """Applies what a mirror brings. Clear `gate` and the callbacks wait, as a slow owner's would.
+    """Applies the snapshots and events of a mirror.
 
-    check   called with the values after each callback, in the mirror's thread; what it raises is in `failures`
+    gate   while it is cleared, `on_events` waits, as a slow owner's callback would
+    check  called with the values after each callback, in the mirror's thread; `failures` has what it raised
     """
 
     def __init__(self, settings: EtcdSettings, check: Callable[[dict[str, bytes]], None] | None = None) -> None:
@@ -65,7 +66,7 @@ class Follower:
 
 @contextmanager
 def following(settings: EtcdSettings, check: Callable[[dict[str, bytes]], None] | None = None) -> Iterator[Follower]:
-    """A follower whose mirror runs."""
+    """Yields a follower whose mirror runs."""
     follower = Follower(settings, check)
     follower.mirror.start()
     try:
@@ -76,7 +77,7 @@ def following(settings: EtcdSettings, check: Callable[[dict[str, bytes]], None] 
 
 
 def compact(settings: EtcdSettings, revision: int) -> None:
-    """Makes etcd forget everything before a revision."""
+    """Compacts etcd: all revisions before this one are removed."""
     rpc = import_etcdrpc()
     endpoint = open_endpoints(settings)[0]
     try:

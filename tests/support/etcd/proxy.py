@@ -1,4 +1,4 @@
-"""A TCP proxy in front of etcd, so that a network can fail in ways that no signal to a process brings about."""
+"""A TCP proxy before etcd, which simulates failures of the network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _HOST: Final = "127.0.0.1"
 
 
 class Proxy:
-    """Passes connections on to `target` (host:port).
+    """Forwards connections to `target` (host:port).
 
-    cut()    breaks all connections and refuses new ones;  mend()  accepts them again
-    answers  clear it and what etcd says is held back, while requests still get through
-    requests clear it too and the connection is half-dead: open, and silent
+    cut()     breaks all connections and refuses new ones; mend() accepts them again
+    answers   while it is cleared, etcd's answers are held back and requests are forwarded
+    requests  while it is cleared, requests are held back. With both cleared a connection is half-dead: open and silent
     """
 
     def __init__(self, target: str) -> None:
@@ -36,7 +36,7 @@ class Proxy:
         self._listener: socket.socket | None = None
 
     def cut(self) -> None:
-        """The network is gone."""
+        """Breaks all connections and refuses new ones."""
         with self._lock:
             listener, self._listener = self._listener, None
             sockets, self._sockets = self._sockets, []
@@ -46,7 +46,7 @@ class Proxy:
             one.close()
 
     def mend(self) -> None:
-        """The network is back."""
+        """Accepts connections again."""
         listener = socket.create_server((_HOST, self._port))
         with self._lock:
             self._listener = listener

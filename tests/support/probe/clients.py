@@ -23,17 +23,17 @@ CLIENTS = ("sync", "aio")
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _LOST: Final = "Internal error from Core"
-"""grpc.aio's own client, without any interceptor, loses the status of a bidirectional call that is refused while it
-sends its first message: of few calls, or of nine in ten where both ends are busy. What it lost is asked for again: the
-promise here is the server's."""
+"""What grpc.aio's client reports, even without an interceptor, when it loses the status of a call: of a bidirectional
+call that is refused while it sends its first message. That happens to few calls, or to nine in ten while both ends are
+busy. Such a call is made again, since these tests are about the server."""
 
-_MOST_ATTEMPTS: Final = 1000
-"""A few seconds' worth. Ninety in a row have been seen lost by chance."""
+_MAX_ATTEMPTS: Final = 1000
+"""They take a few seconds. Ninety lost calls in a row have been seen."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended, and what it answered before."""
+    """How a call ended, and the answers before."""
 
     code: grpc.StatusCode
     details: str
@@ -42,18 +42,18 @@ class Outcome:
 
 
 class Stream(Protocol):
-    """A call that is still open."""
+    """An open call."""
 
     def next(self) -> str:
-        """The next answer."""
+        """Returns the next answer."""
         ...
 
     def cancel(self) -> None:
-        """The caller leaves."""
+        """Cancels the call."""
         ...
 
     def end(self, timeout: float = 10) -> Outcome:
-        """How it ends; waits for it."""
+        """Waits for the end of the call, and returns its outcome."""
         ...
 
 
@@ -61,7 +61,7 @@ class Client(Protocol):
     """Calls the probe."""
 
     def call(self, method: str, *texts: str, metadata: Metadata = (), timeout: float = 10) -> Outcome:
-        """A whole call. A streaming request sends every text."""
+        """Makes a call and waits for its end. A request stream sends every text."""
         ...
 
     def open(self, method: str, text: str, *, metadata: Metadata = (), timeout: float = 30) -> Stream:
@@ -74,12 +74,12 @@ class Client(Protocol):
 
 
 def bearer(token: str) -> Metadata:
-    """Metadata with a credential."""
+    """Returns metadata with a credential."""
     return (("authorization", f"Bearer {token}"),)
 
 
 def make_client(kind: str, target: str, interceptors: Sequence[Any] = ()) -> Client:
-    """A client of one of CLIENTS."""
+    """Returns a client. kind: one of CLIENTS."""
     return SyncClient(target, interceptors) if kind == "sync" else AioClient(target, interceptors)
 
 
@@ -88,7 +88,7 @@ def _outcome(error: Any, answers: Sequence[str] = ()) -> Outcome:
 
 
 class SyncClient:
-    """By `grpc`."""
+    """Calls by `grpc`."""
 
     def __init__(self, target: str, interceptors: Sequence[Any] = ()) -> None:
         self._channel = grpc.insecure_channel(target)
@@ -145,7 +145,7 @@ class _SyncStream:
     def end(self, timeout: float = 10) -> Outcome:
         del timeout  # the call's own deadline bounds this
         if self._response_streams:
-            # gRPC tells the status only to who has read the messages before it.
+            # gRPC returns the status only after all messages were read.
             with contextlib.suppress(grpc.RpcError):
                 for _ in self._call:
                     pass
@@ -155,7 +155,7 @@ class _SyncStream:
 
 
 class AioClient:
-    """By `grpc.aio`, in a loop of its own."""
+    """Calls by `grpc.aio`, in a separate event loop."""
 
     def __init__(self, target: str, interceptors: Sequence[Any] = ()) -> None:
         self._loop = Loop()
@@ -166,11 +166,11 @@ class AioClient:
 
     def call(self, method: str, *texts: str, metadata: Metadata = (), timeout: float = 10) -> Outcome:
         """See Client."""
-        for _ in range(_MOST_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             outcome = self._loop.run(self._call(method, texts, metadata, timeout))
             if outcome.details != _LOST:
                 return outcome
-        raise AssertionError(f"{method}: grpc.aio lost the status of {_MOST_ATTEMPTS} calls in a row")
+        raise AssertionError(f"{method}: grpc.aio lost the status of {_MAX_ATTEMPTS} calls in a row")
 
     async def _call(self, method: str, texts: Sequence[str], metadata: Metadata, timeout: float) -> Outcome:
         request_streams, response_streams = METHODS[method]

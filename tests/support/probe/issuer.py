@@ -1,4 +1,4 @@
-"""Keys and tokens for tests of verification, and the etcd records that the auth service would write for them."""
+"""Keys and tokens for tests of verification, and their etcd records as the auth service writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from credmesh.store.v1 import mesh_pb2
 from interceptors.etcd.client import Delete, EtcdClient, Put
-from interceptors.keyspace import Layout, moved_beacon
+from interceptors.keyspace import Layout, beacon_update
 from interceptors.scopes import key_scope
 
 __all__ = ["ISSUER", "Issuer", "claims", "key_record"]
@@ -21,7 +21,7 @@ ISSUER = "https://auth.test"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """The claims of a good token for the probe; a change to None leaves the claim out."""
+    """Returns the claims of a valid token for the probe, with changes. None removes a claim."""
     now = time.time()
     whole: dict[str, Any] = {
         "iss": ISSUER,
@@ -42,7 +42,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def key_record(kid: str, private_key: Ed25519PrivateKey) -> mesh_pb2.VerificationKey:
-    """The `mesh/keys/<kid>` record of a key."""
+    """Returns the record `mesh/keys/<kid>` of a key."""
     public = private_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return mesh_pb2.VerificationKey(
         format=1,
@@ -64,7 +64,7 @@ class Issuer:
         self.rotate()
 
     def rotate(self, *, publish: bool = True) -> str:
-        """Makes a new signing key; its tokens are good as soon as it is published."""
+        """Makes a new signing key. Its tokens are valid once it is published."""
         self.kid = secrets.token_hex(4)
         self.private_key = Ed25519PrivateKey.generate()
         if publish:
@@ -77,29 +77,29 @@ class Issuer:
         return self._commit(Put(self.layout.key(self.kid), record.SerializeToString()))
 
     def remove_key(self, kid: str) -> int:
-        """Takes a key that has retired out of etcd."""
+        """Removes a retired key."""
         return self._commit(Delete(self.layout.key(kid)))
 
     def revoke_key(self, kid: str) -> int:
-        """Takes a key out of etcd by force."""
+        """Revokes a key."""
         epoch = mesh_pb2.Epoch(format=1).SerializeToString()
         return self._commit(Delete(self.layout.key(kid)), Put(self.layout.epoch(key_scope(kid)), epoch))
 
     def revoke(self, scope: str) -> int:
-        """Revokes a scope; returns its new epoch."""
+        """Revokes a scope, and returns its new epoch."""
         return self._commit(Put(self.layout.epoch(scope), mesh_pb2.Epoch(format=1).SerializeToString()))
 
     def revision(self) -> int:
-        """The newest revision: the epoch of a token that is issued now."""
+        """Returns the newest revision: the epoch of a token that is issued now."""
         return self.client.read(self.layout.beacon).revision
 
     def token(self, *, header: dict[str, Any] | None = None, **changes: Any) -> str:
-        """A token of now; see `claims`. Its epoch is the newest revision unless it is given."""
+        """Issues a token; see `claims`. Its epoch is the newest revision unless one is given."""
         changes.setdefault("epoch", self.revision())
         headers = {"kid": self.kid, "typ": "at+jwt", **(header or {})}
         return jwt.encode(claims(**changes), self.private_key, algorithm="EdDSA", headers=headers)
 
     def _commit(self, *operations: Put | Delete) -> int:
-        revision = self.client.commit([], [*operations, moved_beacon(self.layout)])
+        revision = self.client.commit([], [*operations, beacon_update(self.layout)])
         assert revision is not None
         return revision

@@ -1,7 +1,6 @@
-"""A probe in a process of its own, which a test may freeze, kill and cut off: `python -m tests.support.probe.process
-KIND`.
+"""A probe in a separate process, which a test may freeze and kill: `python -m tests.support.probe.process KIND`.
 
-It is told the rest by its environment, as any node is, and says on its standard output where it listens.
+It reads its settings from the environment, as any node does, and prints its address.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from interceptors.settings import EtcdSettings
-from localmesh.processes.process import leashed
+from localmesh.processes.process import tied_to_parent
 from tests.support.processes import ISSUER
 from tests.support.repository import REPOSITORY
 
@@ -25,10 +24,11 @@ __all__ = ["ProbeProcess"]
 
 
 class ProbeProcess:
-    """A node that serves the probe. `kind` is one of tests.support.probe.servers.SERVERS; `environ` are further
-    variables.
+    """A node that serves the probe. Use it as a context manager.
 
-    auth, client_id, client_secret_file: whom to ask about opaque sessions, and as whom. Use it as a context manager.
+    kind     one of tests.support.probe.servers.SERVERS
+    auth     the target of the auth service that resolves opaque sessions; "" for none
+    environ  further environment variables
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class ProbeProcess:
         return self._process.pid
 
     def start(self) -> Self:
-        """Starts it and waits until it serves."""
+        """Starts the process, and waits until it serves."""
         self._process = subprocess.Popen(
-            leashed([sys.executable, "-m", "tests.support.probe.process", self._kind]),
+            tied_to_parent([sys.executable, "-m", "tests.support.probe.process", self._kind]),
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -75,23 +75,23 @@ class ProbeProcess:
         return self
 
     def freeze(self) -> None:
-        """Stops it where it stands (SIGSTOP)."""
+        """Freezes the process (SIGSTOP)."""
         os.kill(self.pid, signal.SIGSTOP)
         self._frozen = True
 
     def thaw(self) -> None:
-        """Lets it go on (SIGCONT)."""
+        """Resumes the process (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
         self._frozen = False
 
     def stop(self) -> None:
-        """Asks it to end (SIGTERM) and waits; it leaves the mesh in order."""
+        """Ends the process (SIGTERM), and waits until it has deregistered and ended."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(20)
 
     def kill(self) -> None:
-        """Ends it as a crash would. Fine if it has ended."""
+        """Kills the process, as a crash would. A process that has ended is no error."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(20)
@@ -108,7 +108,7 @@ class ProbeProcess:
 
 
 def main() -> None:
-    """Serves the probe until it is told to stop."""
+    """Serves the probe until SIGTERM."""
     from contextlib import ExitStack
 
     import grpc

@@ -1,4 +1,4 @@
-"""The probe's descriptors, compiled from probe.proto into the default pool, where the policy looks for rules."""
+"""The probe's descriptors, compiled from probe.proto into the default pool, from which the policy reads rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVICE = "credmesh.probe.v1.Probe"
 KINDS = ("Unary", "ServerStream", "ClientStream", "Bidi")
 """One method of each kind of RPC, all under the same rule."""
 FRESH = ("Fresh", "FreshStream", "FreshClientStream", "FreshBidi")
-"""The same, under a rule that asks for freshness."""
+"""The same, as strict methods."""
 FOLLOWING = ("Following", "FollowingClientStream", "FollowingBidi")
 """The streaming kinds, under a rule that follows the session."""
 
@@ -37,11 +37,11 @@ METHODS = {
     "Following": (False, True),
     "FollowingClientStream": (True, False),
     "FollowingBidi": (True, True),
-    "Anybody": (False, False),
+    "Public": (False, False),
     "Unruled": (False, False),
     "Contradictory": (False, False),
 }
-"""Per method whether the client streams, and whether the server does."""
+"""By method: whether the client streams, and whether the server does."""
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def load() -> None:
 
 
 def multicallable(channel: Any, method: str) -> Any:
-    """What calls a method of the probe, on a channel of `grpc` or of `grpc.aio`."""
+    """Returns the callable of a probe method on a channel of `grpc` or of `grpc.aio`."""
     make = {
         (False, False): channel.unary_unary,
         (False, True): channel.unary_stream,

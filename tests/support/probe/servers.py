@@ -14,7 +14,7 @@ import grpc.aio
 
 from interceptors import MeshNode
 from interceptors.server import AioServerInterceptor, ServerInterceptor
-from tests.support.probe.back import AioBack, Back
+from tests.support.probe.backend import AioBackend, Backend
 from tests.support.probe.servicers import Record, aio_handlers, sync_handlers
 
 __all__ = ["SERVERS", "Loop", "ProbeServer"]
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in a separate thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -33,11 +33,11 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 30) -> T:
-        """Runs a coroutine there and waits for what it returns."""
+        """Runs a coroutine in the loop, and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
     def stop(self) -> None:
-        """Ends what still runs there, and the thread."""
+        """Cancels all tasks, and ends the thread."""
         self.run(self._cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
@@ -51,43 +51,43 @@ class Loop:
 
 
 class ProbeServer:
-    """A probe behind our interceptor. `kind` is one of SERVERS; `back` is the target of another probe behind it."""
+    """A probe server with this project's interceptor. kind: one of SERVERS. backend: the target of another probe."""
 
-    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16, back: str = "") -> None:
+    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16, backend: str = "") -> None:
         self.kind = kind
         self.record = Record()
         in_threads = kind in ("sync", "aio-threads")
-        self._back = Back(back) if back and in_threads else None
-        self._aio_back: AioBack | None = None
+        self._backend = Backend(backend) if backend and in_threads else None
+        self._aio_backend: AioBackend | None = None
         self._pool = ThreadPoolExecutor(threads)
         self._loop: Loop | None = None
         self._server: Any
         if kind == "sync":
             self._server = grpc.server(self._pool, interceptors=[ServerInterceptor(node)])
-            self._server.add_generic_rpc_handlers((sync_handlers(self.record, self._back),))
+            self._server.add_generic_rpc_handlers((sync_handlers(self.record, self._backend),))
             self.port = self._server.add_insecure_port("127.0.0.1:0")
             self._server.start()
         else:
             self._loop = Loop()
-            self.port = self._loop.run(self._start_aio(node, kind, "" if in_threads else back))
+            self.port = self._loop.run(self._start_aio(node, kind, "" if in_threads else backend))
 
-    async def _start_aio(self, node: MeshNode, kind: str, back: str) -> int:
+    async def _start_aio(self, node: MeshNode, kind: str, backend: str) -> int:
         self._server = grpc.aio.server(self._pool, interceptors=[AioServerInterceptor(node)])
         if kind == "aio-threads":
-            handlers = sync_handlers(self.record, self._back)
+            handlers = sync_handlers(self.record, self._backend)
         else:
-            self._aio_back = AioBack(back) if back else None
-            handlers = aio_handlers(self.record, self._aio_back, by_context=kind == "aio-by-context")
+            self._aio_backend = AioBackend(backend) if backend else None
+            handlers = aio_handlers(self.record, self._aio_backend, by_context=kind == "aio-by-context")
         self._server.add_generic_rpc_handlers((handlers,))
         port: int = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         return port
 
     async def _end_threads(self) -> None:
-        # grpc has a plain generator's thread wait for good until somebody takes its next answer, also where the call is
-        # over and nobody will. A process that has such threads does not exit.
+        # grpc blocks the thread of a plain generator until its next answer is taken, even after the call is over. A
+        # process with such threads does not exit.
         loop = asyncio.get_running_loop()
-        # What their calls ended with nobody asks for, of which asyncio would complain in the middle of a later test.
+        # No code retrieves the exceptions of these calls, and asyncio would log that in the middle of a later test.
         loop.set_exception_handler(lambda _loop, _context: None)
         ended = loop.run_in_executor(None, self._pool.shutdown)
         while not ended.done():
@@ -97,7 +97,7 @@ class ProbeServer:
 
     @property
     def target(self) -> str:
-        """Where it listens."""
+        """The address of the server."""
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -112,8 +112,8 @@ class ProbeServer:
         else:
             self._loop.run(self._server.stop(0))
             self._loop.run(self._end_threads())
-            if self._aio_back is not None:
-                self._loop.run(self._aio_back.close())
+            if self._aio_backend is not None:
+                self._loop.run(self._aio_backend.close())
             self._loop.stop()
-        if self._back is not None:
-            self._back.close()
+        if self._backend is not None:
+            self._backend.close()

@@ -1,4 +1,4 @@
-"""The probe's handlers. What a request says is what the handler does; see ANSWERS."""
+"""The probe's handlers. The text of a request says what the handler does; see ANSWERS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from interceptors import Reason, Refusal, current_caller
-from tests.support.probe.back import AioBack, Back
+from tests.support.probe.backend import AioBackend, Backend
 from tests.support.probe.schema import METHODS, SERVICE, StringValue
 
 __all__ = ["ANSWERS", "SECRET", "Record", "aio_handlers", "sync_handlers"]
@@ -18,17 +18,18 @@ __all__ = ["ANSWERS", "SECRET", "Record", "aio_handlers", "sync_handlers"]
 SECRET = "the password of the database is hunter2"
 
 ANSWERS = """
-who      the subject of the caller
-claims   what else the handler sees of the caller
-session  the subject of the caller, and the session
-ask      whom the probe behind this one takes for the caller, by each kind of RPC
-fail     raises an exception that holds SECRET
-abort    ends the call with NOT_FOUND, by the context
-code     sets NOT_FOUND by the context, then raises an exception that holds SECRET
-refuse   raises a Refusal of its own
-hold     says "held" (where it answers by a stream), then waits until the call is over
-flood    a stream of answers, as many and as fast as they can be sent
-anything else is answered as it is
+who        the subject of the caller
+claims     other attributes of the caller
+session    the subject of the caller, and the session
+anonymous  the subject of the caller, or "anonymous" if there is no caller
+ask        the caller that the backend sees, by each kind of RPC
+fail       raises an exception whose text contains SECRET
+abort      ends the call with NOT_FOUND, by the context
+code       sets NOT_FOUND by the context, then raises an exception whose text contains SECRET
+refuse     raises a Refusal
+hold       answers "held" (in a response stream), then waits until the call is over
+flood      a stream of answers, as many and as fast as they can be sent
+Any other text is answered unchanged.
 """
 
 
@@ -36,7 +37,7 @@ FLOOD = StringValue(value="x" * 100_000)
 
 
 class Record:
-    """What handlers saw, for tests: how many were held so far, and that one of them noticed its call's end."""
+    """What handlers record for tests: how many were held so far, and whether one noticed the end of its call."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -45,7 +46,7 @@ class Record:
         self.release = threading.Event()
 
     def enter(self) -> None:
-        """A handler is about to be held."""
+        """Counts a handler that is about to be held."""
         with self._lock:
             self.inside += 1
 
@@ -58,11 +59,11 @@ def _say(text: str) -> str:
         return f"{caller.subject} {caller.client_id} {caller.session_id} {sorted(caller.scopes)} {caller.claims['jti']}"
     if text == "session":
         return f"{current_caller().subject} {current_caller().session_id}"
-    if text == "nobody":
+    if text == "anonymous":
         try:
             return current_caller().subject
         except LookupError:
-            return "nobody"
+            return "anonymous"
     return text
 
 
@@ -95,11 +96,11 @@ def _handlers(make: Callable[[str], Callable[..., Any]]) -> grpc.GenericRpcHandl
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
-def sync_handlers(record: Record, back: Back | None = None) -> grpc.GenericRpcHandler:
+def sync_handlers(record: Record, backend: Backend | None = None) -> grpc.GenericRpcHandler:
     """Plain functions and generators, for `grpc.server`, and for the threads of `grpc.aio.server`."""
 
     def say(text: str) -> str:
-        return back.ask() if back is not None and text == "ask" else _say(text)
+        return backend.caller_by_each_kind() if backend is not None and text == "ask" else _say(text)
 
     def act(text: str, context: Any) -> None:
         _raise(text, context)
@@ -108,7 +109,7 @@ def sync_handlers(record: Record, back: Back | None = None) -> grpc.GenericRpcHa
 
     def hold(context: Any) -> None:
         record.enter()
-        # Blocked for good, as a handler is that waits for something else: only the end of the call is noticed.
+        # Blocked, like a handler that waits for something else: only a callback notices the end of the call.
         if context.add_callback(record.noticed.set) is False:
             record.noticed.set()
         record.release.wait(30)
@@ -162,11 +163,13 @@ def sync_handlers(record: Record, back: Back | None = None) -> grpc.GenericRpcHa
     return _handlers(lambda name: by_kind[METHODS[name]])
 
 
-def aio_handlers(record: Record, back: AioBack | None = None, *, by_context: bool = False) -> grpc.GenericRpcHandler:
+def aio_handlers(
+    record: Record, backend: AioBackend | None = None, *, by_context: bool = False
+) -> grpc.GenericRpcHandler:
     """Coroutines and async generators, or with `by_context` coroutines that read and write by the context."""
 
     async def say(text: str) -> str:
-        return await back.ask() if back is not None and text == "ask" else _say(text)
+        return await backend.caller_by_each_kind() if backend is not None and text == "ask" else _say(text)
 
     async def act(text: str, context: Any) -> None:
         _raise(text, context)

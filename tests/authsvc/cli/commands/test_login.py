@@ -1,4 +1,4 @@
-"""Signing in and out from the command, and what it keeps of it."""
+"""Signing in, signing out and changing a password with the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.authsvc.cli.conftest import PASSWORD, Command, signed_out
 from tests.support.waiting import wait_until
 
 
-def test_a_login_is_kept_for_its_owner_and_shown_without_its_secrets(command: Command, user: str) -> None:
+def test_a_login_is_saved_for_its_owner_and_shown_without_secrets(command: Command, user: str) -> None:
     shown = command.ok("login", user, password=PASSWORD)
     assert f"Signed in as {user}." in shown
     assert stat.S_IMODE(command.login_file.stat().st_mode) == 0o600
@@ -32,7 +32,7 @@ def test_a_login_is_kept_for_its_owner_and_shown_without_its_secrets(command: Co
     assert saved.refresh_token not in answer.output
 
 
-def test_whoami_speaks_as_the_user_who_signed_in_else_as_the_client(command: Command, user: str) -> None:
+def test_whoami_uses_the_user_who_signed_in_else_the_client(command: Command, user: str) -> None:
     assert command.json("whoami")["identity"]["subject"] == "operator"
     command.ok("login", user, password=PASSWORD)
     assert command.json("whoami")["identity"]["subject"] == user
@@ -40,7 +40,7 @@ def test_whoami_speaks_as_the_user_who_signed_in_else_as_the_client(command: Com
     assert command.json("whoami", "--as", "client")["identity"]["subject"] == "operator"
 
 
-def test_commands_speak_as_the_client_unless_told_otherwise(command: Command, user: str) -> None:
+def test_commands_use_the_client_unless_as_user_is_given(command: Command, user: str) -> None:
     command.ok("login", user, password=PASSWORD)
     command.ok("keys")
     result = command.run("keys", "--as", "user")
@@ -48,7 +48,7 @@ def test_commands_speak_as_the_client_unless_told_otherwise(command: Command, us
     assert f"user {user} may not do this: it lacks the scope credmesh.keys.read" in result.stderr
 
 
-def test_a_profile_without_a_client_speaks_as_the_user(command: Command, user: str) -> None:
+def test_a_profile_without_a_client_uses_the_user(command: Command, user: str) -> None:
     clientless = command.with_profile("clientless", client_id=None, client_secret_file=None)
     result = clientless.run("whoami")
     assert result.exit_code == ExitCode.USAGE
@@ -60,7 +60,7 @@ def test_a_profile_without_a_client_speaks_as_the_user(command: Command, user: s
 def test_a_wrong_password_and_an_unknown_user_look_the_same(command: Command, user: str) -> None:
     wrong = command.run("login", user, password="another password")
     unknown = command.run("login", "no-such-user", password="another password")
-    assert "no such user, or the password is another one" in wrong.stderr
+    assert "no such user, or the password is wrong" in wrong.stderr
     assert wrong.exit_code == unknown.exit_code == ExitCode.FAILED
     assert wrong.stderr == unknown.stderr.replace("no-such-user", user)
     assert "another password" not in wrong.output
@@ -70,12 +70,12 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(command: Command, us
 @pytest.mark.parametrize(
     ("arguments", "says", "advises"),
     [
-        (("--audience", "inventroy"), "does not have the audience inventroy", "without --audience"),
-        (("--audience", "a", "--audience", "b"), "does not have the audiences a b", "without --audience"),
-        (("--scope", "shop.raed"), "does not have the scope shop.raed", "without --scope"),
+        (("--audience", "inventroy"), "does not have the audience inventroy", "Without --audience"),
+        (("--audience", "a", "--audience", "b"), "does not have the audiences a b", "Without --audience"),
+        (("--scope", "shop.raed"), "does not have the scope shop.raed", "Without --scope"),
     ],
 )
-def test_a_login_that_asks_for_what_the_account_lacks_says_which_and_where_to_look(
+def test_a_login_beyond_the_account_names_what_the_account_lacks(
     command: Command, user: str, arguments: tuple[str, ...], says: str, advises: str
 ) -> None:
     result = command.run("login", user, *arguments, password=PASSWORD)
@@ -97,7 +97,7 @@ def test_a_password_comes_from_a_file_or_from_stdin(command: Command, user: str,
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"x" * 70_000])
-def test_a_password_file_that_cannot_be_one_is_refused(command: Command, tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_password_file_is_refused(command: Command, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "password"
     file.write_bytes(content)
     result = command.run("login", "alice", "--password-file", str(file))
@@ -105,23 +105,25 @@ def test_a_password_file_that_cannot_be_one_is_refused(command: Command, tmp_pat
     assert "the password" in result.stderr
 
 
-def test_without_a_terminal_a_password_is_not_waited_for(command: Command) -> None:
+def test_without_a_terminal_there_is_no_password_prompt(command: Command) -> None:
     result = command.run("login", "alice")
     assert result.exit_code == ExitCode.USAGE
     assert "CREDMESH_PASSWORD" in result.stderr
 
 
 @pytest.mark.parametrize("stdin", [None, "alice\n"])
-def test_without_a_terminal_a_name_is_not_waited_for(command: Command, stdin: str | None) -> None:
+def test_without_a_terminal_there_is_no_prompt_for_the_name(command: Command, stdin: str | None) -> None:
     result = command.run("login", stdin=stdin, password=PASSWORD)
     assert result.exit_code == ExitCode.USAGE
-    assert result.stderr == "credmesh: there is no terminal to ask who signs in\n  Say it: credmesh login SUBJECT\n"
+    message, next_step = result.stderr.splitlines()
+    assert message == "credmesh: the user's name is missing, and there is no terminal to ask for it"
+    assert next_step == "  Give it: credmesh login SUBJECT"
 
 
 def test_signing_out_ends_the_session_on_the_mesh(command: Command, user: str) -> None:
     command.ok("login", user, password=PASSWORD)
     credential = command.ok("token", "print").strip()
-    assert f"Signed {user} out: from revision " in command.ok("logout")
+    assert f"Signed {user} out. Nodes refuse the session from revision " in command.ok("logout")
     assert not command.login_file.exists()
     assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
     refused = ExitCode.FAILED
@@ -129,7 +131,7 @@ def test_signing_out_ends_the_session_on_the_mesh(command: Command, user: str) -
     assert command.run("logout").exit_code == ExitCode.NOTHING
 
 
-def test_signing_in_again_leaves_no_session_behind(command: Command, user: str) -> None:
+def test_signing_in_again_ends_the_previous_session(command: Command, user: str) -> None:
     first = command.json("login", user, password=PASSWORD)["sessionId"]
     second = command.json("login", user, password=PASSWORD)["sessionId"]
     listed = command.json("sessions", "--subject", user)["sessions"]
@@ -144,7 +146,7 @@ def test_an_opaque_session_signs_in_and_out_too(command: Command, user: str) -> 
     assert command.json("sessions", "--subject", user, "--count")["totalSize"] == "0"
 
 
-def test_a_login_can_ask_for_less(command: Command, user: str) -> None:
+def test_a_login_can_ask_for_less_than_the_account_has(command: Command, user: str) -> None:
     answer = command.json("login", user, "--audience", "orders", "--scope", "shop.read", password=PASSWORD)
     assert answer["audiences"] == ["orders"]
     result = command.run("whoami")
@@ -152,7 +154,7 @@ def test_a_login_can_ask_for_less(command: Command, user: str) -> None:
     assert "credmesh.auth" in result.stderr
 
 
-def test_print_gives_a_header_that_other_tools_take(command: Command, user: str) -> None:
+def test_token_print_prints_a_header_for_other_tools(command: Command, user: str) -> None:
     assert command.ok("token", "print", "--header").startswith("authorization: Bearer eyJ")
     command.ok("login", user, password=PASSWORD)
     saved = read_login(command.login_file)
@@ -160,7 +162,7 @@ def test_print_gives_a_header_that_other_tools_take(command: Command, user: str)
     assert command.json("token", "print") == {"token": saved.access_token}
 
 
-def test_a_user_changes_the_own_password_and_stays_signed_in_where_that_was_done(command: Command, user: str) -> None:
+def test_passwd_keeps_you_signed_in_and_ends_your_other_sessions(command: Command, user: str) -> None:
     elsewhere = command.with_profile("elsewhere")
     for one in (command, elsewhere):
         one.ok("login", user, password=PASSWORD)
@@ -172,10 +174,10 @@ def test_a_user_changes_the_own_password_and_stays_signed_in_where_that_was_done
     elsewhere.ok("login", user, password="the new password")
 
 
-def test_a_password_is_not_changed_by_whoever_does_not_know_it(command: Command, user: str) -> None:
+def test_a_password_is_not_changed_without_the_old_one(command: Command, user: str) -> None:
     changing = replace(command, variables={"CREDMESH_NEW_PASSWORD": "the new password"})
     result = changing.run("passwd", password=PASSWORD)
-    assert (result.exit_code, "nobody is signed in" in result.stderr) == (ExitCode.USAGE, True)
+    assert (result.exit_code, "no user is signed in" in result.stderr) == (ExitCode.USAGE, True)
     command.ok("login", user, password=PASSWORD)
     result = changing.run("passwd", password="not the password")
     assert result.exit_code == ExitCode.USAGE
@@ -183,7 +185,7 @@ def test_a_password_is_not_changed_by_whoever_does_not_know_it(command: Command,
     assert command.json("whoami")["identity"]["subject"] == user
 
 
-def test_the_json_of_a_changed_password_holds_no_credential(command: Command, user: str) -> None:
+def test_passwd_in_json_holds_no_credential(command: Command, user: str) -> None:
     command.ok("login", user, "--opaque", password=PASSWORD)
     changing = replace(command, variables={"CREDMESH_NEW_PASSWORD": "the new password"})
     text = changing.ok("passwd", "--json", password=PASSWORD)

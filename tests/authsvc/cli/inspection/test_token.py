@@ -1,10 +1,10 @@
-"""What a token says is shown whoever wrote it; whether it is good is decided as a node decides it."""
+"""Inspection shows the content of any token, and judges the token as a node does."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import jwt
@@ -13,11 +13,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.cli.inspection.claims import CLAIMS, HEADER
-from authsvc.cli.inspection.token import Check, Kind, Verdict, check_keys, check_locally, conclude, decode
+from authsvc.cli.inspection.claims import CLAIM_MEANINGS, HEADER_MEANINGS
+from authsvc.cli.inspection.token import (
+    DEFAULT_LEEWAY_SECONDS,
+    DEFAULT_MAX_CREDENTIAL_BYTES,
+    Check,
+    Kind,
+    Verdict,
+    check_locally,
+    check_signature,
+    conclude,
+    decode,
+)
 from credmesh.store.v1 import mesh_pb2
+from interceptors.errors import Refusal
+from interceptors.settings import MeshSettings
+from interceptors.tokens import base64url
+from interceptors.tokens.access_token import TokenReader
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
+from interceptors.tokens.token_rules import REQUIRED_TEXT_CLAIMS, REQUIRED_TIME_CLAIMS
 from interceptors.tokens.verification_key import VerificationKey
+from localmesh.forged_tokens import with_claims
 
 NOW = 1_764_000_000.0
 ISSUER = "https://auth.test"
@@ -41,7 +57,7 @@ CLAIMS_OF_ALICE: dict[str, Any] = {
 
 
 def made(claims: Mapping[str, Any] | None = None, *, header: Mapping[str, Any] | None = None, **changes: Any) -> str:
-    """A token of alice's with changes; a claim that is None is left out."""
+    """A token of alice with changed claims. A claim that is None is left out."""
     whole = {**CLAIMS_OF_ALICE, **(claims or {}), **changes}
     return jwt.encode(
         {name: value for name, value in whole.items() if value is not None},
@@ -52,9 +68,9 @@ def made(claims: Mapping[str, Any] | None = None, *, header: Mapping[str, Any] |
 
 
 def raw(header: object, claims: object) -> str:
-    """A token of whatever is given, signed by nobody."""
+    """A token with any header and payload, and a forged signature."""
     parts = (json.dumps(part) if not isinstance(part, str) else part for part in (header, claims))
-    return ".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts) + ".c2ln"
+    return ".".join(base64url.encode(part.encode()) for part in parts) + ".c2ln"
 
 
 def verdicts(checks: list[Check]) -> dict[str, Verdict]:
@@ -65,7 +81,7 @@ def reason_for(checks: list[Check], name: str) -> str:
     return next(check.text for check in checks if check.name == name)
 
 
-def test_a_good_token_passes_every_check_that_needs_nobody() -> None:
+def test_a_good_token_passes_every_local_check() -> None:
     checks = check_locally(decode(made()), now=NOW, issuer=ISSUER, audience="orders")
     assert verdicts(checks) == dict.fromkeys(["form", "header", "claims", "issuer", "time", "audience"], Verdict.GOOD)
 
@@ -84,7 +100,7 @@ def test_a_token_is_decoded_without_its_signature() -> None:
     [
         ({"exp": NOW - 180}, "time", "expired 3 min ago"),
         ({"nbf": NOW + 600}, "time", "not valid for another 10 min"),
-        ({"exp": None}, "time", "does not say when it expires"),
+        ({"exp": None}, "time", "it has no expiry"),
         ({"iss": "https://elsewhere.test"}, "issuer", "issued by https://elsewhere.test"),
         ({"aud": "storefront"}, "audience", "it is for storefront, not for orders"),
         ({"sub": None, "scope": 3}, "claims", "sub, scope: missing or of the wrong type"),
@@ -102,60 +118,57 @@ def test_a_check_that_fails_says_why(changes: dict[str, Any], check: str, why: s
     ("header", "why"),
     [
         ({"alg": "none"}, "not signed at all"),
-        ({"alg": "HS256", "kid": "k1", "typ": "at+jwt"}, "whoever verifies could also forge"),
-        ({"alg": "EdDSA", "kid": "k1", "typ": "JWT"}, "no access token"),
-        ({"alg": "EdDSA", "kid": "k1", "typ": "at+jwt", "jku": "https://evil.test"}, "never has jku"),
+        ({"alg": "HS256", "kid": "k1", "typ": "at+jwt"}, "every verifier could forge tokens"),
+        ({"alg": "EdDSA", "kid": "k1", "typ": "JWT"}, "not an access token"),
+        ({"alg": "EdDSA", "kid": "k1", "typ": "at+jwt", "jku": "https://evil.test"}, "which attacks use: jku"),
         ({"alg": "EdDSA", "typ": "at+jwt"}, "kid: missing"),
         ({"alg": ["EdDSA"], "kid": 3, "typ": None}, "alg, kid, typ: missing"),
     ],
 )
-def test_a_header_that_no_node_takes_is_named(header: dict[str, Any], why: str) -> None:
+def test_a_header_that_every_node_refuses_is_explained(header: dict[str, Any], why: str) -> None:
     checks = check_locally(decode(raw(header, CLAIMS_OF_ALICE)), now=NOW, issuer=ISSUER)
     assert verdicts(checks)["header"] is Verdict.BAD
     assert why in reason_for(checks, "header")
 
 
-def test_an_unknown_issuer_is_said_to_be_unchecked_not_good() -> None:
+def test_without_the_meshs_issuer_the_token_is_unchecked_not_good() -> None:
     checks = check_locally(decode(made()), now=NOW, issuer="")
     assert verdicts(checks)["issuer"] is Verdict.UNKNOWN
     assert conclude(checks).verdict is Verdict.UNKNOWN
 
 
-def test_the_leeway_of_nodes_counts_here_too() -> None:
+def test_the_leeway_of_nodes_applies() -> None:
     checks = check_locally(decode(made(exp=NOW - 2)), now=NOW, issuer=ISSUER)
     assert verdicts(checks)["time"] is Verdict.GOOD
-    assert "expired 2 s ago, within the 5 s that nodes forgive" in reason_for(checks, "time")
+    assert "expired 2 s ago, within the 5 s of clock skew that nodes tolerate" in reason_for(checks, "time")
 
 
 def test_a_signature_is_checked_with_the_meshs_key() -> None:
     token = made()
-    assert check_keys(token, decode(token), KEYS).verdict is Verdict.GOOD
+    assert check_signature(token, decode(token), KEYS).verdict is Verdict.GOOD
 
 
-def test_a_token_that_was_altered_fails_by_its_signature() -> None:
-    head, body, signature = made().split(".")
-    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
-    claims["sub"] = "mallory"
-    forged = ".".join((head, base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode(), signature))
-    found = check_keys(forged, decode(forged), KEYS)
+def test_the_signature_of_an_altered_token_is_bad() -> None:
+    forged = with_claims(made(), sub="mallory")
+    found = check_signature(forged, decode(forged), KEYS)
     assert found.verdict is Verdict.BAD
     assert "signature" in found.text
 
 
 def test_a_token_of_another_key_names_that_key() -> None:
-    """And not all of the mesh's, which would make a headline of many lines."""
+    """It does not list the mesh's keys: the headline would take many lines."""
     token = made(header={"kid": "old"})
-    found = check_keys(token, decode(token), KEYS)
+    found = check_signature(token, decode(token), KEYS)
     assert found.verdict is Verdict.BAD
-    assert "key old is not one of the mesh's: it was removed" in found.text
+    assert "the mesh has no key old: it was removed" in found.text
     assert "k1" not in found.text
 
 
-def test_a_token_that_names_no_key_or_issuer_is_said_to_name_none() -> None:
+def test_a_token_without_key_or_issuer_is_explained() -> None:
     token = raw({"alg": "EdDSA", "typ": "at+jwt"}, {"sub": "alice"})
-    found = [*check_locally(decode(token), now=NOW, issuer=ISSUER), check_keys(token, decode(token), KEYS)]
+    found = [*check_locally(decode(token), now=NOW, issuer=ISSUER), check_signature(token, decode(token), KEYS)]
     assert reason_for(found, "signature").startswith("it names no key")
-    assert reason_for(found, "issuer") == f"it names no issuer (iss), and this mesh's is {ISSUER}"
+    assert reason_for(found, "issuer") == f"it has no issuer (iss); the mesh's is {ISSUER}"
     assert not any("None" in check.text for check in found)
 
 
@@ -176,14 +189,14 @@ def test_an_opaque_token_shows_its_kind_and_session_and_never_its_secret(kind: O
     assert check_locally(decoded, now=NOW, issuer=ISSUER)[0].verdict is Verdict.GOOD
 
 
-def test_an_opaque_token_that_was_not_copied_whole_fails_by_its_checksum() -> None:
+def test_a_damaged_opaque_token_is_found_by_its_checksum() -> None:
     text = OpaqueToken.generate(OpaqueKind.SESSION).text()
     for broken in (text[:-1], text[:20] + ("A" if text[20] != "A" else "B") + text[21:]):
         checks = check_locally(decode(broken), now=NOW, issuer=ISSUER)
         assert verdicts(checks) == {"form": Verdict.BAD}
 
 
-def test_a_refresh_token_is_said_to_be_for_the_auth_service_and_a_clients_secret_for_no_call() -> None:
+def test_refresh_tokens_and_client_secrets_are_no_credentials_for_calls() -> None:
     refresh, secret = (
         check_locally(decode(OpaqueToken.generate(kind).text()), now=NOW, issuer=ISSUER)
         for kind in (OpaqueKind.REFRESH, OpaqueKind.CLIENT_SECRET)
@@ -194,7 +207,7 @@ def test_a_refresh_token_is_said_to_be_for_the_auth_service_and_a_clients_secret
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_looked_into_without_an_error(text: str) -> None:
+def test_any_text_is_inspected_without_an_error(text: str) -> None:
     decoded = decode(text)
     assert conclude(check_locally(decoded, now=NOW, issuer=ISSUER, audience="orders")).verdict is Verdict.BAD
 
@@ -207,37 +220,49 @@ _json = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from([*HEADER, "other"]), _json),
-    st.dictionaries(st.sampled_from([*CLAIMS, "other"]), _json),
+    st.dictionaries(st.sampled_from([*HEADER_MEANINGS, "other"]), _json),
+    st.dictionaries(st.sampled_from([*CLAIM_MEANINGS, "other"]), _json),
 )
-def test_any_members_of_any_type_are_looked_into_without_an_error(
-    header: dict[str, Any], claims: dict[str, Any]
-) -> None:
+def test_members_of_any_type_are_inspected_without_an_error(header: dict[str, Any], claims: dict[str, Any]) -> None:
     token = raw(header, claims)
     decoded = decode(token)
     conclude(check_locally(decoded, now=NOW, issuer=ISSUER, audience="orders"))
-    assert check_keys(token, decoded, KEYS).verdict is Verdict.BAD
+    assert check_signature(token, decoded, KEYS).verdict is Verdict.BAD
 
 
 @pytest.mark.parametrize(
     "payload",
     ["[" * 100_000, '{"exp": 1' + "0" * 400 + "}", '{"exp": 1' + "0" * 5000 + "}", '{"exp": 1e999, "nbf": NaN}', "3"],
 )
-def test_hostile_json_is_looked_into_without_an_error(payload: str) -> None:
+def test_hostile_json_is_inspected_without_an_error(payload: str) -> None:
     decoded = decode(raw({"alg": "EdDSA", "kid": "k1", "typ": "at+jwt"}, payload))
     assert conclude(check_locally(decoded, now=NOW, issuer=ISSUER)).verdict is Verdict.BAD
     json.dumps(decoded.claims, allow_nan=False)
 
 
-def test_the_auth_services_word_outweighs_the_rest_but_for_the_audience() -> None:
+def test_the_auth_services_answer_overrides_all_but_the_audience() -> None:
     bad_time = Check("time", Verdict.BAD, "expired")
     accepted = Check("now", Verdict.GOOD, "accepted")
     assert conclude([bad_time, accepted]).verdict is Verdict.GOOD
     assert conclude([Check("audience", Verdict.BAD, "not for it"), accepted]).why == "not for it"
     assert conclude([Check("time", Verdict.GOOD, ""), Check("now", Verdict.BAD, "revoked")]).why == "revoked"
-    assert conclude([Check("now", Verdict.UNKNOWN, "nobody answers")]).verdict is Verdict.UNKNOWN
+    assert conclude([Check("now", Verdict.UNKNOWN, "no server answers")]).verdict is Verdict.UNKNOWN
 
 
-def test_the_glossary_knows_every_claim_of_ours() -> None:
-    assert CLAIMS_OF_ALICE.keys() <= CLAIMS.keys()
-    assert all(meaning.text and meaning.source for meaning in (*CLAIMS.values(), *HEADER.values()))
+def test_every_claim_and_header_member_has_a_meaning_and_a_source() -> None:
+    assert CLAIMS_OF_ALICE.keys() <= CLAIM_MEANINGS.keys()
+    assert all(meaning.text and meaning.source for meaning in (*CLAIM_MEANINGS.values(), *HEADER_MEANINGS.values()))
+
+
+@pytest.mark.parametrize("name", [*REQUIRED_TEXT_CLAIMS, *REQUIRED_TIME_CLAIMS, "scope", "aud", "epoch"])
+def test_inspection_and_nodes_require_the_same_claims(name: str) -> None:
+    token = made({name: None})
+    assert verdicts(check_locally(decode(token), now=NOW, issuer=ISSUER))["claims"] is Verdict.BAD
+    with pytest.raises(Refusal):
+        TokenReader(ISSUER, KEYS).read(token)
+
+
+def test_the_limits_that_are_shown_are_the_defaults_of_nodes() -> None:
+    defaults = {field.name: field.default for field in fields(MeshSettings)}
+    assert defaults["leeway"] == DEFAULT_LEEWAY_SECONDS
+    assert defaults["max_credential_bytes"] == DEFAULT_MAX_CREDENTIAL_BYTES

@@ -1,4 +1,4 @@
-"""Which mesh is meant, and as whom the command speaks: from a file, from the environment, or said to be unknown."""
+"""The profile: read from a file and the environment, and a clear failure if it is missing or wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from authsvc.cli.failure import ExitCode, Failure
-from authsvc.cli.mesh.error_advice import Speaker, Trouble, explain
+from authsvc.cli.mesh.error_advice import CallerAccount, CallError, failure_of_call
 from authsvc.cli.mesh.profile import load_profile, require_auth
 from tests.authsvc.cli.conftest import Command
 
@@ -30,7 +30,7 @@ def test_paths_in_a_profile_are_relative_to_it(tmp_path: Path) -> None:
     assert profile.credentials_file == tmp_path / "mesh" / "profile.credentials.json"
 
 
-def test_the_mesh_of_make_run_is_found_without_being_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_of_make_run_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / ".mesh" / "profile.json", auth="127.0.0.1:1,127.0.0.1:2", services={"orders": "x"}, later=[1])
     monkeypatch.chdir(tmp_path)
     assert load_profile(None, {}).auth == "127.0.0.1:1,127.0.0.1:2"
@@ -71,8 +71,8 @@ def test_without_a_profile_the_failure_says_how_to_make_one(tmp_path: Path, monk
     [
         ("", "is not JSON"),
         ("[]", "is not a JSON object"),
-        ('{"auth": 3}', "has a auth that is no string"),
-        ('{"auth": "h:1", "plaintext": "yes"}', "has a plaintext that is no true or false"),
+        ('{"auth": 3}', "its entry auth is not a string"),
+        ('{"auth": "h:1", "plaintext": "yes"}', "its entry plaintext is not true or false"),
     ],
 )
 def test_a_profile_that_cannot_be_used_says_what_is_wrong_with_it(tmp_path: Path, text: str, problem: str) -> None:
@@ -85,20 +85,20 @@ def test_a_profile_that_cannot_be_used_says_what_is_wrong_with_it(tmp_path: Path
     assert caught.value.exit_code == ExitCode.USAGE
 
 
-def test_a_profile_that_is_named_and_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
+def test_a_named_profile_that_does_not_exist_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="No such file"):
         load_profile(tmp_path / "absent.json", {"CREDMESH_AUTH": "h:1"})
 
 
 @pytest.mark.parametrize("environ", [{"CREDMESH_PLAINTEXT": "perhaps"}, {"CREDMESH_CERT_FILE": "cert.pem"}])
-def test_a_variable_that_is_wrong_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_wrong_variable_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
     path = write(tmp_path / "profile.json", auth="h:1")
     with pytest.raises(Failure) as caught:
         load_profile(path, environ)
     assert next(iter(environ)) in caught.value.message + caught.value.next_step
 
 
-def test_the_clients_secret_is_read_when_it_is_needed_and_is_in_no_repr(tmp_path: Path) -> None:
+def test_the_clients_secret_is_read_when_needed_and_is_in_no_repr(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("cmc_verysecret\n")
     profile = load_profile(write(tmp_path / "p.json", auth="h:1", client_id="c", client_secret_file="secret"), {})
     assert profile.client_secret() == "cmc_verysecret"
@@ -106,7 +106,7 @@ def test_the_clients_secret_is_read_when_it_is_needed_and_is_in_no_repr(tmp_path
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-def test_a_secret_that_is_absent_or_empty_is_said_so(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_or_empty_secret_is_reported(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "secret").write_text(content)
     profile = load_profile(write(tmp_path / "p.json", auth="h:1", client_id="c", client_secret_file="secret"), {})
@@ -115,14 +115,16 @@ def test_a_secret_that_is_absent_or_empty_is_said_so(tmp_path: Path, content: st
     assert str(tmp_path / "secret") in caught.value.message
 
 
-def test_an_entry_is_said_to_be_from_where_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_name_the_file_or_the_variable_that_sets_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "profile.json", auth="h:1", ca_file="ca.pem", etcd="e:1")
     profile = load_profile(path, {"CREDMESH_AUTH": "h:2", "CREDMESH_CA_FILE": " ", "ETCD_ENDPOINTS": ""})
-    assert (profile.place("auth"), profile.entry("auth")) == ("CREDMESH_AUTH", "CREDMESH_AUTH")
-    assert (profile.place("ca_file"), profile.entry("ca_file")) == (str(path), f"ca_file in {path}")
-    assert (profile.place("etcd"), profile.entry("server_name")) == (str(path), f"server_name in {path}")
+    assert (profile.source_of("auth"), profile.setting_of("auth")) == ("CREDMESH_AUTH", "CREDMESH_AUTH")
+    assert (profile.source_of("ca_file"), profile.setting_of("ca_file")) == (str(path), f"ca_file in {path}")
+    assert (profile.source_of("etcd"), profile.setting_of("server_name")) == (str(path), f"server_name in {path}")
     monkeypatch.chdir(tmp_path)
-    assert load_profile(None, {"CREDMESH_AUTH": "h:2"}).entry("ca_file") == "CREDMESH_CA_FILE"
+    assert load_profile(None, {"CREDMESH_AUTH": "h:2"}).setting_of("ca_file") == "CREDMESH_CA_FILE"
 
 
 @pytest.mark.parametrize(
@@ -135,23 +137,23 @@ def test_an_entry_is_said_to_be_from_where_it_is_from(tmp_path: Path, monkeypatc
         (grpc.StatusCode.UNAVAILABLE, "Peer name a.test is not in peer certificate", "CREDMESH_SERVER_NAME"),
     ],
 )
-def test_advice_names_the_variable_or_the_file_whichever_said_it(
+def test_advice_names_the_variable_or_the_file_that_sets_the_entry(
     tmp_path: Path, code: grpc.StatusCode, details: str, variable: str
 ) -> None:
     entries = {"auth": "h:1", "ca_file": "ca.pem", "server_name": "a.test"}
     names = {"CREDMESH_AUTH": "auth", "CREDMESH_CA_FILE": "ca_file", "CREDMESH_SERVER_NAME": "server_name"}
     path = write(tmp_path / "profile.json", **entries)
     for environ in ({}, {variable: "other"}):
-        failure = explain(Trouble(code, details), load_profile(path, environ), Speaker(), timeout=1)
+        failure = failure_of_call(CallError(code, details), load_profile(path, environ), CallerAccount(), timeout=1)
         assert (variable in failure.next_step) is bool(environ)
         assert (str(path) in failure.next_step) is not bool(environ)
     del entries[names[variable]]
-    told = load_profile(write(tmp_path / "profile.json", **entries), {variable: "other"})
-    assert variable in explain(Trouble(code, details), told, Speaker(), timeout=1).next_step
+    profile = load_profile(write(tmp_path / "profile.json", **entries), {variable: "other"})
+    assert variable in failure_of_call(CallError(code, details), profile, CallerAccount(), timeout=1).next_step
 
 
-def test_a_file_that_is_not_there_is_said_to_be_named_by_whatever_named_it(nowhere: Command) -> None:
+def test_a_missing_file_is_reported_with_what_names_it(nowhere: Command) -> None:
     profile = nowhere.with_profile("ca", auth="127.0.0.1:1", ca_file="absent.pem")
-    assert f"absent.pem, which {profile.profile} names" in profile.run("login", "a", password="p").stderr
-    told = replace(profile, variables={"CREDMESH_CA_FILE": "gone.pem"})
-    assert "gone.pem, which CREDMESH_CA_FILE names, is not there" in told.run("login", "a", password="p").stderr
+    assert f"absent.pem does not exist; {profile.profile} names it" in profile.run("login", "a", password="p").stderr
+    overridden = replace(profile, variables={"CREDMESH_CA_FILE": "gone.pem"})
+    assert "gone.pem does not exist; CREDMESH_CA_FILE names it" in overridden.run("login", "a", password="p").stderr

@@ -1,4 +1,4 @@
-"""What a person at a terminal gets: tables that fit, prompts that do not echo, questions before the irrevocable."""
+"""Output on a terminal: tables that fit, prompts that hide passwords, questions before what cannot be undone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # What a shell starts in the background ignores Ctrl-C, and so would all that it starts, these tests too.
+    # A process that a shell started in the background ignores Ctrl-C, and passes that on to its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Terminal:
-    """The command on a terminal of its own, and what is on the screen."""
+    """Runs the command on its own terminal, and records the screen."""
 
     def __init__(self, command: Command, *arguments: str, columns: int = 80, **environ: str) -> None:
         self._master, slave = pty.openpty()
@@ -54,14 +54,14 @@ class Terminal:
         os.write(self._master, answer.encode() + b"\n")
 
     def ends(self) -> tuple[int, str]:
-        """Waits until the command ends; its exit code and the whole screen."""
+        """Waits until the command ends. Returns its exit code and the whole screen."""
         wait_until(lambda: (self._read(), self._process.poll() is not None)[1], what="the command to end")
         self._read()
         os.close(self._master)
         return self._process.returncode, self.screen.replace("\r", "")
 
     def _read(self) -> str:
-        with contextlib.suppress(OSError):  # nothing more for now, or the command has closed its side
+        with contextlib.suppress(OSError):  # no more output yet, or the command has closed its side
             while chunk := os.read(self._master, 65536):
                 self.screen += chunk.decode()
         return self.screen
@@ -104,7 +104,9 @@ def test_a_table_fits_the_terminal_and_its_ids_stay_whole(command: Command, user
     assert any(session_id in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= columns
     assert ("Scopes" in lines[0]) is (columns == 200)
-    assert columns < 80 or len(lines) == 3, "a session takes one line: what does not fit is left out, not folded"
+    assert columns < 80 or len(lines) == 3, (
+        "a session takes one line: a column that does not fit is left out, not folded"
+    )
     assert _STYLE.search(screen)
 
 
@@ -124,8 +126,8 @@ _TABLE = (
     Column("Id", width=16, whole=True),
     Column("Lost since", width=16),
     Column("Why", width=30),
-    Column("Noticed by", wide=2),
-    Column("Count", whole=True, wide=1),
+    Column("Noticed by", optional=2),
+    Column("Count", whole=True, optional=1),
 )
 _ROWS = (
     ("0b4dc6a52a6dc59d", "now", "its history is of cluster bae51fc6a55e0661", "auth-vm-36d599c1", "12"),
@@ -143,22 +145,22 @@ _ROWS = (
 def test_no_cell_is_cut_at_any_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """Columns are left out or folded, and where that does not do each value gets a line."""
+    """Columns are left out, then folded. If that is not enough, each value gets its own line."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))
     Output(as_json=False).table(_TABLE, _ROWS)
     text = _STYLE.sub("", capsys.readouterr().out)
-    shown = [place for place, column in enumerate(_TABLE) if not column.wide or column.title in text]
-    assert ("Count" in text) or ("Noticed by" not in text), "what matters less is left out first"
+    shown = [place for place, column in enumerate(_TABLE) if not column.optional or column.title in text]
+    assert ("Count" in text) or ("Noticed by" not in text), "the highest number is left out first"
     cells = "".join(_TABLE[place].title + "".join(row[place] for row in _ROWS) for place in shown)
     assert Counter("".join(cells.split())) <= Counter("".join(text.split()))
-    assert all(row[0] in text for row in _ROWS), "an id is copied in one go"
+    assert all(row[0] in text for row in _ROWS), "an id stays in one piece"
     if width >= 40:
         assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 
-def test_colour_is_left_out_where_it_is_not_wanted(command: Command) -> None:
+def test_there_is_no_colour_with_no_color_or_a_dumb_terminal(command: Command) -> None:
     code, screen = Terminal(command, "nodes", NO_COLOR="1").ends()
     assert code == ExitCode.OK
     assert "\x1b[3" not in screen
@@ -176,7 +178,7 @@ def test_an_interrupted_prompt_ends_the_command_quietly(command: Command) -> Non
     assert "Traceback" not in screen
 
 
-def test_the_columns_of_a_pipe_stand_still_when_values_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_in_a_pipe_keep_their_places_when_values_change(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(as_json=False)
     columns = [Column("Seen", width=10), Column("Name", whole=True), Column("Kind")]
     places = set()
@@ -187,7 +189,7 @@ def test_the_columns_of_a_pipe_stand_still_when_values_change(capsys: pytest.Cap
     assert places == {(12, 12)}
 
 
-def test_wide_characters_and_markup_line_up_and_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wide_characters_and_markup_are_aligned_and_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(as_json=False)
     output.table([Column("Name"), Column("Kind")], [["愛", "a"], ["[red]x", "b"]])
     assert capsys.readouterr().out == "NAME    KIND\n愛      a\n[red]x  b\n"

@@ -1,4 +1,4 @@
-"""Text from elsewhere cannot command a terminal, and lines up."""
+"""Untrusted text cannot control a terminal, and is aligned in tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from authsvc.cli.terminal.text import columns_of, pad, printable
 
 @given(st.text())
 def test_printable_text_holds_no_control_and_no_format_character(text: str) -> None:
-    assert not {unicodedata.category(one) for one in printable(text)} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert not {unicodedata.category(character) for character in printable(text)} & {
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+        "Zp",
+    }
 
 
 @given(st.text())
-def test_text_that_was_made_printable_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_not_changed_again(text: str) -> None:
     once = printable(text)
     assert printable(once) == once
 
@@ -33,7 +41,7 @@ def test_text_that_was_made_printable_stays_as_it_is(text: str) -> None:
         ("zero\u200bwidth", "zero\\u200bwidth"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(text: str, shown: str) -> None:
+def test_what_controls_a_terminal_is_shown_as_an_escape(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 

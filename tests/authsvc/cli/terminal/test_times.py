@@ -1,4 +1,4 @@
-"""Moments and spans read as a person would say them."""
+"""Points in time and durations as people write them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def berlin() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.0, "0 ms"),
         (0.25, "250 ms"),
@@ -39,19 +39,19 @@ def berlin() -> Iterator[None]:
         (86_400 * 4000, "4,000 days"),
     ],
 )
-def test_a_span_is_said_in_the_one_unit_that_suits_it(seconds: float, said: str) -> None:
-    assert span(seconds) == said
+def test_a_duration_has_one_suitable_unit(seconds: float, text: str) -> None:
+    assert span(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("when", "said"), [(NOW, "now"), (NOW + 0.9, "now"), (NOW - 180, "3 min ago"), (NOW + 7200, "in 2 h")]
+    ("when", "text"), [(NOW, "now"), (NOW + 0.9, "now"), (NOW - 180, "3 min ago"), (NOW + 7200, "in 2 h")]
 )
-def test_a_moment_is_said_as_seen_from_now(when: float, said: str) -> None:
-    assert relative(when, NOW) == said
+def test_a_point_in_time_is_relative_to_now(when: float, text: str) -> None:
+    assert relative(when, NOW) == text
 
 
 @pytest.mark.usefixtures("berlin")
-def test_a_moment_far_away_is_a_local_date_and_a_near_one_is_relative() -> None:
+def test_a_near_point_in_time_is_relative_and_a_distant_one_a_local_date() -> None:
     assert moment(NOW - 60, NOW) == "60 s ago"
     assert moment(NOW - 40 * 3600, NOW) == "2025-11-23 01:00"
     assert moment(None, NOW) == "-"
@@ -59,7 +59,7 @@ def test_a_moment_far_away_is_a_local_date_and_a_near_one_is_relative() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_no_number_that_a_token_may_hold_breaks_it(when: float) -> None:
+def test_every_finite_number_is_accepted(when: float) -> None:
     assert local_time(when)
     assert moment(when, NOW)
     assert relative(when, NOW)

