@@ -36,6 +36,8 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Facts, RevocationBounds], Verdict]
     "I7": ("without etcd, methods follow their rule; when it returns, nodes catch up", recovering.check),
 }
 
+_DISAGREED: Final = "etcd's members disagreed, so etcd itself had lost commits or used revisions twice"
+
 INVARIANTS: Final = {name: promise for name, (promise, _) in _CHECKS.items()}
 """The promises in short, by invariant."""
 
@@ -44,4 +46,8 @@ def check(records: Sequence[Record]) -> dict[str, Verdict]:
     """Returns the verdict on each invariant. `records` are ordered as `read_operation_log` returns them."""
     facts = Facts(records)
     bounds = RevocationBounds(facts)
-    return {name: check_invariant(facts, bounds) for name, (_, check_invariant) in _CHECKS.items()}
+    verdicts = {name: check_invariant(facts, bounds) for name, (_, check_invariant) in _CHECKS.items()}
+    for since, until in facts.disagreements:
+        for verdict in verdicts.values():
+            verdict.exempt(since, until, _DISAGREED)
+    return verdicts

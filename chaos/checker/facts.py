@@ -137,6 +137,7 @@ class Facts:
     revocations: dict[str, list[Revocation]] = field(init=False)
     key_revocations: dict[str, list[Revocation]] = field(init=False)
     restores: list[tuple[float, float]] = field(init=False)
+    disagreements: list[tuple[float, float]] = field(init=False)
     gaps: bool = field(init=False, default=False)
     signing: dict[str, Activation] = field(init=False)
     written_without_leader: list[Record] = field(init=False)
@@ -146,12 +147,25 @@ class Facts:
     _members: list[_Membership] = field(init=False)
     _later_revisions: dict[int, tuple[list[float], list[int]]] = field(init=False)
 
+    def _find_disagreements(self) -> list[tuple[float, float]]:
+        """The periods in which etcd's members may have disagreed (etcd-io/etcd#13766).
+
+        Each begins with the last calm in which they agreed, and ends when etcd is restored.
+        """
+        periods = []
+        for found in self.by_op[NO_CALM]:
+            since = max((calm["u"] for calm in self.by_op["calm"] if calm["u"] <= found["t"]), default=-math.inf)
+            until = min((one["u"] for one in self.by_op["restore"] if one["t"] >= found["u"]), default=math.inf)
+            periods.append((since, until))
+        return periods
+
     def __post_init__(self) -> None:
         self.by_op = defaultdict(list)
         for record in self.records:
             # If etcd's members disagree, reads alternate between their states, and no mesh can recover.
             self.by_op[NO_CALM if record.get("disagreement") else record["op"]].append(record)
         self.meta = self.by_op["meta"][0]
+        self.disagreements = self._find_disagreements()
         self.restores = [(one["t"], one["u"]) for one in self.by_op["restore"]]
         self.issues = {
             one["cred"]: Issue(one, _scopes(one), self.incarnation(one["t"], one["u"]))

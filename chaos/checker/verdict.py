@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +17,12 @@ class Violation:
 
     what: str
     records: tuple[Any, ...]
+
+    @property
+    def answered(self) -> float:
+        """When the newest of its records was answered, by the clock of the operation log; -infinity if none was."""
+        times = [record["u"] for record in self.records if isinstance(record, dict) and "u" in record]
+        return max(times, default=-math.inf)
 
 
 @dataclass(slots=True)
@@ -47,6 +54,15 @@ class Verdict:
         self.violated += 1
         if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(Violation(what, records))
+
+    def exempt(self, since: float, until: float, why: str) -> None:
+        """Counts violations of a period as undecided instead: those whose newest record was answered in it."""
+        kept = [one for one in self.violations if not since < one.answered <= until]
+        exempted = len(self.violations) - len(kept)
+        if exempted:
+            self.violations = kept
+            self.violated -= exempted
+            self.undecided[why] = self.undecided.get(why, 0) + exempted
 
     def leave_open(self, why: str) -> None:
         """Counts a case that the operation log does not decide."""

@@ -525,6 +525,24 @@ class TestRecovering:
         calm["disagreement"] = ""
         assert log.verdict("I7").violated == 1
 
+    def test_violations_on_an_etcd_whose_members_disagree_are_undecided(self, log: OperationLogBuilder) -> None:
+        """Only from the last calm in which the members agreed until etcd is restored; all others still count."""
+
+        def refuse_right_password() -> None:
+            log.add("login", at="auth-1", answer="refused", reason="CREDENTIAL_INVALID", subject="a", client="password")
+
+        refuse_right_password()
+        log.add("calm")
+        log.after(1)
+        refuse_right_password()
+        assert log.verdict("I5").violated == 2
+        disagreement = log.add("calm", disagreement="etcd-3 is at revision 1, and etcd-2 had been at 2")
+        verdict = log.verdict("I5")
+        assert verdict.violated == 1
+        assert any("disagreed" in why for why in verdict.undecided)
+        disagreement["disagreement"] = ""
+        assert log.verdict("I5").violated == 2
+
     @pytest.mark.parametrize("op", ["login", "rotate", "revoke"])
     def test_in_a_calm_every_replica_must_serve(self, log: OperationLogBuilder, op: str) -> None:
         began = log.now
