@@ -135,10 +135,10 @@ async def call_node(node: CalledNode, metadata: Metadata) -> Reason | grpc.Statu
     return None
 
 
-async def _first_refusal(node: CalledNode, metadata: Metadata) -> tuple[float, Reason | grpc.StatusCode]:
+async def _first_refusal(node: CalledNode, metadata: Metadata) -> tuple[float, Reason]:
     while True:
         reason = await call_node(node, metadata)
-        if reason is not None:
+        if isinstance(reason, Reason):  # a node that does not answer has not decided
             return time.time(), reason
 
 

@@ -79,6 +79,8 @@ def test_a_full_disk_loses_no_acknowledged_commit_and_is_reported(small_disk: Pa
     etcd = EtcdProcess(small_disk / "etcd", log_file=tmp_path / "etcd.log")
     with etcd:
         ballast = small_disk / "ballast"
+        # etcd reserves two files of 64 MB for its log, the second one a moment after it has started.
+        wait_until(lambda: shutil.disk_usage(small_disk).used >= 2 * 64_000_000, what="etcd has reserved its log")
         ballast.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - 3 * MIB)))
         acknowledged = fill(etcd)
         assert acknowledged

@@ -169,7 +169,7 @@ class TestRotateKeys:
         before = keys.signing()
         response = leaderless.call("RotateKeys", keys_pb2.RotateKeysRequest())
         assert not response.HasField("key")
-        error = leaderless.refused("RotateKeys", keys_pb2.RotateKeysRequest(wait=True), timeout=0.5)
+        error = leaderless.refused("RotateKeys", keys_pb2.RotateKeysRequest(wait=True), timeout=2)
         assert error.code() is Code.DEADLINE_EXCEEDED
         assert "no leader has started the rotation yet" in (error.details() or "")
         keys.etcd.commit([], [Delete(keys.layout.leader)])
@@ -180,7 +180,7 @@ class TestRotateKeys:
     def test_without_a_leader_a_second_algorithm_is_refused(self, leaderless: Api) -> None:
         leaderless.call("RotateKeys", keys_pb2.RotateKeysRequest(algorithm=keys_pb2.KEY_ALGORITHM_ES256))
         error = leaderless.refused(
-            "RotateKeys", keys_pb2.RotateKeysRequest(algorithm=keys_pb2.KEY_ALGORITHM_RS256), timeout=0.5
+            "RotateKeys", keys_pb2.RotateKeysRequest(algorithm=keys_pb2.KEY_ALGORITHM_RS256), timeout=20
         )
         assert error.code() is Code.FAILED_PRECONDITION
         assert "a rotation to ES256 was requested already" in (error.details() or "")
