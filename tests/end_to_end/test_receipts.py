@@ -26,7 +26,7 @@ from tests.support.probe.process import ProbeProcess
 from tests.support.processes import AuthProcess
 from tests.support.waiting import wait_until
 
-ALLOWANCE = 5.0
+ALLOWANCE = 1.0
 """Seconds beyond its bound that a receipt may take on a busy machine."""
 
 Start = Callable[..., ProbeProcess]

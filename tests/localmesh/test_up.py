@@ -34,9 +34,9 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_mesh_comes_up_in_seconds_and_lists_its_parts(mesh: RunningMesh) -> None:
-    """How long it takes is measured by the benchmark. Here several test workers share the machine."""
+    """The limit is above the promised five seconds, because several test workers share the machine."""
     status = mesh.status()
-    assert 0 < status["up_seconds"] < 60
+    assert status["up_seconds"] < 20
     assert {part["name"] for part in status["parts"]} == {
         *("etcd", "auth-1", "auth-2", "storefront", "orders", "inventory")
     }

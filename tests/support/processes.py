@@ -28,7 +28,7 @@ KEK: Final = "dGVzdHMgb25seTogbmV2ZXIgdXNlIHRoaXMga2V5ISE="
 """The key-encryption key of every replica in a test, so that they open each other's signing keys."""
 
 _START_TIMEOUT: Final = 30.0
-_STOP_TIMEOUT: Final = 60.0
+_STOP_TIMEOUT: Final = 20.0
 
 
 class AuthProcess:
