@@ -1,7 +1,10 @@
-"""Fixtures for all tests: a real etcd that a worker's tests share, an etcd for one test, and a shared mesh."""
+"""Fixtures for all tests: a real etcd that a worker's tests share, and an etcd for one test."""
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +16,25 @@ from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
 from interceptors.settings import EtcdSettings
 from localmesh.etcd.process import EtcdProcess
-from tests.support.running_mesh import RunningMesh
+
+# Without cached bytecode, every worker would rewrite the assertions of every test again, and every process that a test
+# starts would compile its modules again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Importing and collecting makes objects that are never garbage. To look for garbage among them takes a quarter of the
+# time, so the collector is off until the tests are collected, and leaves out what exists by then.
+gc.disable()
 
 # An example takes longer than hypothesis's default of 200 ms when the machine is busy.
 hypothesis.settings.register_profile("busy-machine", deadline=None)
 hypothesis.settings.load_profile("busy-machine")
+
+
+def pytest_collection_finish() -> None:
+    """Turns the garbage collector on."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +68,3 @@ def own_etcd(tmp_path: Path) -> Iterator[EtcdProcess]:
 def layout(etcd_settings: EtcdSettings) -> Layout:
     """The etcd keys of this test's mesh."""
     return Layout(etcd_settings.prefix)
-
-
-@pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    """A mesh that is up, shared by the tests of this worker. A test that stops parts starts its own RunningMesh."""
-    with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh") as running:
-        yield running

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from localmesh.certs import development_certificates
 from localmesh.etcd.process import EtcdProcess
 from tests.authsvc.http.test_server import get
 from tests.support.processes import ISSUER, KEK, AuthProcess, seed
+from tests.support.repository import REPOSITORY
 from tests.support.waiting import wait_until
 
 GOOD = {
@@ -37,13 +40,27 @@ GOOD = {
 }
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A replica with the development accounts, and the secrets of its clients by client id."""
+
+    replica: AuthProcess
+    secrets: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def replica(etcd: EtcdProcess) -> Iterator[AuthProcess]:
-    """One replica with the development accounts, shared by the tests that change little."""
+def shared(etcd: EtcdProcess) -> Iterator[Shared]:
+    """One replica, shared by the tests that change little."""
     settings = etcd.settings(f"/process-{os.getpid()}/")
-    seed(settings)
+    secrets = seed(settings)
     with AuthProcess(settings) as process:
-        yield process
+        yield Shared(process, secrets)
+
+
+@pytest.fixture
+def replica(shared: Shared) -> AuthProcess:
+    """The shared replica."""
+    return shared.replica
 
 
 def _run(environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -64,31 +81,73 @@ def _refusal(call: Any, request: Any, **options: Any) -> tuple[grpc.StatusCode, 
     return error.code(), reason_of(error.trailing_metadata()), error.details()
 
 
-@pytest.mark.parametrize("absent", ["ETCD_ENDPOINTS", "CREDMESH_ISSUER", "CREDMESH_LISTEN", "CREDMESH_KEK"])
-def test_an_absent_setting_is_one_line_and_exit_code_2(absent: str) -> None:
-    ended = _run({name: value for name, value in GOOD.items() if name != absent})
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+ABSENT = ("ETCD_ENDPOINTS", "CREDMESH_ISSUER", "CREDMESH_LISTEN", "CREDMESH_KEK")
+WRONG = (
+    ("CREDMESH_TOKEN_LIFETIME", "soon"),
+    ("CREDMESH_KEY_ALGORITHM", "none"),
+    ("CREDMESH_KEK", "dG9vIHNob3J0"),
+    ("CREDMESH_KEK", "not base64!"),
+    ("CREDMESH_HTTP_LISTEN", "8080"),
+    ("CREDMESH_LISTEN", "nowhere"),
+    ("CREDMESH_LOG_LEVEL", "loud"),
+)
+
+RUN_EACH = """
+import contextlib, io, json, os, sys
+from authsvc.__main__ import main
+
+ends = []
+for environ in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(environ)
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    ends.append((code, said.getvalue()))
+print(json.dumps(ends))
+"""
+"""Runs the main program under each of the given environments. The start of a process costs more than the rest."""
+
+
+@pytest.fixture(scope="module")
+def ends() -> dict[tuple[str, str | None], tuple[int, list[str]]]:
+    """By variable and value, None if absent: the exit code and the lines on stderr of the main program."""
+    environs: dict[tuple[str, str | None], dict[str, str]] = {
+        (absent, None): {name: value for name, value in GOOD.items() if name != absent} for absent in ABSENT
+    }
+    environs |= {(variable, wrong): {**GOOD, variable: wrong} for variable, wrong in WRONG}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH],
+        input=json.dumps(list(environs.values())),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    found = [(code, said.splitlines()) for code, said in json.loads(done.stdout)]
+    return dict(zip(environs, found, strict=True))
+
+
+@pytest.mark.parametrize("absent", ABSENT)
+def test_an_absent_setting_is_one_line_and_exit_code_2(
+    ends: dict[tuple[str, str | None], tuple[int, list[str]]], absent: str
+) -> None:
+    code, (line,) = ends[absent, None]
+    assert code == 2
     assert line.startswith(f"auth: {absent}")
     assert "for example: " in line
 
 
-@pytest.mark.parametrize(
-    ("variable", "wrong"),
-    [
-        ("CREDMESH_TOKEN_LIFETIME", "soon"),
-        ("CREDMESH_KEY_ALGORITHM", "none"),
-        ("CREDMESH_KEK", "dG9vIHNob3J0"),
-        ("CREDMESH_KEK", "not base64!"),
-        ("CREDMESH_HTTP_LISTEN", "8080"),
-        ("CREDMESH_LISTEN", "nowhere"),
-        ("CREDMESH_LOG_LEVEL", "loud"),
-    ],
-)
-def test_a_wrong_setting_is_one_line_and_exit_code_2(variable: str, wrong: str) -> None:
-    ended = _run({**GOOD, variable: wrong})
-    assert ended.returncode == 2, ended.stderr
-    (line,) = ended.stderr.splitlines()
+@pytest.mark.parametrize(("variable", "wrong"), WRONG)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    ends: dict[tuple[str, str | None], tuple[int, list[str]]], variable: str, wrong: str
+) -> None:
+    code, (line,) = ends[variable, wrong]
+    assert code == 2, line
     assert line.startswith(f"auth: {variable}")
     assert variable != "CREDMESH_KEK" or wrong not in line
 
@@ -143,17 +202,6 @@ def test_it_can_be_stopped_while_it_waits_for_etcd(own_etcd: EtcdProcess) -> Non
     replica.wait_for(lambda: f"reading the mesh's state from etcd at {own_etcd.endpoint}" in replica.output, "it waits")
     assert replica.stop() == 0
     assert "Traceback" not in replica.output
-
-
-def test_the_key_encryption_key_can_come_from_a_file(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
-    generate_kek(tmp_path / "kek")
-    seed(etcd_settings)
-    with AuthProcess(
-        etcd_settings, environ={"CREDMESH_KEK": "", "CREDMESH_KEK_FILE": str(tmp_path / "kek")}
-    ) as replica:
-        with replica.channel() as channel:
-            assert _login(auth_pb2_grpc.AuthServiceStub(channel), "alice", "alice-password").access_token
-        assert replica.stop() == 0
 
 
 def test_it_serves_health_checks_reflection_and_http(replica: AuthProcess) -> None:
@@ -274,23 +322,28 @@ def test_logins_and_calls_are_counted(replica: AuthProcess) -> None:
     assert [_metric(replica, name) - was for name, was in zip(names, before, strict=True)] == [1, 1, 1, 1]
 
 
-def test_it_serves_tls_and_takes_no_plaintext(etcd_settings: EtcdSettings, tmp_path: Path) -> None:
+def test_it_serves_tls_with_a_kek_from_a_file_and_takes_no_plaintext(
+    etcd_settings: EtcdSettings, tmp_path: Path
+) -> None:
+    generate_kek(tmp_path / "kek")
     seed(etcd_settings)
-    with AuthProcess(etcd_settings, tls=development_certificates(tmp_path / "tls")) as replica:
+    kek = {"CREDMESH_KEK": "", "CREDMESH_KEK_FILE": str(tmp_path / "kek")}
+    with AuthProcess(etcd_settings, tls=development_certificates(tmp_path / "tls"), environ=kek) as replica:
         with replica.channel() as channel:
             assert _login(auth_pb2_grpc.AuthServiceStub(channel), "alice", "alice-password").access_token
         with grpc.insecure_channel(replica.target) as channel:
             stub = auth_pb2_grpc.AuthServiceStub(channel)
             assert _refusal(stub.WhoAmI, auth_pb2.WhoAmIRequest())[0] is grpc.StatusCode.UNAVAILABLE
+        assert replica.stop() == 0
 
 
-def test_the_development_accounts_sign_in(etcd_settings: EtcdSettings) -> None:
-    secrets = seed(etcd_settings)
-    with AuthProcess(etcd_settings) as replica, replica.channel() as channel:
+def test_the_development_accounts_sign_in(shared: Shared) -> None:
+    with shared.replica.channel() as channel:
         stub = auth_pb2_grpc.AuthServiceStub(channel)
         for subject in ("alice", "bob"):
             assert sorted(_login(stub, subject, f"{subject}-password").scopes) == ["shop.buy", "shop.read"]
-        for client_id, secret in secrets.items():
+        assert shared.secrets
+        for client_id, secret in shared.secrets.items():
             grant = auth_pb2.ClientCredentialsGrant(client_id=client_id, client_secret=secret)
             given = stub.Login(auth_pb2.LoginRequest(client_credentials=grant), timeout=20).credentials
             assert given.access_token
@@ -312,7 +365,7 @@ def test_two_replicas_serve_one_mesh(etcd_settings: EtcdSettings) -> None:
             assert renewed.credentials.session_id == given.session_id
 
 
-def test_its_log_holds_no_credential(etcd_settings: EtcdSettings) -> None:
+def test_its_log_holds_no_credential_and_sigterm_ends_it_with_exit_code_0(etcd_settings: EtcdSettings) -> None:
     secrets = seed(etcd_settings)
     with AuthProcess(etcd_settings, environ={"CREDMESH_LOG_LEVEL": "debug"}) as replica:
         with replica.channel() as channel:
@@ -341,11 +394,6 @@ def test_its_log_holds_no_credential(etcd_settings: EtcdSettings) -> None:
     assert [secret for secret in shown if secret in replica.output] == []
     events = {line["event"] for line in replica.log(logger="credmesh.audit")}
     assert {"login", "refresh", "logout", "refused"} <= events
-
-
-def test_sigterm_ends_it_with_exit_code_0(etcd_settings: EtcdSettings) -> None:
-    with AuthProcess(etcd_settings) as replica:
-        assert replica.stop() == 0
     assert replica.log(message="auth has stopped")
     assert "Traceback" not in replica.output
 

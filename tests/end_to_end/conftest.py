@@ -16,13 +16,17 @@ from tests.support.people import People, populate
 from tests.support.probe import schema
 from tests.support.probe.process import ProbeProcess
 from tests.support.processes import AuthProcess
+from tests.support.running_mesh import mesh
 
-__all__ = ["BOUND", "audited", "keys"]
+__all__ = ["BOUND", "audited", "keys", "mesh"]
 
 schema.load()
 
 BOUND = 3.0
 """The longest freshness of these meshes, in seconds."""
+
+AUTH_ENVIRON = {"CREDMESH_LONGEST_FRESHNESS": f"{BOUND:g}", "CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_NODE_LEASE": "5"}
+"""The settings of a replica of these meshes."""
 
 
 @pytest.fixture
@@ -40,8 +44,7 @@ def secrets(own_settings: EtcdSettings) -> dict[str, str]:
 @pytest.fixture
 def auth(own_settings: EtcdSettings, secrets: dict[str, str]) -> Iterator[AuthProcess]:
     """The replica."""
-    environ = {"CREDMESH_LONGEST_FRESHNESS": f"{BOUND:g}", "CREDMESH_ETCD_TIMEOUT": "1", "CREDMESH_NODE_LEASE": "5"}
-    with AuthProcess(own_settings, environ=environ) as replica:
+    with AuthProcess(own_settings, environ=AUTH_ENVIRON) as replica:
         yield replica
 
 

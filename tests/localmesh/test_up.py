@@ -97,11 +97,15 @@ def version(port: int, *, tls: ssl.SSLContext | None) -> bytes:
         return connection.recv(4096)
 
 
-def test_a_mesh_whose_etcd_had_no_tls_works_with_its_old_data(tmp_path: Path) -> None:
+def test_an_old_mesh_without_etcd_tls_and_with_a_killed_supervisor_works(tmp_path: Path) -> None:
+    """A process cannot handle SIGKILL, so the kernel must end the parts. The next run has the old data."""
     folder = tmp_path / ".mesh"
-    with RunningMesh(folder) as mesh:
-        port = int(mesh.profile["etcd"].rpartition(":")[2])
-        refresh_token = mesh.sign_in("alice").refresh_token
+    killed = RunningMesh(folder).start()
+    port = int(killed.profile["etcd"].rpartition(":")[2])
+    refresh_token = killed.sign_in("alice").refresh_token
+    processes = killed.processes()
+    killed.process.kill()
+    wait_until(lambda: gone(processes), what="every part is gone")
     for path in (folder / "tls").glob("etcd*"):
         path.unlink()
     # Starting etcd without TLS stores plaintext addresses in its data, as in such a mesh.
@@ -138,7 +142,18 @@ def test_a_second_mesh_in_the_same_folder_is_refused(mesh: RunningMesh) -> None:
 
 
 def test_a_stop_leaves_no_process_and_the_next_run_has_the_same_data(tmp_path: Path) -> None:
-    first = RunningMesh(tmp_path / "m" / ".mesh").start()
+    """The port of one part is taken at first, so only that part moves. The next run keeps its new address, too."""
+    folder = tmp_path / "m" / ".mesh"
+    folder.mkdir(parents=True)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        (folder / "ports.json").write_text(f'{{"orders": {port}, "inventory": "nonsense"}}')
+        first = RunningMesh(folder).start()
+        assert first.profile["services"]["orders"] != f"127.0.0.1:{port}"
+        assert f"port {port} is taken; orders uses " in first.output
+        assert first.sign_in("bob").access_token
     processes = first.processes()
     assert len(processes) == 7
     addresses = {part["name"]: part["address"] for part in first.status()["parts"]}
@@ -146,9 +161,16 @@ def test_a_stop_leaves_no_process_and_the_next_run_has_the_same_data(tmp_path: P
     assert first.stop() == 0
     assert gone(processes)
     assert not (first.folder / "control.sock").exists()
-    with RunningMesh(first.folder) as second:
-        assert {part["name"]: part["address"] for part in second.status()["parts"]} == addresses
-        assert refresh(second, refresh_token), "alice's session is still there"
+    second = RunningMesh(first.folder).start()
+    assert {part["name"]: part["address"] for part in second.status()["parts"]} == addresses
+    assert refresh(second, refresh_token), "alice's session is still there"
+    command = [sys.executable, "-m", "localmesh", "--folder", str(second.folder), "down"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "the mesh is down\n"
+    assert second.process.wait(5), "it returned when everything had stopped"
+    assert second.process.exit_code == 0
+    with pytest.raises(LocalMeshError, match=r"no mesh is up in .*; start one with: make run"):
+        send_request(second.folder, do="status")
     (first.folder / "secrets" / "operator").unlink()
     third = RunningMesh(first.folder).start(wait=False)
     assert third.process.wait(60)
@@ -164,14 +186,6 @@ def refresh(mesh: RunningMesh, refresh_token: str) -> str:
     with mesh.channel(mesh.profile["replicas"][1]) as channel:
         request = auth_pb2.RefreshRequest(refresh_token=refresh_token)
         return auth_pb2_grpc.AuthServiceStub(channel).Refresh(request, timeout=20).credentials.access_token
-
-
-def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
-    """A process cannot handle SIGKILL, so the kernel must end the parts."""
-    mesh = RunningMesh(tmp_path / ".mesh").start()
-    processes = mesh.processes()
-    mesh.process.kill()
-    wait_until(lambda: gone(processes), what="every part is gone")
 
 
 def test_a_part_that_dies_is_reported_with_its_log_and_restarted(tmp_path: Path) -> None:
@@ -204,20 +218,6 @@ def running(mesh: RunningMesh) -> bool:
         return mesh.state("orders") == "up"
     except LocalMeshError:
         return False
-
-
-def test_only_the_part_whose_port_is_taken_moves(tmp_path: Path) -> None:
-    folder = tmp_path / ".mesh"
-    folder.mkdir()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", free_port()))
-        taken.listen(1)
-        port = taken.getsockname()[1]
-        (folder / "ports.json").write_text(f'{{"orders": {port}, "inventory": "nonsense"}}')
-        with RunningMesh(folder) as mesh:
-            assert mesh.profile["services"]["orders"] != f"127.0.0.1:{port}"
-            assert f"port {port} is taken; orders uses " in mesh.output
-            assert mesh.sign_in("bob").access_token
 
 
 def test_a_part_that_cannot_start_ends_the_start_and_shows_its_log(tmp_path: Path) -> None:
@@ -269,24 +269,16 @@ def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in mesh.output
 
 
-def test_a_part_can_be_taken_down_and_brought_back_on_request(tmp_path: Path) -> None:
-    with RunningMesh(tmp_path / ".mesh") as mesh:
-        send_request(mesh.folder, do="take-down", part="auth-2", kill=True, seconds=60)
-        assert mesh.state("auth-2") == "taken down"
-        assert "auth-2 was taken down on request" in mesh.output
-        send_request(mesh.folder, do="bring-back", part="auth-2")
-        wait_until(lambda: mesh.state("auth-2") == "up", 30, "it is back")
-        send_request(mesh.folder, do="take-down", part="auth-2", kill=False, seconds=0)
-        wait_until(lambda: mesh.state("auth-2") == "up", 30, "it comes back by itself")
-        with pytest.raises(LocalMeshError, match="there is no part 'etcdd'; the parts are etcd, auth-1"):
-            send_request(mesh.folder, do="take-down", part="etcdd", kill=True)
-        command = [sys.executable, "-m", "localmesh", "--folder", str(mesh.folder), "down"]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
-        assert done.stdout == "the mesh is down\n"
-        assert mesh.process.wait(5), "it returned when everything had stopped"
-        assert mesh.process.exit_code == 0
-    with pytest.raises(LocalMeshError, match=r"no mesh is up in .*; start one with: make run"):
-        send_request(mesh.folder, do="status")
+def test_a_part_can_be_taken_down_and_brought_back_on_request(mesh: RunningMesh) -> None:
+    send_request(mesh.folder, do="take-down", part="auth-2", kill=True, seconds=60)
+    assert mesh.state("auth-2") == "taken down"
+    assert "auth-2 was taken down on request" in mesh.output
+    send_request(mesh.folder, do="bring-back", part="auth-2")
+    wait_until(lambda: mesh.state("auth-2") == "up", 30, "it is back")
+    send_request(mesh.folder, do="take-down", part="auth-2", kill=False, seconds=0)
+    wait_until(lambda: mesh.state("auth-2") == "up", 30, "it comes back by itself")
+    with pytest.raises(LocalMeshError, match="there is no part 'etcdd'; the parts are etcd, auth-1"):
+        send_request(mesh.folder, do="take-down", part="etcdd", kill=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")

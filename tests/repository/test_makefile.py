@@ -83,16 +83,15 @@ def test_a_system_that_is_not_linux_is_reported(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_everyone_can_be_revoked_without_a_terminal(tmp_path: Path) -> None:
-    with RunningMesh(tmp_path / ".mesh") as mesh:
-        arguments = ("-o", ".venv/.installed-local", "revoke", "EVERYONE=1")
-        profile = str(mesh.folder / "profile.json")
-        asked = make(*arguments, CREDMESH_PROFILE=profile)
-        assert asked.returncode != 0
-        assert "there is no terminal to ask on" in asked.stderr
-        done = make(*arguments, "YES=1", CREDMESH_PROFILE=profile)
-        assert done.returncode == 0, done.stderr
-        assert "Revoked everything that was issued" in done.stdout
+def test_everyone_can_be_revoked_without_a_terminal(mesh: RunningMesh) -> None:
+    arguments = ("-o", ".venv/.installed-local", "revoke", "EVERYONE=1")
+    profile = str(mesh.folder / "profile.json")
+    asked = make(*arguments, CREDMESH_PROFILE=profile)
+    assert asked.returncode != 0
+    assert "there is no terminal to ask on" in asked.stderr
+    done = make(*arguments, "YES=1", CREDMESH_PROFILE=profile)
+    assert done.returncode == 0, done.stderr
+    assert "Revoked everything that was issued" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import psutil
+import pytest
 
 from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from localmesh.control import send_request
@@ -19,7 +21,7 @@ from localmesh.processes.process import Process
 from tests.support.repository import REPOSITORY
 from tests.support.waiting import wait_until
 
-__all__ = ["REPOSITORY", "RunningMesh", "environment"]
+__all__ = ["REPOSITORY", "RunningMesh", "environment", "mesh"]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -111,3 +113,14 @@ class RunningMesh:
             return bool(self.status()["up"])
         except LocalMeshError:
             return False
+
+
+@pytest.fixture(scope="package")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """A mesh that is up, shared by the tests of one folder that a worker runs. The folder's conftest.py imports it.
+
+    It ends with the folder, because an idle mesh takes a tenth of a core. A test that stops parts for good starts its
+    own RunningMesh.
+    """
+    with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh") as running:
+        yield running

@@ -134,9 +134,9 @@ class SilentNode:
         self._etcd.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh(etcd: EtcdProcess) -> Iterator[Mesh]:
-    """A mesh of one replica, shared by all tests of this worker. Tests make their own users and clients in it."""
+    """A mesh of one replica, shared by the tests of this folder that a worker runs. Tests make their own accounts."""
     settings = etcd.settings(f"/cli-{uuid.uuid4().hex}/")
     secrets = seed(settings)
     with AuthProcess(settings) as auth:

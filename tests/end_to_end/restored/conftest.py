@@ -115,9 +115,15 @@ class Mesh:
                 return None
             return history_response if len(history_response.lost) >= count else None
 
-        history_response = wait_until(recovered, timeout=20, what="the recovery from the loss")
+        try:
+            history_response = wait_until(recovered, timeout=20, what="the recovery from the loss")
+        except pytest.fail.Exception as failed:
+            pytest.fail(f"{failed}\nThe replica's log:\n{self.auth.output}")
         assert history_response is not None
         return history_response
+
+
+_CALL_INTERVAL_SECONDS = 0.02
 
 
 class Caller:
@@ -143,7 +149,7 @@ class Caller:
         self._client.__exit__(*error)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.005):
+        while not self._stop.wait(_CALL_INTERVAL_SECONDS):
             outcome = self._client.call(self._method, "who", metadata=self._metadata)
             if outcome.code is grpc.StatusCode.OK:
                 self.accepted += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from interceptors.client import (
     aio_channel,
     channel,
 )
-from interceptors.settings import EtcdSettings
 from localmesh.certs import Certificates, development_certificates
+from localmesh.etcd.process import EtcdProcess
 from tests.interceptors.client.auth_server import reason_in
 from tests.support.processes import AuthProcess, seed
 from tests.support.waiting import wait_until
@@ -60,16 +61,26 @@ class Auth:
             )
 
 
-@pytest.fixture
-def auth(etcd_settings: EtcdSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Auth]:
+@pytest.fixture(scope="module")
+def replicas(etcd: EtcdProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Auth]:
     certificates = development_certificates(tmp_path_factory.mktemp("tls"))
-    secrets = seed(etcd_settings)
+    settings = etcd.settings(f"/{uuid.uuid4().hex}/")
+    secrets = seed(settings)
     environ = {"CREDMESH_TOKEN_LIFETIME": "2"}
     with (
-        AuthProcess(etcd_settings, tls=certificates, environ=environ) as first,
-        AuthProcess(etcd_settings, tls=certificates, environ=environ) as second,
+        AuthProcess(settings, tls=certificates, environ=environ) as first,
+        AuthProcess(settings, tls=certificates, environ=environ) as second,
     ):
         yield Auth(first, second, certificates, secrets)
+
+
+@pytest.fixture
+def auth(replicas: Auth) -> Auth:
+    """The replicas that this worker's tests share. One that a test has killed is started again."""
+    for replica in (replicas.first, replicas.second):
+        if not replica.alive:
+            replica.start()
+    return replicas
 
 
 def who(made: grpc.Channel) -> str:

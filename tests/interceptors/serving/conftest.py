@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,22 @@ import pytest
 from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceStub
 from interceptors.etcd.client import EtcdClient
 from interceptors.settings import EtcdSettings
+from localmesh.etcd.process import EtcdProcess
 from localmesh.processes.process import Process
 from tests.support.probe.issuer import ISSUER, Issuer
 from tests.support.repository import REPOSITORY
-from tests.support.waiting import wait_until
+from tests.support.waiting import free_port, wait_until
 
 
 class ServedProcess:
-    """A waiting_server process. Its log is read from a file."""
+    """A waiting_server process. Its log is read from a file.
 
-    def __init__(self, process: Process) -> None:
+    metrics  the address of its metrics; "" for none
+    """
+
+    def __init__(self, process: Process, metrics: str = "") -> None:
         self.process = process
+        self.metrics = metrics
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns its log so far, without lines that are not JSON: libraries write some."""
@@ -57,10 +64,17 @@ class ServedProcess:
 Launch = Callable[..., ServedProcess]
 
 
-@pytest.fixture
-def issuer(etcd_client: EtcdClient, etcd_settings: EtcdSettings) -> Issuer:
+@pytest.fixture(scope="module")
+def shared_etcd_settings(etcd: EtcdProcess) -> EtcdSettings:
+    """The settings of the shared etcd, with a prefix that the servers of a module use."""
+    return etcd.settings(f"/{uuid.uuid4().hex}/")
+
+
+@pytest.fixture(scope="module")
+def issuer(shared_etcd_settings: EtcdSettings) -> Iterator[Issuer]:
     """Signs tokens, and writes the etcd records that the auth service would write."""
-    return Issuer(etcd_client, etcd_settings.prefix)
+    with EtcdClient(shared_etcd_settings) as client:
+        yield Issuer(client, shared_etcd_settings.prefix)
 
 
 @pytest.fixture
@@ -70,33 +84,52 @@ def bearer(issuer: Issuer) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.fixture
-def launch(etcd_settings: EtcdSettings, tmp_path: Path) -> Iterator[Launch]:
+def launch(shared_etcd_settings: EtcdSettings, tmp_path: Path) -> Iterator[Launch]:
     """Starts servers, for example launch("sync", CREDMESH_DRAIN="1"). They end with the test."""
     with ExitStack() as stack:
+        yield partial(_start, stack, shared_etcd_settings, tmp_path)
 
-        def start(kind: str, **environ: str) -> ServedProcess:
-            process = Process(
-                [sys.executable, "-m", "tests.interceptors.serving.waiting_server", kind],
-                environment={
-                    **{name: value for name, value in os.environ.items() if not name.startswith("CREDMESH_")},
-                    "ETCD_ENDPOINTS": ",".join(etcd_settings.endpoints),
-                    "CREDMESH_ETCD_PREFIX": etcd_settings.prefix,
-                    "CREDMESH_ISSUER": ISSUER,
-                    "CREDMESH_SERVICE": "inventory",
-                    "CREDMESH_LISTEN": "127.0.0.1:0",
-                    "CREDMESH_PLAINTEXT": "true",
-                    "CREDMESH_DRAIN": "20",
-                    "PYTHONPATH": str(REPOSITORY),
-                    **environ,
-                },
-                log_file=tmp_path / f"{len(list(tmp_path.glob('*.log')))}.log",
-            )
-            process.start()
-            stack.callback(process.wait, 10)
-            stack.callback(process.kill)
-            return ServedProcess(process)
 
-        yield start
+@pytest.fixture(scope="module")
+def shared_server(
+    shared_etcd_settings: EtcdSettings, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], ServedProcess]]:
+    """Returns the server of a kind that this worker's tests share, with metrics. A test must not stop it."""
+    servers: dict[str, ServedProcess] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> ServedProcess:
+            if kind not in servers:
+                folder = tmp_path_factory.mktemp(kind)
+                servers[kind] = _start(
+                    stack, shared_etcd_settings, folder, kind, CREDMESH_METRICS=f"127.0.0.1:{free_port()}"
+                )
+            return servers[kind]
+
+        yield get
+
+
+def _start(stack: ExitStack, etcd: EtcdSettings, folder: Path, kind: str, **environ: str) -> ServedProcess:
+    process = Process(
+        [sys.executable, "-m", "tests.interceptors.serving.waiting_server", kind],
+        environment={
+            **{name: value for name, value in os.environ.items() if not name.startswith("CREDMESH_")},
+            "ETCD_ENDPOINTS": ",".join(etcd.endpoints),
+            "CREDMESH_ETCD_PREFIX": etcd.prefix,
+            "CREDMESH_ISSUER": ISSUER,
+            "CREDMESH_SERVICE": "inventory",
+            "CREDMESH_LISTEN": "127.0.0.1:0",
+            "CREDMESH_PLAINTEXT": "true",
+            "CREDMESH_DRAIN": "20",
+            "PYTHONPATH": str(REPOSITORY),
+            **environ,
+        },
+        log_file=folder / f"{len(list(folder.glob('*.log')))}.log",
+    )
+    process.start()
+    stack.callback(process.wait, 10)
+    stack.callback(process.kill)
+    return ServedProcess(process, environ.get("CREDMESH_METRICS", ""))
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from tests.support.probe.issuer import ISSUER
 from tests.support.waiting import free_port, signal_another_thread, wait_until
 
 Metadata = tuple[tuple[str, str], ...]
+Shared = Callable[[str], ServedProcess]
 
 SERVICE = "credmesh.samples.inventory.v1.InventoryService"
 
@@ -51,8 +53,8 @@ def start_call(server: ServedProcess, sku: str, bearer: Metadata) -> Any:
     return call
 
 
-def test_calls_are_verified_before_any_other_code_runs(kind: str, launch: Launch, bearer: Metadata) -> None:
-    stub = launch(kind).stub()
+def test_calls_are_verified_before_any_other_code_runs(kind: str, shared_server: Shared, bearer: Metadata) -> None:
+    stub = shared_server(kind).stub()
     assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
     with pytest.raises(grpc.RpcError) as refused:
         stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), timeout=10)
@@ -60,8 +62,8 @@ def test_calls_are_verified_before_any_other_code_runs(kind: str, launch: Launch
     assert reason_of(metadata) is Reason.CREDENTIAL_MISSING
 
 
-def test_health_and_reflection_need_no_credential(kind: str, launch: Launch, bearer: Metadata) -> None:
-    with launch(kind).channel() as channel:
+def test_health_and_reflection_need_no_credential(kind: str, shared_server: Shared) -> None:
+    with shared_server(kind).channel() as channel:
         assert health(channel) == health(channel, SERVICE) == health_pb2.HealthCheckResponse.SERVING
         stub_of: Any = reflection_pb2_grpc.ServerReflectionStub
         answers = stub_of(channel).ServerReflectionInfo(
@@ -95,12 +97,17 @@ def test_a_stop_waits_for_the_last_call(kind: str, launch: Launch, bearer: Metad
     assert server.process.exit_code == 0
 
 
-def test_a_drain_ends_after_its_time(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_a_drain_ends_after_its_time_even_if_a_handler_never_returns(
+    kind: str, launch: Launch, bearer: Metadata
+) -> None:
+    """Then the open calls are cancelled, and the process ends."""
     server = launch(kind, CREDMESH_DRAIN="0.2")
     call = start_call(server, "slow", bearer)
+    start_call(server, "stuck", bearer)
     server.process.terminate()
     with pytest.raises(grpc.RpcError):
         call.result(timeout=20)
+    assert server.process.wait(25)
 
 
 @pytest.mark.parametrize("another_thread", [False, True])
@@ -116,15 +123,6 @@ def test_a_second_signal_cancels_open_calls_at_once(
         call.result(timeout=20)
 
 
-def test_a_handler_that_never_returns_does_not_keep_the_process_running(
-    kind: str, launch: Launch, bearer: Metadata
-) -> None:
-    server = launch(kind, CREDMESH_DRAIN="0.2")
-    start_call(server, "stuck", bearer)
-    server.process.terminate()
-    assert server.process.wait(25)
-
-
 def test_a_port_in_use_is_named(kind: str, launch: Launch, bearer: Metadata) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -137,10 +135,9 @@ def test_a_port_in_use_is_named(kind: str, launch: Launch, bearer: Metadata) -> 
     assert not server.said("add_port"), "gRPC logs its own line if it tries to listen"
 
 
-def test_two_servers_do_not_share_a_port(kind: str, launch: Launch, bearer: Metadata) -> None:
+def test_two_servers_do_not_share_a_port(kind: str, shared_server: Shared, launch: Launch) -> None:
     """By gRPC's default the second server would take half of the first one's calls, without an error."""
-    first = launch(kind)
-    second = launch(kind, CREDMESH_LISTEN=f"127.0.0.1:{first.port}")
+    second = launch(kind, CREDMESH_LISTEN=f"127.0.0.1:{shared_server(kind).port}")
     assert second.process.wait(30)
     assert second.process.exit_code == 1
 
@@ -231,11 +228,10 @@ def test_signal_handlers_are_restored_after_serving(kind: str, etcd_settings: Et
         signal.signal(signal.SIGTERM, before)
 
 
-def test_metrics_are_served(kind: str, launch: Launch, bearer: Metadata) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    server = launch(kind, CREDMESH_METRICS=address)
+def test_metrics_are_served(kind: str, shared_server: Shared, bearer: Metadata) -> None:
+    server = shared_server(kind)
     server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     assert "credmesh_" in text
     assert "process_resident_memory_bytes" in text
@@ -251,10 +247,10 @@ def test_a_metrics_port_in_use_is_named(kind: str, launch: Launch) -> None:
     assert server.said("set CREDMESH_METRICS to another host:port")
 
 
-def test_a_log_line_of_a_handler_names_the_caller(kind: str, launch: Launch, bearer: Metadata) -> None:
-    server = launch(kind)
-    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10)
-    line = next(line for line in server.lines() if line["message"] == "asked for tea")
+def test_a_log_line_of_a_handler_names_the_caller(kind: str, shared_server: Shared, bearer: Metadata) -> None:
+    server = shared_server(kind)
+    server.stub().GetStock(inventory_pb2.GetStockRequest(sku="milk"), metadata=bearer, timeout=10)
+    (line,) = [line for line in server.lines() if line["message"] == "asked for milk"]
     assert (line["subject"], line["service"], line["level"]) == ("alice", "waiting", "INFO")
     assert bearer[0][1].removeprefix("Bearer ") not in server.process.log_file.read_text()
 

@@ -90,6 +90,12 @@ class ProbeProcess:
         self._process.terminate()
         self._process.wait(20)
 
+    def leave(self) -> None:
+        """Resumes and stops the process, so that the mesh forgets its node. A process that has ended is no error."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self.stop()
+
     def kill(self) -> None:
         """Kills the process, as a crash would. A process that has ended is no error."""
         if self._process is not None:
