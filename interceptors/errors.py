@@ -51,6 +51,11 @@ class Reason(enum.Enum):
     MESH_STALE = (grpc.StatusCode.UNAVAILABLE, "this server cannot prove that it knows of all revocations; retry")
     MESH_NOT_READY = (grpc.StatusCode.UNAVAILABLE, "this server has not read the mesh's state yet; retry")
     RATE_LIMITED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many attempts; wait before the next")
+    REQUEST_MALFORMED = (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the request cannot be parsed; send the method's type",
+    )
+    REQUEST_MISSING = (grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time; send it with the call")
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
         self.status = status

@@ -21,6 +21,8 @@ MAX_FRESHNESS_SECONDS: Final = 3600.0
 
 _MAX_TIMEOUT_SECONDS: Final = 300.0
 _MAX_DRAIN_SECONDS: Final = 86_400.0
+_MAX_MESSAGE_BYTES: Final = 2**31 - 1
+_MAX_CONCURRENT_CALLS: Final = 1_000_000
 
 
 def setting(variable: str, example: str, *, default: Any = MISSING, help: str = "") -> Any:
@@ -168,6 +170,15 @@ class ServerSettings:
     )
     metrics: str = setting("CREDMESH_METRICS", "0.0.0.0:9090", default="", help="host:port of /metrics; none if empty")
     drain: float = setting("CREDMESH_DRAIN", "20", default=20.0, help="seconds that open calls get after SIGTERM")
+    message_timeout: float = setting(
+        "CREDMESH_MESSAGE_TIMEOUT", "20", default=20.0, help="seconds for the first request message of a call"
+    )
+    max_message_bytes: int = setting(
+        "CREDMESH_MAX_MESSAGE_BYTES", "1048576", default=1_048_576, help="a larger request message is refused"
+    )
+    max_concurrent_calls: int = setting(
+        "CREDMESH_MAX_CONCURRENT_CALLS", "1000", default=1000, help="calls that one connection may have open"
+    )
 
     def __post_init__(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -182,3 +193,16 @@ class ServerSettings:
             )
         if not 0 <= self.drain <= _MAX_DRAIN_SECONDS:
             raise ValueError(f"CREDMESH_DRAIN must be from 0 to {_MAX_DRAIN_SECONDS:g} seconds; for example: 20")
+        if not 0 < self.message_timeout <= _MAX_TIMEOUT_SECONDS:
+            raise ValueError(
+                f"CREDMESH_MESSAGE_TIMEOUT must be above 0 and at most {_MAX_TIMEOUT_SECONDS:g} seconds; "
+                "for example: 20"
+            )
+        if not 0 < self.max_message_bytes <= _MAX_MESSAGE_BYTES:
+            raise ValueError(
+                f"CREDMESH_MAX_MESSAGE_BYTES must be above 0 and at most {_MAX_MESSAGE_BYTES}; for example: 1048576"
+            )
+        if not 0 < self.max_concurrent_calls <= _MAX_CONCURRENT_CALLS:
+            raise ValueError(
+                f"CREDMESH_MAX_CONCURRENT_CALLS must be above 0 and at most {_MAX_CONCURRENT_CALLS}; for example: 1000"
+            )

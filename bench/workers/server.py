@@ -22,7 +22,7 @@ from bench.shop import AioShop, SyncShop
 from credmesh.samples.inventory.v1 import inventory_pb2_grpc
 from interceptors import EtcdSettings, MeshNode, MeshSettings
 from interceptors.client import AioCredentials, ClientSecret, Credentials, aio_channel, channel
-from interceptors.server import AioServerInterceptor, ServerInterceptor
+from interceptors.server import AioServerInterceptor, CallPool, ServerInterceptor
 from interceptors.serving.listening import SERVER_OPTIONS
 
 __all__ = ["main"]
@@ -59,7 +59,8 @@ def _serve(settings: dict[str, Any], node: MeshNode | None) -> None:
         credentials = Credentials(ClientSecret("services", settings["client_secret"]), auth)
         introspection = channel(settings["auth"], allow_plaintext=True, credentials=credentials)
         interceptors.append(IntrospectingInterceptor(introspection))
-    pool = ThreadPoolExecutor(settings["threads"])
+    # `serve` uses a CallPool; a server without credmesh has grpc's usual pool.
+    pool = CallPool(settings["threads"]) if node is not None else ThreadPoolExecutor(settings["threads"])
     server = grpc.server(pool, interceptors=interceptors, options=SERVER_OPTIONS)
     inventory_pb2_grpc.add_InventoryServiceServicer_to_server(SyncShop(), server)
     port = _listen(server, settings)

@@ -21,6 +21,7 @@ from interceptors.verification.verifier import VerifiedCredential
 
 __all__ = [
     "INTERNAL_ERROR",
+    "MESSAGE_TIMEOUT_SECONDS",
     "OTHER_METHODS",
     "MethodAdmission",
     "WrappedHandlers",
@@ -34,6 +35,9 @@ H = TypeVar("H")
 _log: Final = logging.getLogger("credmesh.server")
 
 _MAX_METHODS: Final = 10_000
+
+MESSAGE_TIMEOUT_SECONDS: Final = 20.0
+"""The default of how long the first request message of a call is awaited."""
 
 INTERNAL_ERROR: Final = "internal error"
 """All that a caller learns of an exception that the handler did not raise for the caller."""
@@ -63,6 +67,21 @@ class MethodAdmission:
         self._verify_cached = node.verifier.verify_cached
         self._verify = node.verifier.verify
 
+    def decide_by_metadata(self, metadata: Any) -> str:
+        """Refuses a call at once if its metadata suffice to see that it must be refused. Raises Refusal.
+
+        Called before the request is received, so that a refused call occupies neither a thread nor memory. Otherwise
+        returns the credential, which is "" for a public method. Then `admit` or `admit_async` decides when the request
+        is there: the credential may be revoked meanwhile.
+        """
+        if self.rule.public:
+            return ""
+        now = time.time()
+        credential = self._read_credential(metadata)
+        if self._verify_cached(self.rule, credential, now) is None:
+            self._lookups.run_without_lookups(self._verify(self.rule, credential, now))
+        return credential
+
     def admit(self, context: Any) -> VerifiedCredential | None:
         """Decides on a call. Returns its credential; None if the method is public. Raises Refusal.
 
@@ -78,15 +97,16 @@ class MethodAdmission:
         self.counts.accepted += 1
         return verified
 
-    async def admit_async(self, context: Any) -> VerifiedCredential | None:
-        """As `admit`, without blocking the event loop."""
-        if self.rule.public:
-            return None
-        now = time.time()
-        credential = self._read_credential(context.invocation_metadata())
-        verified = self._verify_cached(self.rule, credential, now)
-        if verified is None:
-            verified = await self._lookups.run_async(self._verify(self.rule, credential, now))
+    def admit_cached(self, credential: str) -> VerifiedCredential | None:
+        """Decides on a call whose credential is in the cache. Returns None if it is not. Raises Refusal."""
+        verified = self._verify_cached(self.rule, credential, time.time())
+        if verified is not None:
+            self.counts.accepted += 1
+        return verified
+
+    async def admit_async(self, credential: str) -> VerifiedCredential:
+        """As `admit`, for a credential that is not in the cache, and without blocking the event loop."""
+        verified = await self._lookups.run_async(self._verify(self.rule, credential, time.time()))
         self.counts.accepted += 1
         return verified
 
@@ -124,15 +144,15 @@ class MethodAdmission:
         """Removes a call that is over from the node's open streams."""
         self.node.streams.remove(stream)
 
-    def record_refusal(self, refusal: Refusal, context: Any) -> None:
-        """Counts a refusal and writes it to the audit trail. To be called in the context of the handler."""
+    def record_refusal(self, refusal: Refusal, peer: str) -> None:
+        """Counts a refusal and writes it to the audit trail."""
         subject = refusal.subject
         if subject is None:
             # The handler itself may have refused. Then the subject is that of the caller that it serves.
             with contextlib.suppress(LookupError):
                 subject = current_caller().subject
         self.counts.count_refused(refusal.reason.name)
-        self.node.audit_log.log_refused(self.method, context.peer(), refusal, subject=subject)
+        self.node.audit_log.log_refused(self.method, peer, refusal, subject=subject)
 
 
 class WrappedHandlers(Generic[H]):
@@ -141,17 +161,18 @@ class WrappedHandlers(Generic[H]):
     def __init__(self, node: MeshNode, wrap: Callable[[MethodAdmission, Any], H]) -> None:
         self._node = node
         self._wrap = wrap
-        self._wrapped: dict[str, tuple[object, H]] = {}
+        self._wrapped: dict[str, tuple[object, MethodAdmission, H]] = {}
 
-    def get(self, method: str, handler: object) -> H:
-        """Returns the wrapped handler. Refusal METHOD_DENIED if the method has no valid rule."""
+    def get(self, method: str, handler: object) -> tuple[MethodAdmission, H]:
+        """Returns the method's admission and the wrapped handler. Refusal METHOD_DENIED if it has no valid rule."""
         known = self._wrapped.get(method)
         if known is not None and known[0] is handler:
-            return known[1]
-        wrapped = self._wrap(MethodAdmission(self._node, self._node.policy.rule(method)), handler)
+            return known[1], known[2]
+        admission = MethodAdmission(self._node, self._node.policy.rule(method))
+        wrapped = self._wrap(admission, handler)
         if len(self._wrapped) < _MAX_METHODS:
-            self._wrapped[method] = (handler, wrapped)
-        return wrapped
+            self._wrapped[method] = (handler, admission, wrapped)
+        return admission, wrapped
 
 
 def record_denied_method(node: MeshNode, method: str, refusal: Refusal, peer: str) -> None:
@@ -173,8 +194,10 @@ def status_after_error(code: Any, details: Any) -> tuple[grpc.StatusCode, str]:
     return status, (details.decode() if isinstance(details, bytes) else details) or INTERNAL_ERROR
 
 
-def log_handler_error(method: str, error: BaseException) -> None:
-    """Logs an exception that a handler, or this package, raised unexpectedly."""
+def log_handler_error(method: str, error: BaseException, status: grpc.StatusCode) -> None:
+    """Logs an exception that a handler, or this package, raised unexpectedly. status: what the caller gets."""
+    if isinstance(error, NotImplementedError) and status is grpc.StatusCode.UNIMPLEMENTED:
+        return  # the method that protoc generates for one that the servicer does not have
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         _log.error("%s failed: a call that it made was answered %s: %s", method, error.code(), error.details())
     else:

@@ -8,19 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 
 from interceptors.errors import Refusal
 
-__all__ = ["StreamContext", "ThreadedStreamContext"]
+__all__ = ["ParsingContext", "StreamContext", "ThreadedStreamContext"]
 
 _MAX_WAIT_FOR_END_SECONDS: Final = 10.0
 """How long a handler waits for the end of its call at most: the call's event loop may have stopped."""
 
 
-class StreamContext:
+class ParsingContext:
+    """A context whose `read` parses requests: grpc receives them unparsed."""
+
+    __slots__ = ("_context", "_parse")
+
+    def __init__(self, context: Any, parse: Callable[[bytes], Any]) -> None:
+        self._context = context
+        self._parse = parse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        """As the server's context. Raises Refusal REQUEST_MALFORMED."""
+        request = await self._context.read()
+        return request if request is grpc.aio.EOF else self._parse(request)
+
+
+class StreamContext(ParsingContext):
     """The context of a stream whose handler is a coroutine or an async generator.
 
     handler_runs              whether the handler runs. A call that is just being refused or answered is not ended:
@@ -36,7 +56,6 @@ class StreamContext:
     """
 
     __slots__ = (
-        "_context",
         "_loop",
         "_postponed",
         "_task",
@@ -46,8 +65,8 @@ class StreamContext:
         "handler_runs",
     )
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
+    def __init__(self, context: Any, parse: Callable[[bytes], Any]) -> None:
+        super().__init__(context, parse)
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._postponed: Refusal | None = None  # ends the call as soon as the first response was sent
@@ -55,9 +74,6 @@ class StreamContext:
         self.handler_runs = False
         self.first_response_in_flight = False
         self.first_response_sent = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """As the server's context."""
@@ -129,11 +145,23 @@ _endings: Final[set[asyncio.Task[None]]] = set()
 class ThreadedStreamContext:
     """The context of a call whose handler is a plain function, in a thread of the aio server.
 
-    aborted  the exception by which the call was ended, None until then. Exceptions that the handler raises afterwards
-             are ignored
+    aborted        the exception by which the call was ended, None until then. Exceptions that the handler raises
+                   afterwards are ignored
+    code, details  what the handler has set, None until then: the server's own context does not tell
     """
 
-    __slots__ = ("_beginning", "_begun", "_context", "_ended", "_handler_runs", "_lock", "_postponed", "aborted")
+    __slots__ = (
+        "_beginning",
+        "_begun",
+        "_context",
+        "_ended",
+        "_handler_runs",
+        "_lock",
+        "_postponed",
+        "aborted",
+        "code",
+        "details",
+    )
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -144,9 +172,21 @@ class ThreadedStreamContext:
         self._begun = False  # whether the initial metadata was sent
         self._ended: threading.Event | None = None  # set when the call has been ended; None until `end_soon`
         self.aborted: grpc.aio.AbortError | None = None
+        self.code: grpc.StatusCode | None = None
+        self.details: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """As the server's context."""
+        self.code = code
+        self._context.set_code(code)
+
+    def set_details(self, details: str) -> None:
+        """As the server's context."""
+        self.details = details
+        self._context.set_details(details)
 
     def send_initial_metadata(self, initial_metadata: Any) -> None:
         """As the server's context."""

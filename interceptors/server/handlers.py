@@ -7,7 +7,9 @@ from typing import Any
 
 import grpc
 
-__all__ = ["behaviour_of", "handler_like"]
+from interceptors.errors import Reason, Refusal
+
+__all__ = ["behaviour_of", "request_parser", "wrapping_handler"]
 
 
 def behaviour_of(handler: Any) -> Callable[..., Any]:
@@ -18,12 +20,34 @@ def behaviour_of(handler: Any) -> Callable[..., Any]:
     return behaviour
 
 
-def handler_like(handler: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns a handler of the same kind, with the same serializers, that is served by another function."""
+def wrapping_handler(handler: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns a handler of the same kind that is served by another function, which gets requests unparsed, as bytes."""
     make_handler = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    return make_handler(behaviour, handler.request_deserializer, handler.response_serializer)
+    return make_handler(behaviour, None, handler.response_serializer)
+
+
+def request_parser(handler: Any) -> Callable[[bytes], Any]:
+    """Returns the function that parses a request of the method. It raises Refusal REQUEST_MALFORMED.
+
+    Requests are parsed only after the credential is verified, so that the bytes of a stranger reach no parser.
+    """
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return _unparsed
+
+    def parse(request: bytes) -> Any:
+        try:
+            return deserialize(request)
+        except Exception as error:  # noqa: BLE001 - a parser's own error; its text may quote the request
+            raise Refusal(Reason.REQUEST_MALFORMED, f"{type(error).__name__} for {len(request)} bytes") from None
+
+    return parse
+
+
+def _unparsed(request: bytes) -> bytes:
+    return request

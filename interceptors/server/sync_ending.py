@@ -18,7 +18,7 @@ from grpc import _server
 
 from interceptors.errors import Refusal
 
-__all__ = ["CAN_END_WITH_STATUS", "end_call"]
+__all__ = ["CAN_END_WITH_STATUS", "end_call", "end_rpc"]
 
 _log: Final = logging.getLogger("credmesh.server")
 
@@ -54,7 +54,11 @@ def end_call(context: Any, refusal: Refusal) -> None:
     if not CAN_END_WITH_STATUS or not hasattr(context, "_state"):
         context.cancel()
         return
-    state = context._state
+    end_rpc(context._state, context._rpc_event, refusal)
+
+
+def end_rpc(state: Any, rpc_event: Any, refusal: Refusal) -> None:
+    """As `end_call`, for a call that has no context yet. Needs CAN_END_WITH_STATUS."""
     with state.condition:
         if state.client is _grpc_server._CANCELLED or state.statused:
             return
@@ -63,7 +67,7 @@ def end_call(context: Any, refusal: Refusal) -> None:
         state.code = refusal.status
         state.details = refusal.message.encode()
         code = _grpc_server._application_code(refusal.status)
-        _grpc_server._abort(state, context._rpc_event.call, code, state.details)
+        _grpc_server._abort(state, rpc_event.call, code, state.details)
         # From here on the server treats the client as gone, and ignores everything that the handler still does.
         state.client = _grpc_server._CANCELLED
         state.condition.notify_all()

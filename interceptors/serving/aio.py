@@ -10,12 +10,13 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from interceptors.node.mesh_node import MeshNode
 from interceptors.server import AioServerInterceptor
-from interceptors.serving.listening import SERVER_OPTIONS, ListenError, listen
+from interceptors.serving.health import AioHealthServicer
+from interceptors.serving.listening import ListenError, listen, server_options
 from interceptors.serving.metrics import serve_metrics
 from interceptors.settings import ServerSettings
 
@@ -41,9 +42,10 @@ async def serve_aio(
     (`async with aio_channel(…) as channel: await serve_aio(…)`), so that they outlive the drain.
     """
     node.policy.check(tuple(services))
-    server = grpc.aio.server(interceptors=[AioServerInterceptor(node), *interceptors], options=SERVER_OPTIONS)
+    ours = AioServerInterceptor(node, message_timeout=settings.message_timeout)
+    server = grpc.aio.server(interceptors=[ours, *interceptors], options=server_options(settings))
     add(server)
-    servicer = health.aio.HealthServicer()
+    servicer = AioHealthServicer(("", *services))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
@@ -57,14 +59,14 @@ async def serve_aio(
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         loop.add_signal_handler(number, signals.put_nowait, number)
-    await _set_health(servicer, ("", *services), ready=node.ready)
+    servicer.set(ready=node.ready)
     await server.start()
-    reporter = asyncio.create_task(_report_health(servicer, node, ("", *services)))
+    reporter = asyncio.create_task(_report_health(servicer, node))
     try:
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
         _log.info("stopping on %s; open calls have %g s to end", (await signals.get()).name, settings.drain)
         reporter.cancel()
-        await servicer.enter_graceful_shutdown()
+        servicer.set(ready=False)
         for callback in on_stop:
             callback()
         await _drain(server, settings.drain, signals)
@@ -90,17 +92,11 @@ async def _drain(server: grpc.aio.Server, seconds: float, signals: asyncio.Queue
     await drained
 
 
-async def _report_health(servicer: health.aio.HealthServicer, node: MeshNode, names: Sequence[str]) -> None:
+async def _report_health(servicer: AioHealthServicer, node: MeshNode) -> None:
     reported: bool | None = None
     while True:
         ready = node.ready
         if ready != reported:
-            await _set_health(servicer, names, ready=ready)
+            servicer.set(ready=ready)
             reported = ready
         await asyncio.sleep(_HEALTH_INTERVAL_SECONDS)
-
-
-async def _set_health(servicer: health.aio.HealthServicer, names: Sequence[str], *, ready: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in names:
-        await servicer.set(name, status)

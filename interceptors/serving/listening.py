@@ -16,7 +16,7 @@ from interceptors.errors import CredmeshError, SettingsError
 from interceptors.pem import read_pair
 from interceptors.settings import ServerSettings
 
-__all__ = ["SERVER_OPTIONS", "ListenError", "listen", "split_address"]
+__all__ = ["SERVER_OPTIONS", "ListenError", "listen", "server_options", "split_address"]
 
 _log: Final = logging.getLogger("credmesh.serving")
 
@@ -29,6 +29,16 @@ SERVER_OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
+"""The options of a server that do not depend on its settings."""
+
+
+def server_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
+    """Returns the options of a server."""
+    return (
+        *SERVER_OPTIONS,
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+    )
 
 
 _ALL_INTERFACES: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on

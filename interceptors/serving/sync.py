@@ -9,16 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from interceptors.node.mesh_node import MeshNode
-from interceptors.server import ServerInterceptor
-from interceptors.serving.listening import SERVER_OPTIONS, ListenError, listen
+from interceptors.server import CallPool, ServerInterceptor
+from interceptors.serving.health import HealthServicer
+from interceptors.serving.listening import ListenError, listen, server_options
 from interceptors.serving.metrics import serve_metrics
 from interceptors.settings import ServerSettings
 from interceptors.waiting import await_item
@@ -28,6 +29,7 @@ __all__ = ["serve"]
 _log: Final = logging.getLogger("credmesh.serving")
 
 _POOL_NAME: Final = "credmesh-call"
+_REFLECTION_THREADS: Final = 4
 _HEALTH_INTERVAL_SECONDS: Final = 0.2
 _MAX_EXIT_DELAY_SECONDS: Final = 5.0
 
@@ -56,29 +58,30 @@ def serve(
     thread. If the server cannot listen, logs the cause and raises SystemExit(1).
     """
     node.policy.check(tuple(services))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=_POOL_NAME)
-    server = grpc.server(pool, interceptors=[ServerInterceptor(node), *interceptors], options=SERVER_OPTIONS)
+    pool = CallPool(workers, message_timeout=settings.message_timeout, thread_name_prefix=_POOL_NAME)
+    server = grpc.server(pool, interceptors=[ServerInterceptor(node), *interceptors], options=server_options(settings))
     add(server)
-    servicer = health.HealthServicer()
+    servicer = HealthServicer(("", *services))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection_pool = _add_reflection(server, services, settings.message_timeout)
     try:
         port = listen(server, settings)
         stop_metrics = serve_metrics(node, settings)
     except ListenError as error:
         _log.critical("%s", error)
         pool.shutdown(wait=False)
+        reflection_pool.shutdown(wait=False)
         raise SystemExit(1) from None
     stopping = threading.Event()
     reporter = threading.Thread(
-        target=_report_health, args=(servicer, node, ("", *services), stopping), name="credmesh-health", daemon=True
+        target=_report_health, args=(servicer, node, stopping), name="credmesh-health", daemon=True
     )
     # The signal handlers run in this thread, between any two of its instructions. If the thread held the lock of an
     # Event or a Queue at that moment, they would deadlock. SimpleQueue.put is reentrant.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     before = {number: signal.signal(number, lambda n, _: signals.put(n)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _set_health(servicer, ("", *services), ready=node.ready)
+        servicer.set(ready=node.ready)
         server.start()
         reporter.start()
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
@@ -86,7 +89,8 @@ def serve(
             "stopping on %s; open calls have %g s to end", signal.Signals(await_item(signals)).name, settings.drain
         )
         stopping.set()
-        servicer.enter_graceful_shutdown()
+        reporter.join()  # or it could say once more that the server is ready
+        servicer.set(ready=False)
         done = server.stop(settings.drain)
         for callback in on_stop:
             callback()
@@ -97,6 +101,7 @@ def serve(
         for number, handler in before.items():
             signal.signal(number, handler)
         pool.shutdown(wait=False, cancel_futures=True)
+        reflection_pool.shutdown(wait=False, cancel_futures=True)
         _force_exit_later()
     _log.info("%s has stopped", node.settings.service)
 
@@ -114,21 +119,25 @@ def _wait_for_drain(done: threading.Event, server: grpc.Server, signals: queue.S
         server.stop(0).wait()
 
 
-def _report_health(
-    servicer: health.HealthServicer, node: MeshNode, names: Sequence[str], stopping: threading.Event
-) -> None:
+def _add_reflection(server: grpc.Server, services: Sequence[str], message_timeout: float) -> CallPool:
+    """Adds reflection, which has its own few threads: its streams need no credential, and may stay open."""
+    pool = CallPool(_REFLECTION_THREADS, message_timeout=message_timeout, thread_name_prefix=_POOL_NAME)
+    servicer: Any = reflection.ReflectionServicer((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    reflect = partial(servicer.ServerReflectionInfo)
+    reflect.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    servicer.ServerReflectionInfo = reflect
+    add_servicer: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add_servicer(servicer, server)
+    return pool
+
+
+def _report_health(servicer: HealthServicer, node: MeshNode, stopping: threading.Event) -> None:
     reported: bool | None = None
     while not stopping.wait(_HEALTH_INTERVAL_SECONDS):
         ready = node.ready
         if ready != reported:
-            _set_health(servicer, names, ready=ready)
+            servicer.set(ready=ready)
             reported = ready
-
-
-def _set_health(servicer: health.HealthServicer, names: Sequence[str], *, ready: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in names:
-        servicer.set(name, status)
 
 
 def _force_exit_later() -> None:

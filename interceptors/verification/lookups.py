@@ -96,6 +96,20 @@ class LookupService:
         except Exception as error:
             raise self._refuse_for_fault(error) from error
 
+    def run_without_lookups(self, flow: VerificationFlow) -> VerifiedCredential | None:
+        """Runs a verification if it needs no lookup; else returns None. Does not block. Raises Refusal."""
+        try:
+            next(flow)
+        except StopIteration as done:
+            verified: VerifiedCredential = done.value
+            return verified
+        except Refusal:
+            raise
+        except Exception as error:
+            raise self._refuse_for_fault(error) from error
+        flow.close()
+        return None
+
     async def run_async(self, flow: VerificationFlow) -> VerifiedCredential:
         """Runs a verification without blocking the event loop. Raises Refusal."""
         try:

@@ -34,13 +34,19 @@ def test_a_handlers_own_status_reaches_the_caller(client: Client, issuer: Issuer
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_status_that_was_set_before_an_exception_is_kept(
-    client: Client, issuer: Issuer, server: ProbeServer, kind: str
-) -> None:
+def test_a_status_that_was_set_before_an_exception_is_kept(client: Client, issuer: Issuer, kind: str) -> None:
     outcome = client.call(kind, "code", metadata=bearer(issuer.token()))
     assert SECRET not in outcome.details
-    if server.kind != "aio-threads":  # there the context does not return the status that was set
-        assert (outcome.code, outcome.details) == (grpc.StatusCode.NOT_FOUND, "no such thing")
+    assert (outcome.code, outcome.details) == (grpc.StatusCode.NOT_FOUND, "no such thing")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_that_the_servicer_lacks_is_unimplemented_without_a_traceback(
+    client: Client, issuer: Issuer, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = client.call(kind, "lack", metadata=bearer(issuer.token()))
+    assert (outcome.code, outcome.details) == (grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from interceptors import MeshNode
-from interceptors.server import AioServerInterceptor, ServerInterceptor
+from interceptors.server import AioServerInterceptor, CallPool, ServerInterceptor
 from tests.support.probe.backend import AioBackend, Backend
 from tests.support.probe.servicers import Record, aio_handlers, sync_handlers
 
@@ -51,19 +51,29 @@ class Loop:
 
 
 class ProbeServer:
-    """A probe server with this project's interceptor. kind: one of SERVERS. backend: the target of another probe."""
+    """A probe server with this project's interceptor.
 
-    def __init__(self, node: MeshNode, kind: str, *, threads: int = 16, backend: str = "") -> None:
+    kind             one of SERVERS
+    backend          the target of another probe
+    message_timeout  seconds for the first message of a call
+    """
+
+    def __init__(
+        self, node: MeshNode, kind: str, *, threads: int = 16, backend: str = "", message_timeout: float = 20.0
+    ) -> None:
         self.kind = kind
         self.record = Record()
         in_threads = kind in ("sync", "aio-threads")
         self._backend = Backend(backend) if backend and in_threads else None
         self._aio_backend: AioBackend | None = None
-        self._pool = ThreadPoolExecutor(threads)
+        self._message_timeout = message_timeout
+        call_pool = CallPool(threads, message_timeout=message_timeout) if kind == "sync" else None
+        self.pool: ThreadPoolExecutor = call_pool or ThreadPoolExecutor(threads)
+        self._waits: CallPool | AioServerInterceptor | None = call_pool
         self._loop: Loop | None = None
         self._server: Any
         if kind == "sync":
-            self._server = grpc.server(self._pool, interceptors=[ServerInterceptor(node)])
+            self._server = grpc.server(self.pool, interceptors=[ServerInterceptor(node)])
             self._server.add_generic_rpc_handlers((sync_handlers(self.record, self._backend),))
             self.port = self._server.add_insecure_port("127.0.0.1:0")
             self._server.start()
@@ -72,7 +82,9 @@ class ProbeServer:
             self.port = self._loop.run(self._start_aio(node, kind, "" if in_threads else backend))
 
     async def _start_aio(self, node: MeshNode, kind: str, backend: str) -> int:
-        self._server = grpc.aio.server(self._pool, interceptors=[AioServerInterceptor(node)])
+        interceptor = AioServerInterceptor(node, message_timeout=self._message_timeout)
+        self._waits = interceptor
+        self._server = grpc.aio.server(self.pool, interceptors=[interceptor])
         if kind == "aio-threads":
             handlers = sync_handlers(self.record, self._backend)
         else:
@@ -89,11 +101,17 @@ class ProbeServer:
         loop = asyncio.get_running_loop()
         # No code retrieves the exceptions of these calls, and asyncio would log that in the middle of a later test.
         loop.set_exception_handler(lambda _loop, _context: None)
-        ended = loop.run_in_executor(None, self._pool.shutdown)
+        ended = loop.run_in_executor(None, self.pool.shutdown)
         while not ended.done():
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
             await asyncio.wait([ended], timeout=0.05)
+
+    @property
+    def awaited(self) -> int:
+        """How many calls wait for their first message."""
+        assert self._waits is not None
+        return self._waits.awaited
 
     @property
     def target(self) -> str:

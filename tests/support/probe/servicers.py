@@ -26,6 +26,7 @@ ask        the caller that the backend sees, by each kind of RPC
 fail       raises an exception whose text contains SECRET
 abort      ends the call with NOT_FOUND, by the context
 code       sets NOT_FOUND by the context, then raises an exception whose text contains SECRET
+lack       does what protoc generates for a method that the servicer lacks
 refuse     raises a Refusal
 hold       answers "held" (in a response stream), then waits until the call is over
 flood      a stream of answers, as many and as fast as they can be sent
@@ -72,6 +73,10 @@ def _raise(text: str, context: Any) -> None:
         raise ValueError(SECRET)
     if text == "refuse":
         raise Refusal(Reason.RATE_LIMITED, "the handler's own cause")
+    if text == "lack":
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details("Method not implemented!")
+        raise NotImplementedError("Method not implemented!")
     if text == "code":
         context.set_code(grpc.StatusCode.NOT_FOUND)
         context.set_details("no such thing")
