@@ -26,6 +26,7 @@ from interceptors.server.admission import (
 )
 from interceptors.server.aio_ending import ParsingContext, StreamContext, ThreadedStreamContext
 from interceptors.server.aio_waiting import MessageWaits
+from interceptors.server.grpc_logs import hide_metadata
 from interceptors.server.handlers import behaviour_of, request_parser, wrapping_handler
 from interceptors.verification.verifier import VerifiedCredential
 
@@ -50,6 +51,7 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, node: MeshNode, *, message_timeout: float = MESSAGE_TIMEOUT_SECONDS) -> None:
+        hide_metadata()
         self._node = node
         self._waits = MessageWaits(message_timeout)
         self._handlers: WrappedHandlers[grpc.RpcMethodHandler[Any, Any]] = WrappedHandlers(node, self._wrap)

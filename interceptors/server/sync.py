@@ -19,6 +19,7 @@ from interceptors.server.admission import (
     status_after_error,
 )
 from interceptors.server.call_pool import mark_wrapped, refusing_handler
+from interceptors.server.grpc_logs import hide_metadata
 from interceptors.server.handlers import behaviour_of, request_parser, wrapping_handler
 from interceptors.server.sync_ending import end_call
 
@@ -40,6 +41,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
     """
 
     def __init__(self, node: MeshNode) -> None:
+        hide_metadata()
         self._node = node
         self._handlers: WrappedHandlers[grpc.RpcMethodHandler[Any, Any]] = WrappedHandlers(node, _wrap)
 

@@ -63,6 +63,20 @@ def test_a_forged_credential_is_refused_before_its_message(raw: RawConnection, i
     assert call.status == STATUS[grpc.StatusCode.UNAUTHENTICATED]
 
 
+def test_a_credential_that_is_not_utf_8_reaches_no_log(
+    raw: RawConnection, issuer: Issuer, node: MeshNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = issuer.token()
+    for metadata in (("authorization", f"Bearer {token}".encode() + b"\xff"), ("x-copy", token.encode() + b"\xff")):
+        call = raw.begin(f"/{SERVICE}/Unary", metadata)
+        assert raw.wait_until_ended(call).status == STATUS[grpc.StatusCode.UNAUTHENTICATED]
+    reasons = node.call_counts[f"/{SERVICE}/Unary"].refused
+    assert reasons == {"CREDENTIAL_MALFORMED": 1, "CREDENTIAL_MISSING": 1}
+    wait_until(lambda: audited(caplog, Reason.CREDENTIAL_MALFORMED) == 1)
+    signature = token.rpartition(".")[2]
+    assert [record.name for record in caplog.records if signature in str(record.__dict__)] == []
+
+
 @pytest.mark.parametrize("kind", AWAITING)
 def test_a_thousand_calls_without_a_message_stop_no_other_call(node: MeshNode, issuer: Issuer, kind: str) -> None:
     token = issuer.token()
