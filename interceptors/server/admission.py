@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ __all__ = [
     "MESSAGE_TIMEOUT_SECONDS",
     "OTHER_METHODS",
     "MethodAdmission",
+    "Undecided",
     "WrappedHandlers",
     "log_handler_error",
     "record_denied_method",
@@ -48,6 +50,10 @@ OTHER_METHODS: Final = "others"
 _STATUS_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
+Undecided = Callable[[Callable[[Refusal | None], None]], None]
+"""Makes a decision that needs a lookup: see MethodAdmission.decide_by_metadata."""
+
+
 class MethodAdmission:
     """Admits or refuses the calls of one method. Counts both, and writes refusals to the audit trail.
 
@@ -67,20 +73,33 @@ class MethodAdmission:
         self._verify_cached = node.verifier.verify_cached
         self._verify = node.verifier.verify
 
-    def decide_by_metadata(self, metadata: Any) -> str:
+    def decide_by_metadata(self, metadata: Any) -> Undecided | None:
         """Refuses a call at once if its metadata suffice to see that it must be refused. Raises Refusal.
 
-        Called before the request is received, so that a refused call occupies neither a thread nor memory. Otherwise
-        returns the credential, which is "" for a public method. Then `admit` or `admit_async` decides when the request
-        is there: the credential may be revoked meanwhile.
+        Called before the request is received, so that a refused call occupies neither a thread nor memory. A call that
+        goes on is decided by `admit` when its request is there: the credential may be revoked meanwhile.
+
+        Returns None, unless the decision needs a lookup. Then returns a function that makes it without blocking: it
+        calls its argument with the refusal, or with None.
         """
         if self.rule.public:
-            return ""
+            return None
         now = time.time()
         credential = self._read_credential(metadata)
-        if self._verify_cached(self.rule, credential, now) is None:
-            self._lookups.run_without_lookups(self._verify(self.rule, credential, now))
-        return credential
+        if self._verify_cached(self.rule, credential, now) is not None:
+            return None
+        flow = self._verify(self.rule, credential, now)
+        need = self._lookups.begin(flow)
+        return None if need is None else partial(self._lookups.go_on, flow, need)
+
+    async def look_up(self, metadata: Any) -> None:
+        """Makes a decision that needs a lookup, without blocking the event loop. Raises Refusal."""
+        credential = self._read_credential(metadata)
+        await self._lookups.run_async(self._verify(self.rule, credential, time.time()))
+
+    def read_credential(self, metadata: Any) -> str:
+        """Returns the credential of a call; "" for a public method. Raises Refusal."""
+        return "" if self.rule.public else self._read_credential(metadata)
 
     def admit(self, context: Any) -> VerifiedCredential | None:
         """Decides on a call. Returns its credential; None if the method is public. Raises Refusal.

@@ -76,8 +76,10 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):
         except Refusal as refusal:
             return _denying_handler(refusal, partial(record_denied_method, self._node, method))
         if _runs_in_thread(behaviour_of(handler)):
+            metadata = handler_call_details.invocation_metadata
             try:
-                admission.decide_by_metadata(handler_call_details.invocation_metadata)
+                if admission.decide_by_metadata(metadata) is not None:
+                    await admission.look_up(metadata)  # here, since the function would block a thread meanwhile
             except Refusal as refusal:
                 return _denying_handler(refusal, admission.record_refusal)
         return wrapped
@@ -111,10 +113,11 @@ def _runs_in_thread(behaviour: Behaviour) -> bool:
     return not (inspect.isasyncgenfunction(behaviour) or inspect.iscoroutinefunction(behaviour))
 
 
-async def _admit(admission: MethodAdmission, credential: str) -> VerifiedCredential | None:
+async def _admit(admission: MethodAdmission, metadata: Any) -> VerifiedCredential | None:
     """Decides on a call whose request is there. Returns its credential; None for a public method. Raises Refusal."""
     if admission.rule.public:
         return None
+    credential = admission.read_credential(metadata)
     return admission.admit_cached(credential) or await admission.admit_async(credential)
 
 
@@ -171,10 +174,12 @@ def _wrap_unary_coroutine(method: _Method) -> Behaviour:
 
     async def unary(_requests: Any, context: Any) -> Any:
         try:
-            credential = admission.decide_by_metadata(context.invocation_metadata())
+            metadata = context.invocation_metadata()
+            admission.decide_by_metadata(metadata)
             request = await waits.read(context, admission)
             if not public:
                 # As `_admit`, whose coroutine would cost more than all of this.
+                credential = admission.read_credential(metadata)
                 set_caller(admission.admit_cached(credential) or await admission.admit_async(credential))
             return await behaviour(parse(request), context)
         except Exception as error:  # noqa: BLE001 - logged, and hidden from the caller
@@ -188,9 +193,10 @@ def _wrap_stream_coroutine(method: _Method) -> Behaviour:
 
     async def stream(requests: Any, context: Any) -> Any:
         try:
-            credential = admission.decide_by_metadata(context.invocation_metadata())
+            metadata = context.invocation_metadata()
+            admission.decide_by_metadata(metadata)
             request = await method.receive(requests, context)
-            verified = await _admit(admission, credential)
+            verified = await _admit(admission, metadata)
             if verified is None:
                 return await behaviour(method.parsed(request), ParsingContext(context, method.parse))
             set_caller(verified)
@@ -207,9 +213,10 @@ def _wrap_async_generator(method: _Method) -> Behaviour:
 
     async def stream(requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            credential = admission.decide_by_metadata(context.invocation_metadata())
+            metadata = context.invocation_metadata()
+            admission.decide_by_metadata(metadata)
             request = await method.receive(requests, context)
-            verified = await _admit(admission, credential)
+            verified = await _admit(admission, metadata)
             if verified is None:
                 parsing_context = ParsingContext(context, method.parse)
                 async with aclosing(behaviour(method.parsed(request), parsing_context)) as responses:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -22,16 +23,19 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it has no stubs
 
 from interceptors.errors import Reason, Refusal
-from interceptors.server.admission import MESSAGE_TIMEOUT_SECONDS
+from interceptors.server.admission import MESSAGE_TIMEOUT_SECONDS, Undecided
+from interceptors.server.handlers import behaviour_of, wrapping_handler
 from interceptors.server.sync_ending import CAN_END_WITH_STATUS, end_rpc
+from interceptors.verification.lookups import LOOKUP_TIMEOUT_SECONDS
 
-__all__ = ["CAN_AWAIT_MESSAGES", "CallPool", "mark_wrapped", "never_waits", "refusing_handler"]
+__all__ = ["CAN_AWAIT_MESSAGES", "CallPool", "mark_wrapped", "never_waits", "refusing_handler", "undecided_handler"]
 
 _log: Final = logging.getLogger("credmesh.server")
 
 _EMPTY_FLAGS: Final = 0
 _REFUSAL: Final = "credmesh_refusal"
 _RECORD_REFUSAL: Final = "credmesh_record_refusal"
+_UNDECIDED: Final = "credmesh_undecided"
 _NEVER_WAITS: Final = "credmesh_never_waits"
 
 _grpc_server: Final[Any] = _server
@@ -99,6 +103,18 @@ def refusing_handler(refusal: Refusal, record: Callable[[Refusal, str], None]) -
     return grpc.stream_stream_rpc_method_handler(deny)
 
 
+def undecided_handler(handler: Any, undecided: Undecided) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns the handler for one call whose decision needs a lookup. A CallPool waits for that without a thread."""
+    behaviour = behaviour_of(handler)
+
+    def decided(*args: Any) -> Any:
+        return behaviour(*args)
+
+    decided.__dict__.update(behaviour.__dict__)
+    setattr(decided, _UNDECIDED, undecided)
+    return wrapping_handler(handler, decided)
+
+
 def mark_wrapped(
     wrapped: Callable[..., Any], behaviour: Callable[..., Any], record: Callable[[Refusal, str], None]
 ) -> None:
@@ -162,7 +178,10 @@ class CallPool(ThreadPoolExecutor):
         self, workers: int = 32, *, message_timeout: float = MESSAGE_TIMEOUT_SECONDS, thread_name_prefix: str = "call"
     ) -> None:
         super().__init__(workers, thread_name_prefix=thread_name_prefix)
-        self._awaiting = _AwaitedMessages(message_timeout)
+        missing = Refusal(Reason.REQUEST_MISSING, f"no request message came within {message_timeout:g} s")
+        self._awaiting = _BoundedWaits("credmesh-messages", message_timeout, missing)
+        no_answer = Refusal(Reason.MESH_STALE, "etcd or the auth service did not answer the lookup in time")
+        self._lookups = _BoundedWaits("credmesh-lookup-waits", LOOKUP_TIMEOUT_SECONDS, no_answer)
         self._max_awaiting_streams = max(1, workers // 2)
         self._awaiting_streams = 0
         self._lock = threading.Lock()
@@ -187,13 +206,29 @@ class CallPool(ThreadPoolExecutor):
             call.refuse(refusal)
             return _DONE
         done: Future[Any] = Future()
+        undecided = getattr(call.behaviour, _UNDECIDED, None)
+        if undecided is None:
+            self._begin(call, done)
+        else:
+            self._lookups.add(call)
+            undecided(partial(self._begin_if_admitted, call, done))
+        return done
+
+    def _begin_if_admitted(self, call: _Call, done: Future[Any], refusal: Refusal | None) -> None:
+        self._lookups.remove(call)
+        if refusal is not None:
+            call.refuse(refusal)
+            done.set_result(None)
+        else:
+            self._begin(call, done)
+
+    def _begin(self, call: _Call, done: Future[Any]) -> None:
         if call.awaits_message:
             self._await_message(call, done)
         elif call.never_waits:
             _serve(call, call.argument, done)
         else:
             self._submit_call(call, lambda: _Requests(self, call, call.argument()), done)
-        return done
 
     @property
     def awaited(self) -> int:
@@ -203,6 +238,7 @@ class CallPool(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the threads when they are idle."""
         self._awaiting.stop()
+        self._lookups.stop()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _submit_call(self, call: _Call, argument: Callable[[], Any], done: Future[Any]) -> None:
@@ -233,6 +269,9 @@ class CallPool(ThreadPoolExecutor):
             return finished
 
         with state.condition:
+            if not _grpc_server._is_rpc_state_active(state):  # the call ended during a lookup
+                done.set_result(None)
+                return
             self._awaiting.add(call)
             call.rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_EMPTY_FLAGS),), receive_and_serve)
             state.due.add(_grpc_server._RECEIVE_MESSAGE_TOKEN)
@@ -307,16 +346,17 @@ class _Requests:
     next = __next__
 
 
-class _AwaitedMessages:
-    """The calls whose first message is awaited. A thread ends those that wait too long."""
+class _BoundedWaits:
+    """The calls that wait for something. A thread refuses those that wait longer than `timeout` seconds."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, name: str, timeout: float, refusal: Refusal) -> None:
         self._timeout = timeout
+        self._refusal = refusal
         self._changed = threading.Condition(threading.Lock())
         self._deadlines: dict[_Call, float] = {}  # the earliest first, since all wait equally long
         self._idle = True
         self._stopped = False
-        self._thread = threading.Thread(target=self._watch, name="credmesh-messages", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
@@ -341,8 +381,7 @@ class _AwaitedMessages:
             self._changed.notify()
 
     def _watch(self) -> None:
-        # Most messages come at once. So this thread is woken for the first of many calls only, and looks again later.
-        missing = Refusal(Reason.REQUEST_MISSING, f"no request message came within {self._timeout:g} s")
+        # Most calls wait for a moment only. So this thread is woken for the first of many, and looks again later.
         while True:
             with self._changed:
                 while not self._deadlines and not self._stopped:
@@ -362,7 +401,7 @@ class _AwaitedMessages:
                 for call in late:
                     del self._deadlines[call]
             for call in late:
-                call.refuse(missing)
+                call.refuse(self._refusal)
 
 
 _LOOKS_PER_TIMEOUT: Final = 10

@@ -18,7 +18,7 @@ from interceptors.server.admission import (
     record_denied_method,
     status_after_error,
 )
-from interceptors.server.call_pool import mark_wrapped, refusing_handler
+from interceptors.server.call_pool import mark_wrapped, refusing_handler, undecided_handler
 from interceptors.server.grpc_logs import hide_metadata
 from interceptors.server.handlers import behaviour_of, request_parser, wrapping_handler
 from interceptors.server.sync_ending import end_call
@@ -60,10 +60,10 @@ class ServerInterceptor(grpc.ServerInterceptor):
         except Refusal as refusal:
             return refusing_handler(refusal, partial(record_denied_method, self._node, method))
         try:
-            admission.decide_by_metadata(handler_call_details.invocation_metadata)
+            undecided = admission.decide_by_metadata(handler_call_details.invocation_metadata)
         except Refusal as refusal:
             return refusing_handler(refusal, admission.record_refusal)
-        return wrapped
+        return wrapped if undecided is None else undecided_handler(wrapped, undecided)
 
 
 def _wrap(admission: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:

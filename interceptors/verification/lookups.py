@@ -22,13 +22,15 @@ from interceptors.verification.cache import TwoGenerationCache
 from interceptors.verification.session_resolver import SessionResolver
 from interceptors.verification.verifier import Need, NeedKey, NeedRevision, VerificationFlow, VerifiedCredential
 
-__all__ = ["LookupResult", "LookupService"]
+__all__ = ["LOOKUP_TIMEOUT_SECONDS", "LookupResult", "LookupService"]
 
 LookupResult = auth_pb2.ResolveSessionResponse | None
 
 _log: Final = logging.getLogger("credmesh.lookups")
 
-_TIMEOUT_SECONDS: Final = 6.0
+LOOKUP_TIMEOUT_SECONDS: Final = 6.0
+"""How long a call waits for a lookup at most."""
+
 _MAX_THREADS: Final = 8
 _MAX_PENDING_LOOKUPS: Final = 256
 _KEY_LOOKUPS_PER_SECOND: Final = 5.0
@@ -85,7 +87,7 @@ class LookupService:
         try:
             need = next(flow)
             while True:
-                need = flow.send(self.look_up(need).result(_TIMEOUT_SECONDS))
+                need = flow.send(self.look_up(need).result(LOOKUP_TIMEOUT_SECONDS))
         except StopIteration as done:
             verified: VerifiedCredential = done.value
             return verified
@@ -96,19 +98,42 @@ class LookupService:
         except Exception as error:
             raise self._refuse_for_fault(error) from error
 
-    def run_without_lookups(self, flow: VerificationFlow) -> VerifiedCredential | None:
-        """Runs a verification if it needs no lookup; else returns None. Does not block. Raises Refusal."""
+    def begin(self, flow: VerificationFlow) -> Need | None:
+        """Runs a verification until it needs a lookup. Returns the need, or None if it is done. Raises Refusal."""
         try:
-            next(flow)
-        except StopIteration as done:
-            verified: VerifiedCredential = done.value
-            return verified
+            return next(flow)
+        except StopIteration:
+            return None
         except Refusal:
             raise
         except Exception as error:
             raise self._refuse_for_fault(error) from error
-        flow.close()
-        return None
+
+    def go_on(self, flow: VerificationFlow, need: Need, decided: Callable[[Refusal | None], None]) -> None:
+        """Goes on with a verification that has begun, without blocking.
+
+        decided: called with the refusal, or with None if the credential is verified and cached; in this thread or in
+                 one of the lookups'. Not called again if a lookup does not end
+        """
+
+        def take(answer: Future[LookupResult]) -> None:
+            try:
+                self.go_on(flow, flow.send(answer.result()), decided)
+            except StopIteration:
+                decided(None)
+            except Refusal as refusal:
+                decided(refusal)
+            except CancelledError:
+                decided(_no_answer())
+            except Exception as error:  # noqa: BLE001 - logged, and a refusal
+                decided(self._refuse_for_fault(error))
+
+        try:
+            answer = self.look_up(need)
+        except Refusal as refusal:
+            decided(refusal)
+        else:
+            answer.add_done_callback(take)
 
     async def run_async(self, flow: VerificationFlow) -> VerifiedCredential:
         """Runs a verification without blocking the event loop. Raises Refusal."""
@@ -117,7 +142,7 @@ class LookupService:
             while True:
                 # Shielded, since other calls may wait for the same lookup when this one is cancelled.
                 answer = asyncio.shield(asyncio.wrap_future(self.look_up(need)))
-                need = flow.send(await asyncio.wait_for(answer, _TIMEOUT_SECONDS))
+                need = flow.send(await asyncio.wait_for(answer, LOOKUP_TIMEOUT_SECONDS))
         except StopIteration as done:
             verified: VerifiedCredential = done.value
             return verified

@@ -9,14 +9,16 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from interceptors import MeshNode, Reason
+from credmesh.auth.v1 import auth_pb2
+from interceptors import EtcdSettings, MeshNode, MeshSettings, Reason
 from interceptors.scopes import subject_scope
 from interceptors.server import CallPool
+from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
 from tests.interceptors.server.conftest import NewNode
 from tests.support.probe.clients import bearer, make_client
-from tests.support.probe.issuer import Issuer
+from tests.support.probe.issuer import ISSUER, Issuer
 from tests.support.probe.schema import KINDS, SERVICE, StringValue
-from tests.support.probe.servers import ProbeServer
+from tests.support.probe.servers import SERVERS, ProbeServer
 from tests.support.raw_calls import RawCall, RawConnection
 from tests.support.waiting import wait_until
 
@@ -221,6 +223,48 @@ def test_a_later_request_of_a_stream_that_cannot_be_parsed_ends_it(
     raw.send(call, UNPARSABLE, last=False)
     assert raw.wait_until_ended(call).status == STATUS[grpc.StatusCode.INVALID_ARGUMENT]
     wait_until(lambda: len(node.streams) == 0)
+
+
+class Unanswered:
+    """An auth service that answers no lookup until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.asked = 0
+
+    def resolve(self, request: auth_pb2.ResolveSessionRequest) -> auth_pb2.ResolveSessionResponse:
+        """See SessionResolver."""
+        del request
+        self.asked += 1
+        self.go_on.wait(30)
+        return auth_pb2.ResolveSessionResponse(refusal=Reason.CREDENTIAL_INVALID.name)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_invented_sessions_occupy_no_thread_and_are_limited(
+    etcd_settings: EtcdSettings, issuer: Issuer, kind: str
+) -> None:
+    resolver = Unanswered()
+    settings = MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER)
+    with (
+        MeshNode(settings, resolver=resolver) as node,
+        ProbeServer(node, kind, threads=4) as server,
+        RawConnection(server.port) as raw,
+        make_client("sync", server.target) as client,
+    ):
+        calls = [begin(raw, "Unary", OpaqueToken.generate(OpaqueKind.SESSION).text()) for _ in range(256)]
+        for call in calls:
+            raw.send(call, WHO)
+        wait_until(lambda: resolver.asked == 8, what="every thread of the lookups waits")
+        for method in KINDS:
+            assert client.call(method, "who", metadata=bearer(issuer.token())).answers[0] == "alice"
+        further = begin(raw, "Unary", OpaqueToken.generate(OpaqueKind.SESSION).text())
+        raw.send(further, WHO)
+        assert raw.wait_until_ended(further).status == STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert not any(call.ended for call in calls)
+        resolver.go_on.set()
+        for call in calls:
+            assert raw.wait_until_ended(call).status == STATUS[grpc.StatusCode.UNAUTHENTICATED]
 
 
 def test_a_call_pool_has_all_its_threads_before_the_first_call() -> None:
