@@ -157,6 +157,13 @@ def _refusal(error: CallError, reason: Reason, profile: Profile, account: Caller
     elif reason is Reason.RATE_LIMITED:
         message = "too many attempts to sign in"
         next_step = "Wait a minute before the next attempt."
+    elif reason is Reason.REQUEST_MALFORMED:
+        code = ExitCode.FAILED
+        message = "the auth service cannot parse the command's request"
+        next_step = "They may be of different versions: install the command in the version of the auth service."
+    elif reason is Reason.REQUEST_MISSING:
+        message = "the command's request did not reach the auth service in time"
+        next_step = "Try again. If it keeps failing, look for what slows the network down."
     elif reason in (Reason.MESH_NOT_READY, Reason.MESH_STALE):
         message = f"the auth service cannot answer now: {reason.message}"
         next_step = "Try again in a moment. If it keeps failing, check that etcd is up."

@@ -192,5 +192,5 @@ def test_every_reason_has_a_message_and_the_right_exit_code(reason: Reason, acco
     failure = failure_of_call(CallError(reason.status, reason.message, reason), Profile(auth="h:1"), account, timeout=1)
     assert failure.message
     assert failure.reason == reason.name
-    unreachable = reason.status is Code.UNAVAILABLE
+    unreachable = reason.status in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
     assert failure.exit_code == (ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
