@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from interceptors.serving.listening import split_address
+from interceptors.addresses import split_address
 from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
 from interceptors.tokens.token_rules import ALGORITHMS
 
@@ -121,8 +121,6 @@ class AuthSettings:
                 f"CREDMESH_KEK_FILE {problem}; for example: CREDMESH_KEK_FILE=/etc/credmesh/kek "
                 "(`credmesh bootstrap` can make one)"
             )
-        # Checked here, since the server opens its port only after etcd has answered.
-        split_address(self.server.listen, "CREDMESH_LISTEN")
         if self.http_listen:
             split_address(self.http_listen, "CREDMESH_HTTP_LISTEN")
         if self.key_algorithm not in ALGORITHMS:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from interceptors.addresses import check_listen_address, split_address
 from interceptors.errors import SettingsError
 
 __all__ = ["MAX_FRESHNESS_SECONDS", "EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
@@ -155,7 +156,7 @@ class MeshSettings:
 class ServerSettings:
     """How a gRPC server listens."""
 
-    listen: str = setting("CREDMESH_LISTEN", "0.0.0.0:8443", help="host:port of the gRPC server")
+    listen: str = setting("CREDMESH_LISTEN", "0.0.0.0:8443", help="host:port of the gRPC server, or unix:/path")
     tls_cert_file: Path | None = setting(
         "CREDMESH_TLS_CERT_FILE",
         "/etc/credmesh/tls.crt",
@@ -170,6 +171,12 @@ class ServerSettings:
     )
     metrics: str = setting("CREDMESH_METRICS", "0.0.0.0:9090", default="", help="host:port of /metrics; none if empty")
     drain: float = setting("CREDMESH_DRAIN", "20", default=20.0, help="seconds that open calls get after SIGTERM")
+    drain_delay: float = setting(
+        "CREDMESH_DRAIN_DELAY",
+        "5",
+        default=0.0,
+        help="seconds after SIGTERM in which it still accepts calls while its health is NOT_SERVING",
+    )
     message_timeout: float = setting(
         "CREDMESH_MESSAGE_TIMEOUT", "20", default=20.0, help="seconds for the first request message of a call"
     )
@@ -191,8 +198,13 @@ class ServerSettings:
                 "CREDMESH_TLS_CERT_FILE is not set, and credentials must not travel unencrypted; for example: "
                 "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or CREDMESH_PLAINTEXT=true to serve without TLS)"
             )
+        check_listen_address(self.listen, "CREDMESH_LISTEN")
+        if self.metrics:
+            split_address(self.metrics, "CREDMESH_METRICS", example="0.0.0.0:9090")
         if not 0 <= self.drain <= _MAX_DRAIN_SECONDS:
             raise ValueError(f"CREDMESH_DRAIN must be from 0 to {_MAX_DRAIN_SECONDS:g} seconds; for example: 20")
+        if not 0 <= self.drain_delay <= _MAX_DRAIN_SECONDS:
+            raise ValueError(f"CREDMESH_DRAIN_DELAY must be from 0 to {_MAX_DRAIN_SECONDS:g} seconds; for example: 5")
         if not 0 < self.message_timeout <= _MAX_TIMEOUT_SECONDS:
             raise ValueError(
                 f"CREDMESH_MESSAGE_TIMEOUT must be above 0 and at most {_MAX_TIMEOUT_SECONDS:g} seconds; "

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from interceptors.node.mesh_node import MeshNode
 from interceptors.server import AioServerInterceptor
 from interceptors.serving.health import AioHealthServicer
-from interceptors.serving.listening import ListenError, listen, server_options
+from interceptors.serving.listening import SECOND_SIGNAL_SECONDS, ListenError, listen, server_options
 from interceptors.serving.metrics import serve_metrics
 from interceptors.settings import ServerSettings
 
@@ -55,21 +55,24 @@ async def serve_aio(
         _log.critical("%s", error)
         raise SystemExit(1) from None
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    signals: asyncio.Queue[tuple[signal.Signals, float]] = asyncio.Queue()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, lambda n: signals.put_nowait((n, loop.time())), number)
     servicer.set(ready=node.ready)
     await server.start()
     reporter = asyncio.create_task(_report_health(servicer, node))
     try:
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
-        _log.info("stopping on %s; open calls have %g s to end", (await signals.get()).name, settings.drain)
+        first, signalled_at = await signals.get()
+        _log.info("stopping on %s; open calls have %g s to end", first.name, settings.drain)
         reporter.cancel()
         servicer.set(ready=False)
+        second = asyncio.create_task(_second_signal(signals, signalled_at))
+        await asyncio.wait((second,), timeout=settings.drain_delay)
         for callback in on_stop:
             callback()
-        await _drain(server, settings.drain, signals)
+        await _drain(server, settings.drain, second)
     finally:
         reporter.cancel()
         for number, handler in before.items():
@@ -80,15 +83,20 @@ async def serve_aio(
     _log.info("%s has stopped", node.settings.service)
 
 
-async def _drain(server: grpc.aio.Server, seconds: float, signals: asyncio.Queue[signal.Signals]) -> None:
+async def _second_signal(signals: asyncio.Queue[tuple[signal.Signals, float]], signalled_at: float) -> None:
+    """Waits for a second signal. `timeout` and `tini -g` send one signal twice."""
+    while (await signals.get())[1] - signalled_at < SECOND_SIGNAL_SECONDS:
+        pass
+
+
+async def _drain(server: grpc.aio.Server, seconds: float, second: asyncio.Task[None]) -> None:
     """Waits until the drain is over, or cancels the open calls at a second signal."""
-    drained = asyncio.create_task(server.stop(seconds))
-    again = asyncio.create_task(signals.get())
-    done, _ = await asyncio.wait((drained, again), return_when=asyncio.FIRST_COMPLETED)
-    if drained not in done:
+    drained = asyncio.create_task(server.stop(0 if second.done() else seconds))
+    await asyncio.wait((drained, second), return_when=asyncio.FIRST_COMPLETED)
+    if second.done():
         _log.warning("a second signal: open calls are cancelled")
         await server.stop(0)
-    again.cancel()
+    second.cancel()
     await drained
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -12,13 +13,17 @@ from typing import Final, Protocol, cast
 
 import grpc
 
+from interceptors.addresses import UNIX_SCHEMES, split_address
 from interceptors.errors import CredmeshError, SettingsError
 from interceptors.pem import read_pair
 from interceptors.settings import ServerSettings
 
-__all__ = ["SERVER_OPTIONS", "ListenError", "listen", "server_options", "split_address"]
+__all__ = ["SECOND_SIGNAL_SECONDS", "SERVER_OPTIONS", "ListenError", "listen", "server_options"]
 
 _log: Final = logging.getLogger("credmesh.serving")
+
+SECOND_SIGNAL_SECONDS: Final = 1.0
+"""From when on a second signal ends a drain. An earlier one is the first, sent twice."""
 
 SERVER_OPTIONS: Final = (
     # With port sharing a second process would take half of the calls, without an error.
@@ -78,23 +83,14 @@ def listen(server: _Listener, settings: ServerSettings) -> int:
     return port
 
 
-def split_address(address: str, variable: str) -> tuple[str, int]:
-    """Returns host and port of `host:port` or `[v6]:port`. SettingsError names the variable."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{variable}={address!r} is not host:port; for example: {variable}=0.0.0.0:8443")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - the meaning of an empty host
-
-
 def _find_bind_problem(address: str) -> str:
     """Why no server can listen on an address; "" if gRPC may be able to.
 
     Binds to the address, without listening, so that no client connects meanwhile.
     """
-    try:
-        host, port = split_address(address, "CREDMESH_LISTEN")
-    except SettingsError:
-        return ""  # e.g. unix:/run/a.sock, which gRPC accepts
+    if address.startswith(UNIX_SCHEMES):
+        return _find_socket_problem(address)
+    host, port = split_address(address, "CREDMESH_LISTEN")
     problem = ""
     # gRPC needs only one of a name's addresses, and falls back from one family's wildcard address to the other's.
     for candidate in _ALL_INTERFACES if host in _ALL_INTERFACES else (host,):
@@ -120,7 +116,32 @@ def _find_bind_problem(address: str) -> str:
     return problem
 
 
+def _find_socket_problem(address: str) -> str:
+    """Why no server can listen on a Unix socket; "" if gRPC may be able to."""
+    scheme, _, name = address.partition(":")
+    if scheme == "unix-abstract":
+        target = f"\0{name}"
+    else:
+        target = name.removeprefix("//")
+        folder = Path(target).parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            exists = "is not writable" if folder.is_dir() else "is not a folder"
+            return f"{folder} {exists}; set CREDMESH_LISTEN to a socket in a folder of this user"
+        if Path(target).exists() and not Path(target).is_socket():
+            return f"{target} is a file, and not a socket; set CREDMESH_LISTEN to another path"
+    # gRPC would take a socket over from the process that serves it, and remove it when it ends.
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(target)
+        except OSError as error:
+            # The file of a process that was killed is left behind, and gRPC replaces it.
+            return _advice(error) if error.errno in (errno.EACCES, None) else ""  # None: the path is too long
+    return "another process serves it; stop that process, or set CREDMESH_LISTEN to another address"
+
+
 def _explain_failed_bind(address: str) -> str:
+    if address.startswith(UNIX_SCHEMES):
+        return _find_socket_problem(address) or "gRPC gave no cause; set CREDMESH_LISTEN to another address"
     host, port = split_address(address, "CREDMESH_LISTEN")
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

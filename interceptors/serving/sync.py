@@ -19,10 +19,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from interceptors.node.mesh_node import MeshNode
 from interceptors.server import CallPool, ServerInterceptor
 from interceptors.serving.health import HealthServicer
-from interceptors.serving.listening import ListenError, listen, server_options
+from interceptors.serving.listening import SECOND_SIGNAL_SECONDS, ListenError, listen, server_options
 from interceptors.serving.metrics import serve_metrics
 from interceptors.settings import ServerSettings
-from interceptors.waiting import await_item
+from interceptors.waiting import await_event, await_item
 
 __all__ = ["serve"]
 
@@ -32,6 +32,9 @@ _POOL_NAME: Final = "credmesh-call"
 _REFLECTION_THREADS: Final = 4
 _HEALTH_INTERVAL_SECONDS: Final = 0.2
 _MAX_EXIT_DELAY_SECONDS: Final = 5.0
+_MAX_CANCEL_SECONDS: Final = 10.0
+_SIGNAL_INTERVAL_SECONDS: Final = 0.1
+_SERVING_ENDED: Final = 0  # instead of a signal's number
 
 
 def serve(
@@ -46,6 +49,9 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains: at most `settings.drain` seconds, or until a second signal.
 
+    A second signal counts from one second after the first. If `settings.drain_delay` is set, the server goes on
+    accepting calls for so long while its health is NOT_SERVING, so that load balancers notice.
+
     add           adds the servicers, e.g. `lambda server: add_OrdersServiceServicer_to_server(Orders(), server)`
     node          a started node; its interceptor comes first, so that no other code runs before a call is verified
     services      full names of the services, for reflection and health. PolicyError if a method has no rule, or if the
@@ -55,7 +61,7 @@ def serve(
     on_stop       called when the drain begins; they should end the streams of handlers that would not end by themselves
 
     gRPC health says SERVING for "" and for each service only while the node is ready. Must be called from the main
-    thread. If the server cannot listen, logs the cause and raises SystemExit(1).
+    thread. If the server cannot listen, or grpc stops taking calls, logs the cause and raises SystemExit(1).
     """
     node.policy.check(tuple(services))
     pool = CallPool(workers, message_timeout=settings.message_timeout, thread_name_prefix=_POOL_NAME)
@@ -73,28 +79,32 @@ def serve(
         reflection_pool.shutdown(wait=False)
         raise SystemExit(1) from None
     stopping = threading.Event()
-    reporter = threading.Thread(
-        target=_report_health, args=(servicer, node, stopping), name="credmesh-health", daemon=True
-    )
     # The signal handlers run in this thread, between any two of its instructions. If the thread held the lock of an
     # Event or a Queue at that moment, they would deadlock. SimpleQueue.put is reentrant.
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    before = {number: signal.signal(number, lambda n, _: signals.put(n)) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals: _Signals = queue.SimpleQueue()
+    before = {
+        number: signal.signal(number, lambda n, _: signals.put((n, time.monotonic())))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         servicer.set(ready=node.ready)
-        server.start()
+        serving = _start(server)
+        reporter = threading.Thread(
+            target=_report_health,
+            args=(servicer, node, stopping, serving, signals),
+            name="credmesh-health",
+            daemon=True,
+        )
         reporter.start()
         _log.info("%s listens", node.settings.service, extra={"port": port, "node": node.id})
-        _log.info(
-            "stopping on %s; open calls have %g s to end", signal.Signals(await_item(signals)).name, settings.drain
-        )
+        number, signalled_at = await_item(signals)
+        if number:
+            name, seconds = signal.Signals(number).name, settings.drain
+            _log.info("stopping on %s; open calls have %g s to end", name, seconds)
         stopping.set()
         reporter.join()  # or it could say once more that the server is ready
         servicer.set(ready=False)
-        done = server.stop(settings.drain)
-        for callback in on_stop:
-            callback()
-        _wait_for_drain(done, server, signals)
+        _drain(server, settings, signals, signalled_at, on_stop)
     finally:
         stopping.set()
         stop_metrics()
@@ -103,20 +113,55 @@ def serve(
         pool.shutdown(wait=False, cancel_futures=True)
         reflection_pool.shutdown(wait=False, cancel_futures=True)
         _force_exit_later()
+    if number == _SERVING_ENDED:
+        raise SystemExit(1)
     _log.info("%s has stopped", node.settings.service)
 
 
-def _wait_for_drain(done: threading.Event, server: grpc.Server, signals: queue.SimpleQueue[int]) -> None:
-    """Waits until the drain is over, or cancels the open calls at a second signal."""
+_Signals = queue.SimpleQueue[tuple[int, float]]
+"""Signals, each with the monotonic time at which it came."""
 
-    def watch() -> None:
-        done.wait()
-        signals.put(0)
 
-    threading.Thread(target=watch, name="credmesh-drain", daemon=True).start()
-    if await_item(signals) != 0:
+def _start(server: grpc.Server) -> threading.Thread | None:
+    """Starts the server. Returns grpc's only thread that takes calls, None if it cannot be found."""
+    before = set(threading.enumerate())
+    server.start()
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    return next((thread for thread in started if "(_serve)" in thread.name), None)
+
+
+def _drain(
+    server: grpc.Server,
+    settings: ServerSettings,
+    signals: _Signals,
+    signalled_at: float,
+    on_stop: Sequence[Callable[[], None]],
+) -> None:
+    """Lets open calls end, and cancels them at a second signal."""
+    hurried = _second_signal_within(settings.drain_delay, signals, signalled_at)
+    done = server.stop(0 if hurried else settings.drain)
+    for callback in on_stop:
+        callback()
+    if hurried or _second_signal_within(settings.drain, signals, signalled_at, done):
         _log.warning("a second signal: open calls are cancelled")
-        server.stop(0).wait()
+        server.stop(0)
+    if not await_event(done, _MAX_CANCEL_SECONDS):
+        _log.error("grpc has not ended the open calls within %g s of their cancellation", _MAX_CANCEL_SECONDS)
+
+
+def _second_signal_within(
+    seconds: float, signals: _Signals, signalled_at: float, done: threading.Event | None = None
+) -> bool:
+    """Waits until the time is over, or `done` is set, or a second signal comes. Returns whether one has come."""
+    done = done or threading.Event()
+    deadline = time.monotonic() + seconds
+    while not done.is_set() and (left := deadline - time.monotonic()) > 0:
+        await_event(done, min(left, _SIGNAL_INTERVAL_SECONDS))
+        while not signals.empty():
+            # `timeout` and `tini -g` send one signal twice.
+            if signals.get()[1] - signalled_at >= SECOND_SIGNAL_SECONDS:
+                return True
+    return False
 
 
 def _add_reflection(server: grpc.Server, services: Sequence[str], message_timeout: float) -> CallPool:
@@ -131,9 +176,20 @@ def _add_reflection(server: grpc.Server, services: Sequence[str], message_timeou
     return pool
 
 
-def _report_health(servicer: HealthServicer, node: MeshNode, stopping: threading.Event) -> None:
+def _report_health(
+    servicer: HealthServicer,
+    node: MeshNode,
+    stopping: threading.Event,
+    serving: threading.Thread | None,
+    signals: _Signals,
+) -> None:
+    """Tells the servicer whether the node is ready, and stops the server if grpc takes no calls any more."""
     reported: bool | None = None
     while not stopping.wait(_HEALTH_INTERVAL_SECONDS):
+        if serving is not None and not serving.is_alive():
+            _log.critical("grpc's thread that takes calls has ended; the process ends, so that it can be restarted")
+            signals.put((_SERVING_ENDED, time.monotonic()))
+            return
         ready = node.ready
         if ready != reported:
             servicer.set(ready=ready)

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from credmesh.samples.inventory.v1 import inventory_pb2
+from credmesh.samples.inventory.v1.inventory_pb2_grpc import InventoryServiceStub
 from interceptors import EtcdSettings, MeshNode, MeshSettings, ServerSettings
 from interceptors.errors import Reason, reason_of
 from interceptors.serving import serve, serve_aio
@@ -118,7 +119,13 @@ def test_a_second_signal_cancels_open_calls_at_once(
     call = start_call(server, "slow", bearer)
     server.process.terminate()
     wait_until(lambda: server.said("stopping on SIGTERM"), what="the drain has begun")
-    (signal_another_thread if another_thread else os.kill)(server.process.pid or 0, signal.SIGTERM)
+
+    def ended_by_another_signal() -> bool:
+        # Within a second of the first, a signal is taken for the first one, sent twice.
+        (signal_another_thread if another_thread else os.kill)(server.process.pid or 0, signal.SIGTERM)
+        return bool(call.done())
+
+    wait_until(ended_by_another_signal, what="the call ends")
     with pytest.raises(grpc.RpcError):
         call.result(timeout=20)
 
@@ -294,3 +301,76 @@ def test_a_server_starts_before_etcd_and_waits_for_it(kind: str, launch: Launch,
     threading.Thread(target=own_etcd.start).start()
     with server.channel() as channel:
         assert health(channel) == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_signal_that_is_sent_twice_at_once_does_not_cut_the_drain_short(
+    kind: str, launch: Launch, bearer: Metadata
+) -> None:
+    """`timeout` and `tini -g` do that."""
+    server = launch(kind, CREDMESH_DRAIN="60")
+    call = start_call(server, "slow", bearer)
+    stub = server.stub()
+    assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
+    server.process.terminate()
+    server.process.terminate()
+    wait_until(lambda: server.said("stopping on SIGTERM"))
+    assert not call.done()
+    assert not server.said("a second signal")
+
+
+def test_a_server_accepts_calls_during_the_delay_of_a_drain(kind: str, launch: Launch, bearer: Metadata) -> None:
+    """So a load balancer, which looks at the health now and then, stops sending calls before they are refused."""
+    server = launch(kind, CREDMESH_DRAIN_DELAY="60", CREDMESH_DRAIN="0")
+    with server.channel() as channel:
+        assert health(channel) == health_pb2.HealthCheckResponse.SERVING
+        server.process.terminate()
+        wait_until(lambda: health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING)
+    stub = server.stub()  # another connection, so the server still listens
+    assert stub.GetStock(inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10).left == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "says"),
+    [
+        ("CREDMESH_LISTEN", "127.0.0.1:70000", "a port is from 0 to 65535"),
+        ("CREDMESH_LISTEN", "127.0.0.1", "is not host:port"),
+        ("CREDMESH_LISTEN", "unix:", "names no socket"),
+        ("CREDMESH_METRICS", "127.0.0.1:65536", "a port is from 0 to 65535"),
+    ],
+)
+def test_an_address_that_grpc_would_misread_is_refused(
+    kind: str, launch: Launch, variable: str, address: str, says: str
+) -> None:
+    server = launch(kind, **{variable: address})
+    assert server.process.wait(30)
+    assert server.process.exit_code == 2
+    assert server.said(says)
+    assert server.said(variable)
+
+
+def test_a_unix_socket_is_served_and_not_taken_over(
+    kind: str, launch: Launch, bearer: Metadata, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/inventory.sock"
+    first = launch(kind, CREDMESH_LISTEN=address)
+    wait_until(lambda: first.said("listens"))
+    second = launch(kind, CREDMESH_LISTEN=address)
+    assert second.process.wait(30)
+    assert second.process.exit_code == 1
+    assert second.said("another process serves it")
+    with grpc.insecure_channel(address) as channel:
+        answer = InventoryServiceStub(channel).GetStock(
+            inventory_pb2.GetStockRequest(sku="tea"), metadata=bearer, timeout=10
+        )
+        assert answer.left == 1
+    first.process.kill()
+    assert first.process.wait(30)
+    third = launch(kind, CREDMESH_LISTEN=address)
+    wait_until(lambda: third.said("listens"), what="the socket that was left behind is replaced")
+
+
+def test_a_unix_socket_in_a_folder_that_does_not_exist_is_named(kind: str, launch: Launch, tmp_path: Path) -> None:
+    server = launch(kind, CREDMESH_LISTEN=f"unix:{tmp_path}/nowhere/inventory.sock")
+    assert server.process.wait(30)
+    assert server.process.exit_code == 1
+    assert server.said(f"{tmp_path}/nowhere is not a folder")
