@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from interceptors.addresses import split_address
-from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting
+from interceptors.settings import MeshSettings, ServerSettings, read_settings, setting, split_address
 from interceptors.tokens.token_rules import ALGORITHMS
 
 __all__ = ["AuthSettings", "read_auth_settings"]

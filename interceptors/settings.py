@@ -10,16 +10,28 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from interceptors.addresses import check_listen_address, split_address
 from interceptors.errors import SettingsError
 
-__all__ = ["MAX_FRESHNESS_SECONDS", "EtcdSettings", "MeshSettings", "ServerSettings", "read_settings", "setting"]
+__all__ = [
+    "MAX_FRESHNESS_SECONDS",
+    "UNIX_SCHEMES",
+    "EtcdSettings",
+    "MeshSettings",
+    "ServerSettings",
+    "read_settings",
+    "setting",
+    "split_address",
+]
 
 T = TypeVar("T")
 
 MAX_FRESHNESS_SECONDS: Final = 3600.0
 """The highest value of CREDMESH_LONGEST_FRESHNESS."""
 
+UNIX_SCHEMES: Final = ("unix:", "unix-abstract:")
+"""How the gRPC address of a Unix socket begins (grpc/doc/naming.md)."""
+
+_MAX_PORT: Final = 65_535
 _MAX_TIMEOUT_SECONDS: Final = 300.0
 _MAX_DRAIN_SECONDS: Final = 86_400.0
 _MAX_MESSAGE_BYTES: Final = 2**31 - 1
@@ -71,6 +83,35 @@ def _convert(variable: str, text: str, kind: Any, example: str) -> Any:
     except (KeyError, ValueError):
         wanted = getattr(kind, "__name__", "list")
         raise SettingsError(f"{variable}={text!r} is not a valid {wanted}; for example: {variable}={example}") from None
+
+
+def split_address(address: str, variable: str, *, example: str = "0.0.0.0:8443") -> tuple[str, int]:
+    """Returns host and port of `host:port` or `[v6]:port`. Port 0 is any free port. ValueError names the variable.
+
+    gRPC would take a port above 65535 modulo 65536, and a missing one for 443, without a word.
+    """
+    host, separator, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not separator or not (port.isascii() and port.isdigit()) or (":" in bare and bare is host):
+        raise ValueError(f"{variable}={address!r} is not host:port; for example: {variable}={example}")
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"{variable}={address!r}: a port is from 0 to {_MAX_PORT}; for example: {variable}={example}")
+    return bare or "0.0.0.0", int(port)  # noqa: S104 - the meaning of an empty host
+
+
+def _check_listen_address(address: str, variable: str) -> None:
+    """Checks the address of a gRPC server: host:port, or a Unix socket (`unix:/run/a.sock`, `unix-abstract:name`).
+
+    ValueError names the variable.
+    """
+    for scheme in UNIX_SCHEMES:
+        if address.startswith(scheme):
+            if len(address) == len(scheme):
+                raise ValueError(
+                    f"{variable}={address!r} names no socket; for example: {variable}=unix:/run/orders.sock"
+                )
+            return
+    split_address(address, variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +239,7 @@ class ServerSettings:
                 "CREDMESH_TLS_CERT_FILE is not set, and credentials must not travel unencrypted; for example: "
                 "CREDMESH_TLS_CERT_FILE=/etc/credmesh/tls.crt (or CREDMESH_PLAINTEXT=true to serve without TLS)"
             )
-        check_listen_address(self.listen, "CREDMESH_LISTEN")
+        _check_listen_address(self.listen, "CREDMESH_LISTEN")
         if self.metrics:
             split_address(self.metrics, "CREDMESH_METRICS", example="0.0.0.0:9090")
         if not 0 <= self.drain <= _MAX_DRAIN_SECONDS:

@@ -28,10 +28,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from authsvc.keys.jwks import key_set
-from interceptors.addresses import split_address
 from interceptors.errors import CredmeshError
 from interceptors.node.mesh_node import MeshNode
 from interceptors.node.metrics import NodeCollector
+from interceptors.settings import split_address
 from interceptors.tokens.token_rules import ALGORITHMS
 
 __all__ = ["HttpServer", "http_application"]

@@ -13,10 +13,9 @@ from typing import Final, Protocol, cast
 
 import grpc
 
-from interceptors.addresses import UNIX_SCHEMES, split_address
 from interceptors.errors import CredmeshError, SettingsError
 from interceptors.pem import read_pair
-from interceptors.settings import ServerSettings
+from interceptors.settings import UNIX_SCHEMES, ServerSettings, split_address
 
 __all__ = ["SECOND_SIGNAL_SECONDS", "SERVER_OPTIONS", "ListenError", "listen", "server_options"]
 

@@ -8,11 +8,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
 
-from interceptors.addresses import split_address
 from interceptors.node.mesh_node import MeshNode
 from interceptors.node.metrics import NodeCollector
 from interceptors.serving.listening import ListenError
-from interceptors.settings import ServerSettings
+from interceptors.settings import ServerSettings, split_address
 
 __all__ = ["serve_metrics"]
 

@@ -29,8 +29,15 @@ from tests.support.waiting import free_port, wait_until
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether all of these processes have ended."""
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    """Whether all of these processes have ended. A zombie whose other threads still end has its files still open."""
+
+    def has_ended(process: psutil.Process) -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(map(has_ended, processes))
 
 
 def test_a_mesh_comes_up_in_seconds_and_lists_its_parts(mesh: RunningMesh) -> None:
