@@ -12,6 +12,8 @@ from typing import Final
 import grpc
 
 from authsvc.accounts.accounts import Accounts
+from authsvc.accounts.address_budget import AddressBudget
+from authsvc.accounts.caller_address import CallerAddresses
 from authsvc.accounts.login_throttle import LoginThrottle
 from authsvc.accounts.passwords import Passwords
 from authsvc.api.account_service import AccountServicer
@@ -214,6 +216,8 @@ def _add_servicers(parts: _Parts, server: grpc.Server) -> None:
         AuthServicer(
             accounts=accounts,
             throttle=throttle,
+            token_lookups=AddressBudget(settings.token_lookups_per_address),
+            addresses=CallerAddresses(settings.trusted_proxies),
             issuer=parts.issuer,
             sessions=parts.sessions,
             introspection=Introspection(node=node, sessions=parts.sessions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,13 +99,28 @@ class AuthSettings:
         "CREDMESH_LOGIN_FAILURES_PER_ACCOUNT",
         "10",
         default=10,
-        help="failed logins of an account per minute and replica; 0 for no limit",
+        help="failed logins of a user from one address and at one replica, after which each further one has to wait "
+        "longer, up to 15 minutes; 0 for no limit",
     )
     login_failures_per_address: int = setting(
         "CREDMESH_LOGIN_FAILURES_PER_ADDRESS",
         "50",
         default=50,
-        help="failed logins from an address per minute and replica; 0 for no limit",
+        help="failed logins of users from an address per minute and replica; 0 for no limit",
+    )
+    token_lookups_per_address: int = setting(
+        "CREDMESH_TOKEN_LOOKUPS_PER_ADDRESS",
+        "600",
+        default=600,
+        help="reads of etcd per minute and replica for refreshes and logouts from an address whose token the replica "
+        "does not know: made up, or of a session that has ended; 0 for no limit",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        "CREDMESH_TRUSTED_PROXIES",
+        "10.0.0.7,10.1.0.0/16",
+        default=(),
+        help="addresses and networks of the proxies whose `x-forwarded-for` names the caller's address, and `unix` for "
+        "a proxy on a Unix socket; none by default, so that the limits per address apply to the proxy as a whole",
     )
     resolve_ttl: float = setting(
         "CREDMESH_RESOLVE_TTL",
@@ -127,6 +143,8 @@ class AuthSettings:
                 f"CREDMESH_KEY_ALGORITHM={self.key_algorithm!r} is not one of {', '.join(ALGORITHMS)}; "
                 "for example: CREDMESH_KEY_ALGORITHM=ES256"
             )
+        for proxy in self.trusted_proxies:
+            _check_proxy(proxy)
         self._check_durations()
         self._check_numbers()
 
@@ -163,9 +181,27 @@ class AuthSettings:
         for variable, number, example in (
             ("CREDMESH_LOGIN_FAILURES_PER_ACCOUNT", self.login_failures_per_account, "10"),
             ("CREDMESH_LOGIN_FAILURES_PER_ADDRESS", self.login_failures_per_address, "50"),
+            ("CREDMESH_TOKEN_LOOKUPS_PER_ADDRESS", self.token_lookups_per_address, "600"),
         ):
             if number < 0:
                 raise ValueError(f"{variable} must be 0 (no limit) or more; for example: {example}")
+
+
+def _check_proxy(proxy: str) -> None:
+    if proxy == "unix":
+        return
+    try:
+        network = ipaddress.ip_network(proxy)
+    except ValueError as error:
+        raise ValueError(
+            f"CREDMESH_TRUSTED_PROXIES: {error}; name addresses and networks; "
+            "for example: CREDMESH_TRUSTED_PROXIES=10.0.0.7,10.1.0.0/16"
+        ) from None
+    if network.prefixlen == 0:
+        raise ValueError(
+            f"CREDMESH_TRUSTED_PROXIES={proxy} would let every caller choose the address that the limits count; name "
+            "the proxies only; for example: CREDMESH_TRUSTED_PROXIES=10.0.0.7,10.1.0.0/16"
+        )
 
 
 _MAX_DURATION_SECONDS: Final = 10 * 366 * 86_400.0

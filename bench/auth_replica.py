@@ -62,6 +62,7 @@ class AuthReplica:
             "CREDMESH_LISTEN": "127.0.0.1:0",
             "CREDMESH_PLAINTEXT": "true",
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
+            "CREDMESH_TOKEN_LOOKUPS_PER_ADDRESS": "0",
             "CREDMESH_LOG_LEVEL": "info",
             **(environ or {}),
         }

@@ -26,7 +26,7 @@ from interceptors.scopes import client_scope, subject_scope
 from interceptors.stored_records import FORMAT, RecordError, parse_record
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
 
-__all__ = ["Accounts", "new_client", "new_user"]
+__all__ = ["Accounts", "WrongSecret", "new_client", "new_user"]
 
 _log: Final = logging.getLogger("credmesh.accounts")
 
@@ -34,6 +34,17 @@ _Record = TypeVar("_Record", auth_pb2.UserRecord, auth_pb2.ClientRecord)
 _Result = TypeVar("_Result")
 
 _MAX_ATTEMPTS: Final = 5
+
+
+class WrongSecret(Refusal):
+    """The account exists, and its password or client secret is another one (CREDENTIAL_INVALID).
+
+    The caller gets the same answer as for an unknown account. For the audit trail they differ: it names an account only
+    if the account exists, since callers type passwords into the name field.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(Reason.CREDENTIAL_INVALID, cause)
 
 
 class ScopeRevoker(Protocol):
@@ -95,16 +106,18 @@ class Accounts:
     def authenticate_user(self, subject: str, password: str) -> Account:
         """Returns the account of a user, given the password.
 
-        Refusal CREDENTIAL_INVALID for an unknown user and for a wrong password, after the same work. Refusal
-        RATE_LIMITED if too many passwords are waiting to be checked.
+        Refusal CREDENTIAL_INVALID for an unknown user, and WrongSecret for a wrong password, after the same work.
+        Refusal RATE_LIMITED if too many passwords are waiting to be checked.
         """
         key = self._layout.user(subject)
         stored = self._etcd.read(key).values.get(key)
         record = None if stored is None else _readable_record(auth_pb2.UserRecord, key, stored)
         known = record is not None and record.subject == subject
         matches = self._passwords.verify(record.password_hash if record is not None and known else None, password)
-        if record is None or stored is None or not known or not matches:
-            raise Refusal(Reason.CREDENTIAL_INVALID, "wrong password" if known else "unknown user")
+        if record is None or stored is None or not known:
+            raise Refusal(Reason.CREDENTIAL_INVALID, "unknown user")
+        if not matches:
+            raise WrongSecret("wrong password")
         return Account(
             subject=record.subject,
             client_id=FIRST_PARTY,
@@ -117,7 +130,7 @@ class Accounts:
     def authenticate_client(self, client_id: str, secret: str) -> Account:
         """Returns the account of a client, given its secret. Its subject is the client itself (RFC 9068 section 2.2).
 
-        Refusal CREDENTIAL_INVALID for an unknown client and for a wrong or malformed secret.
+        Refusal CREDENTIAL_INVALID for an unknown client, and WrongSecret for a wrong or malformed secret.
         """
         key = self._layout.client(client_id)
         stored = self._etcd.read(key).values.get(key)
@@ -125,7 +138,7 @@ class Accounts:
         if record is None or stored is None or record.client_id != client_id or client_id == FIRST_PARTY:
             raise Refusal(Reason.CREDENTIAL_INVALID, "unknown client")
         if not has_secret(record, _sha256_of(secret)):
-            raise Refusal(Reason.CREDENTIAL_INVALID, "wrong client secret")
+            raise WrongSecret("wrong client secret")
         return Account(
             subject=record.client_id,
             client_id=record.client_id,

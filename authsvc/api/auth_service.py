@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 import grpc
 
-from authsvc.accounts.accounts import Accounts
+from authsvc.accounts.accounts import Accounts, WrongSecret
+from authsvc.accounts.address_budget import AddressBudget
+from authsvc.accounts.caller_address import CallerAddresses
 from authsvc.accounts.login_throttle import LoginThrottle
 from authsvc.accounts.principal import FIRST_PARTY, Account
 from authsvc.api import validate
 from authsvc.audit import audit
-from authsvc.errors import FailedPrecondition, InvalidField
+from authsvc.errors import FailedPrecondition, InvalidField, RateLimited
 from authsvc.keys.jwks import key_set
 from authsvc.sessions.introspection import Introspection, caller_identity
 from authsvc.sessions.issuer import Issuer
@@ -50,6 +53,8 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         *,
         accounts: Accounts,
         throttle: LoginThrottle,
+        token_lookups: AddressBudget,
+        addresses: CallerAddresses,
         issuer: Issuer,
         sessions: Sessions,
         introspection: Introspection,
@@ -57,6 +62,8 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> None:
         self._accounts = accounts
         self._throttle = throttle
+        self._token_lookups = token_lookups
+        self._addresses = addresses
         self._issuer = issuer
         self._sessions = sessions
         self._introspection = introspection
@@ -70,12 +77,22 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         grant, name, authenticate_account = self._authentication(request)
 
         def authenticate() -> Account:
-            # A user and a client may have the same name. They are different accounts, so their failures count
-            # separately.
-            with self._throttle.attempt(account=f"{grant}:{name}", peer=context.peer()):
-                return authenticate_account()
+            # Only users are throttled. A stranger's failures must not keep a client out, or revocation with it.
+            throttled = (
+                nullcontext() if grant == "client" else self._throttle.attempt(account=name, address=origin["address"])
+            )
+            try:
+                with throttled:
+                    account = authenticate_account()
+            except WrongSecret:
+                fields["subject"] = name
+                raise
+            fields["subject"] = name
+            return account
 
-        fields = {"grant": grant, "subject": name, "peer": context.peer()}
+        origin = self._origin(context)
+        # `authenticate` adds the subject once it is known to exist. Any other text in the name field may be a password.
+        fields = {"grant": grant, **origin}
         try:
             credentials = self._issuer.login(authenticate, kind=kind, scopes=scopes, audiences=audiences)
         except Refusal as refusal:
@@ -99,8 +116,10 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         token = _opaque_token(text)
         if token is None or token.kind is not OpaqueKind.REFRESH:
             raise InvalidField("refresh_token", "is not a refresh token, which begins with 'cmr_'")
-        fields = {"session_id": token.session_id, "peer": context.peer()}
+        origin = self._origin(context)
+        fields = {"session_id": token.session_id, **origin}
         try:
+            self._admit(token, origin["address"])
             credentials, subject = self._sessions.refresh(token)
         except Refusal as refusal:
             audit("refresh", outcome="refused", reason=refusal.reason.name, cause=str(refusal), **fields)
@@ -114,11 +133,12 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         token = _opaque_token(text)
         if token is not None:
             session_id = token.session_id
+            self._admit(token, self._addresses.of(context))
             revision, subject = self._sessions.logout(token)
         else:
             revision, subject, session_id = self._end_session_of(text)
         if revision:
-            audit("logout", subject=subject, session_id=session_id, revision=revision, peer=context.peer())
+            audit("logout", subject=subject, session_id=session_id, revision=revision, **self._origin(context))
         return auth_pb2.LogoutResponse(revision=revision)
 
     def Introspect(
@@ -153,10 +173,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         kind = _kind(request.kind)
         if caller.client_id != FIRST_PARTY:
             raise FailedPrecondition("a client has no password; sign in as a user to change that user's password")
-        fields = {"actor": caller.subject, "user": caller.subject, "peer": context.peer()}
+        origin = self._origin(context)
+        fields = {"actor": caller.subject, "user": caller.subject, **origin}
         try:
             # A failure counts like that of a login, or a thief of a session could use it to guess the password.
-            with self._throttle.attempt(account=f"password:{caller.subject}", peer=context.peer()):
+            with self._throttle.attempt(account=caller.subject, address=origin["address"]):
                 revision = self._accounts.change_password(caller.subject, old, new)
         except Refusal as refusal:
             audit("user.password", outcome="refused", reason=refusal.reason.name, cause=str(refusal), **fields)
@@ -185,6 +206,18 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Returns the verification keys that this replica's node has."""
         keys = [auth_pb2.JsonWebKey(**members) for members in key_set(self._node.bundle.keys.values())]
         return auth_pb2.GetKeySetResponse(keys=keys)
+
+    def _admit(self, token: OpaqueToken, address: str) -> None:
+        """RateLimited if the token is not known here, and its caller's address has used up its reads of etcd.
+
+        A token is easy to make up. The tokens of live sessions are known, so they are never refused here.
+        """
+        if not self._sessions.knows(token) and not self._token_lookups.take(address):
+            raise RateLimited("too many unknown tokens from this address; try again in a minute")
+
+    def _origin(self, context: grpc.ServicerContext) -> dict[str, str]:
+        """Where a call comes from, for the audit trail: the peer of its connection, and the caller's address."""
+        return {"peer": context.peer(), "address": self._addresses.of(context)}
 
     def _authentication(self, request: auth_pb2.LoginRequest) -> tuple[str, str, Callable[[], Account]]:
         """The kind of grant, the name of the user or client, and the function that authenticates it."""

@@ -24,7 +24,7 @@ from google.rpc import error_details_pb2
 from prometheus_client import Counter
 
 from authsvc.errors import ApiError, InvalidField
-from interceptors.error_details import status_details
+from interceptors.error_details import cut, status_details
 from interceptors.errors import Refusal
 from interceptors.etcd.client import EtcdFull, EtcdRefused, EtcdUnavailable
 
@@ -34,6 +34,9 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type 
 
 _log: Final = logging.getLogger("credmesh.auth")
 _calls: Final = Counter("credmesh_auth_calls", "Calls that reached a servicer of the auth service.", ("method", "code"))
+
+_MAX_TEXT_BYTES: Final = 1024
+"""Of a text for the caller. It is sent up to three times, once percent-encoded, and a client accepts about 8 KB."""
 
 _ETCD_UNAVAILABLE: Final = (
     "etcd does not answer, so the auth service cannot either; retry. A change may or may not have been made"
@@ -109,9 +112,9 @@ def _status_of_exceptions(method: str, context: grpc.ServicerContext) -> Iterato
         raise
     except InvalidField as error:
         context.set_trailing_metadata(_bad_request(error))
-        _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        _abort(method, context, grpc.StatusCode.INVALID_ARGUMENT, cut(str(error), _MAX_TEXT_BYTES))
     except ApiError as error:
-        _abort(method, context, error.status, str(error))
+        _abort(method, context, error.status, cut(str(error), _MAX_TEXT_BYTES))
     except EtcdFull as error:
         _log.error("%s: %s", method, error)
         _abort(method, context, grpc.StatusCode.UNAVAILABLE, _ETCD_FULL)
@@ -145,6 +148,8 @@ def _abort(method: str, context: grpc.ServicerContext, status: grpc.StatusCode, 
 
 
 def _bad_request(error: InvalidField) -> tuple[tuple[str, bytes], ...]:
-    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+    violation = error_details_pb2.BadRequest.FieldViolation(
+        field=error.field, description=cut(error.problem, _MAX_TEXT_BYTES)
+    )
     bad_request = error_details_pb2.BadRequest(field_violations=[violation])
-    return status_details(grpc.StatusCode.INVALID_ARGUMENT, str(error), bad_request)
+    return status_details(grpc.StatusCode.INVALID_ARGUMENT, cut(str(error), _MAX_TEXT_BYTES), bad_request)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from interceptors.error_details import cut
 from interceptors.errors import Reason, Refusal
 
 __all__ = ["Entitlements", "Grant", "grant", "narrow_grant"]
+
+_MAX_LIST_BYTES: Final = 2048
+"""Of what is missing, in the audit trail and in the answer. A request can name 64 KB of scopes."""
 
 
 class Entitlements(Protocol):
@@ -43,13 +47,13 @@ def grant(account: Entitlements, *, scopes: Sequence[str] = (), audiences: Seque
     """
     missing = sorted(set(scopes) - set(account.scopes))
     if missing:
-        named = " ".join(missing)
+        named = cut(" ".join(missing), _MAX_LIST_BYTES)
         raise Refusal(
             Reason.SCOPE_MISSING, f"the account does not hold these scopes: {named}", metadata={"scope": named}
         )
     missing = sorted(set(audiences) - set(account.audiences))
     if missing:
-        named = " ".join(missing)
+        named = cut(" ".join(missing), _MAX_LIST_BYTES)
         cause = f"the account does not hold these audiences: {named}"
         raise Refusal(Reason.AUDIENCE_MISMATCH, cause, metadata={"audience": named})
     granted = Grant(

@@ -105,12 +105,23 @@ class Sessions:
     def refresh(self, token: OpaqueToken) -> tuple[auth_pb2.Credentials, str]:
         """Exchanges a refresh token for the next credentials. Returns them, and their subject.
 
-        Refusal CREDENTIAL_INVALID if no live session has issued the token; CREDENTIAL_REVOKED if the session was ended,
-        or ends now because the token was reused; CREDENTIAL_EXPIRED if the session timed out. After EtcdUnavailable the
-        token may be used up; a retry within the grace window gets its successor.
+        Refusal CREDENTIAL_INVALID if no session with a record has issued the token, also after the session was ended;
+        CREDENTIAL_REVOKED if the session ends now because a scope was revoked or the token was reused;
+        CREDENTIAL_EXPIRED if it ends now because it timed out. After EtcdUnavailable the token may be used up;
+        a retry within the grace window gets its successor.
         """
         refreshed = self._refresh_known_session(token)
         return retry_on_change(lambda: self._refresh(token)) if refreshed is None else refreshed
+
+    def knows(self, token: OpaqueToken) -> bool:
+        """Whether a live session has issued a refresh or session token, as far as this replica knows without a read.
+
+        The directory learns of a session some milliseconds after its login at another replica.
+        """
+        known = None if self._directory is None else self._directory.find(token.session_id)
+        if known is None:
+            return False
+        return not isinstance(self._judge(Record.FromString(known[0]), token, self._clock()), Forged)
 
     def resolve(self, request: auth_pb2.ResolveSessionRequest) -> auth_pb2.ResolveSessionResponse:
         """Returns the identity behind an opaque session token, or why the token is refused."""
@@ -304,7 +315,12 @@ class Sessions:
 
     def _resolve(self, request: auth_pb2.ResolveSessionRequest) -> auth_pb2.ResolveSessionResponse:
         now = self._clock()
-        record, preconditions = self._read_session(request.session_id)
+        try:
+            record, preconditions = self._read_session(request.session_id)
+        except SessionMissing as missing:
+            # The node's caller renews a credential that was revoked.
+            reason = Reason.CREDENTIAL_REVOKED if missing.revoked else Reason.CREDENTIAL_INVALID
+            raise Refusal(reason, str(missing)) from missing
         if not is_session_secret(record, request.secret_sha256):
             raise Refusal(Reason.CREDENTIAL_INVALID, "the secret is not that of the opaque session")
         granted = self._grant_or_end(record, preconditions, now)
@@ -331,22 +347,25 @@ class Sessions:
 
     def _read_and_judge(self, token: OpaqueToken, now: float) -> tuple[Record, IssuancePreconditions, Verdict]:
         """Reads the session of a token, and judges the token. Refusal if the session has never issued it."""
-        record, preconditions = self._read_session(token.session_id)
-        verdict: Verdict = Forged()
-        if token.kind is OpaqueKind.REFRESH:
-            verdict = judge_refresh_token(record, token.secret, now=now, grace=self._settings.refresh_grace)
-        elif token.kind is OpaqueKind.SESSION and is_session_secret(record, token.secret_sha256):
-            verdict = Current()
+        try:
+            record, preconditions = self._read_session(token.session_id)
+        except SessionMissing as missing:
+            # The same for a session that was ended: without its record, the token may be anyone's guess.
+            raise Refusal(Reason.CREDENTIAL_INVALID, str(missing)) from missing
+        verdict = self._judge(record, token, now)
         if isinstance(verdict, Forged):
             raise Refusal(Reason.CREDENTIAL_INVALID, f"session {token.session_id!r} has never issued this token")
         return record, preconditions, verdict
 
+    def _judge(self, record: Record, token: OpaqueToken, now: float) -> Verdict:
+        if token.kind is OpaqueKind.REFRESH:
+            return judge_refresh_token(record, token.secret, now=now, grace=self._settings.refresh_grace)
+        if token.kind is OpaqueKind.SESSION and is_session_secret(record, token.secret_sha256):
+            return Current()
+        return Forged()
+
     def _read_session(self, session_id: str) -> tuple[Record, IssuancePreconditions]:
-        try:
-            record, preconditions = read_session(self._etcd, self._issuer.lifetime, self._layout, session_id)
-        except SessionMissing as missing:
-            reason = Reason.CREDENTIAL_REVOKED if missing.revoked else Reason.CREDENTIAL_INVALID
-            raise Refusal(reason, str(missing)) from missing
+        record, preconditions = read_session(self._etcd, self._issuer.lifetime, self._layout, session_id)
         self._signing = _SigningRecord(preconditions.signing_kid or "", preconditions.signing_revision)
         return record, preconditions
 

@@ -289,6 +289,7 @@ class World:
             "CREDMESH_REFRESH_GRACE": f"{self.shape.refresh_grace:g}",
             "CREDMESH_LEADER_LEASE": str(self.shape.leader_lease),
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
+            "CREDMESH_TOKEN_LOOKUPS_PER_ADDRESS": "0",
             "CREDMESH_LOGIN_FAILURES_PER_ACCOUNT": "0",
             "CHAOS_CHEAP_PASSWORDS": "true",
         }

@@ -11,6 +11,7 @@ import pytest
 from authsvc.accounts.accounts import Accounts
 from authsvc.accounts.passwords import Passwords
 from authsvc.revocation.revoker import Revoker
+from authsvc.sessions.directory import SessionDirectory
 from authsvc.settings import AuthSettings
 from interceptors.etcd.client import EtcdClient
 from interceptors.keyspace import Layout
@@ -86,13 +87,14 @@ def api(etcd: EtcdProcess, passwords: Passwords) -> Iterator[Api]:
         kek=KEK,
     )
     with EtcdClient(settings.mesh.etcd) as client:
-        replica = Replica(client, settings, passwords, Clock())
+        directory = SessionDirectory(settings.mesh.etcd, Layout(settings.mesh.etcd.prefix))
+        replica = Replica(client, settings, passwords, Clock(), directory=directory)
         replica.rotate()
         audiences = ["credmesh.auth", "storefront"]
         for subject in ("alice", "bob", "carol"):
             replica.accounts.create_user(subject, ALICE_PASSWORD, scopes=SCOPES, audiences=audiences)
         _, secret = replica.accounts.create_client("operator", scopes=ADMIN, audiences=["credmesh.auth"])
-        yield from serve(replica, secret)
+        yield from serve(replica, directory, secret)
 
 
 @pytest.fixture

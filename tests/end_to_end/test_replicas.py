@@ -114,7 +114,7 @@ def test_a_reused_token_is_refused_by_both_replicas(mesh: tuple[EtcdSettings, Au
         assert wait_until(reused, what="the grace window to end") is Reason.CREDENTIAL_REVOKED
         with pytest.raises(grpc.RpcError) as refused:
             _refresh(one, current)
-        assert _reason(refused.value) is Reason.CREDENTIAL_REVOKED
+        assert _reason(refused.value) is Reason.CREDENTIAL_INVALID
     assert wait_until(lambda: len(second.log(event="refresh.reuse")), what="the audit line") == 1
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
+from authsvc.accounts.address_budget import AddressBudget
+from authsvc.accounts.caller_address import CallerAddresses
 from authsvc.accounts.login_throttle import LoginThrottle
 from authsvc.api.auth_service import AuthServicer
 from authsvc.api.revocation_service import RevocationServicer
@@ -29,9 +31,10 @@ from interceptors.server import ServerInterceptor
 from tests.support.replica import ALICE_PASSWORD, Replica
 from tests.support.waiting import wait_until
 
-__all__ = ["ADMIN", "Api", "client_request", "password_request", "serve"]
+__all__ = ["ADMIN", "TOKEN_LOOKUPS_PER_ADDRESS", "Api", "client_request", "password_request", "serve"]
 
 ADMIN = ["credmesh.introspect", "credmesh.revoke", "credmesh.sessions.read", "credmesh.sessions.write"]
+TOKEN_LOOKUPS_PER_ADDRESS = 50
 SERVICES = {
     auth_pb2_grpc.AuthServiceStub: (
         "Login",
@@ -57,22 +60,27 @@ class Api:
     calls: dict[str, Any]
     operator_secret: str
 
-    def call(self, method: str, request: Any, *, token: str | None = None) -> Any:
-        """Calls a method, as the operator unless a token is given."""
+    def call(self, method: str, request: Any, *, token: str | None = None, address: str = "") -> Any:
+        """Calls a method, as the operator unless a token is given.
+
+        address: the caller's, behind a trusted proxy; by default there is no proxy.
+        """
         token = self.operator() if token is None else token
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        metadata = [("authorization", f"Bearer {token}")] if token else []
+        if address:
+            metadata.append(("x-forwarded-for", address))
         return self.calls[method](request, metadata=metadata, timeout=10)
 
-    def failure(self, method: str, request: Any, *, token: str | None = None) -> grpc.Call:
+    def failure(self, method: str, request: Any, *, token: str | None = None, address: str = "") -> grpc.Call:
         """Calls a method that must fail, and returns the failure."""
         with pytest.raises(grpc.RpcError) as failed:
-            self.call(method, request, token=token)
+            self.call(method, request, token=token, address=address)
         assert isinstance(failed.value, grpc.Call)
         return failed.value
 
-    def reason(self, method: str, request: Any, *, token: str | None = None) -> Reason | None:
+    def reason(self, method: str, request: Any, *, token: str | None = None, address: str = "") -> Reason | None:
         """Calls a method that must be refused, and returns the reason."""
-        return reason_of(self.failure(method, request, token=token).trailing_metadata())
+        return reason_of(self.failure(method, request, token=token, address=address).trailing_metadata())
 
     def operator(self) -> str:
         """The operator's access token."""
@@ -93,15 +101,20 @@ class Api:
         wait_until(lambda: self.node.bundle.revision >= revision, what="the node to catch up")
 
 
-def serve(replica: Replica, operator_secret: str) -> Iterator[Api]:
-    """Serves a replica's API until the generator is closed."""
-    directory = SessionDirectory(replica.settings.mesh.etcd, replica.layout)
+def serve(replica: Replica, directory: SessionDirectory, operator_secret: str) -> Iterator[Api]:
+    """Serves a replica's API until the generator is closed.
+
+    directory: the replica's, which is not started yet
+    """
     directory.start()
     with MeshNode(replica.settings.mesh, resolver=LocalSessionResolver(replica.sessions)) as node:
         server = grpc.server(ThreadPoolExecutor(8), interceptors=[ServerInterceptor(node), StatusMappingInterceptor()])
         auth = AuthServicer(
             accounts=replica.accounts,
-            throttle=LoginThrottle(per_account=5, per_address=0),
+            # Its clock stands still, so that no delay is over before a busy machine has sent the next attempt.
+            throttle=LoginThrottle(per_account=5, per_address=20, clock=lambda: 0.0),
+            token_lookups=AddressBudget(TOKEN_LOOKUPS_PER_ADDRESS),
+            addresses=CallerAddresses(["127.0.0.1"]),
             issuer=replica.issuer,
             sessions=replica.sessions,
             introspection=Introspection(node=node, sessions=replica.sessions),

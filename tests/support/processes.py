@@ -64,6 +64,7 @@ class AuthProcess:
             "CREDMESH_DRAIN": "2",
             # All logins of a test suite come from one address.
             "CREDMESH_LOGIN_FAILURES_PER_ADDRESS": "0",
+            "CREDMESH_TOKEN_LOOKUPS_PER_ADDRESS": "0",
             **({"CREDMESH_PLAINTEXT": "true"} if tls is None else {}),
             **(_tls_environ(tls) if tls is not None else {}),
             **(environ or {}),

@@ -10,10 +10,11 @@ import pytest
 
 from credmesh.admin.v1 import revocation_pb2, sessions_pb2
 from credmesh.auth.v1 import auth_pb2
+from interceptors.error_details import error_info_in
 from interceptors.errors import Reason, reason_of
 from interceptors.scopes import EVERYONE, audience_scope, client_scope, session_scope, subject_scope
 from interceptors.tokens.opaque_token import OpaqueKind, OpaqueToken
-from tests.support.auth_api import Api, client_request, password_request
+from tests.support.auth_api import TOKEN_LOOKUPS_PER_ADDRESS, Api, client_request, password_request
 from tests.support.processes import ISSUER
 from tests.support.replica import ALICE_PASSWORD, claims_of
 from tests.support.waiting import wait_until
@@ -61,16 +62,67 @@ class TestLogin:
         reasons = [api.reason("Login", password_request("mallory", f"guess {number}")) for number in range(7)]
         assert reasons == [Reason.CREDENTIAL_INVALID] * 5 + [Reason.RATE_LIMITED] * 2
 
+    def test_strangers_do_not_lock_an_account_from_another_address(self, api: Api) -> None:
+        stranger, user = "203.0.113.7", "203.0.113.8"
+        wrong, right = password_request("carol", "a guess"), password_request("carol")
+        reasons = [api.reason("Login", wrong, token="", address=stranger) for _ in range(6)]
+        assert reasons == [Reason.CREDENTIAL_INVALID] * 5 + [Reason.RATE_LIMITED]
+        assert api.reason("Login", right, token="", address=stranger) is Reason.RATE_LIMITED
+        assert api.call("Login", right, token="", address=user).credentials.access_token
+
+    def test_failures_never_lock_a_client_nor_its_address(self, api: Api) -> None:
+        """Or a stranger could take revocation away from the operator."""
+        address = "203.0.113.9"
+        made_up = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET).text()
+        for client_id in ["operator"] * 30 + [f"robot-{number}" for number in range(30)]:
+            request = client_request(client_id, made_up)
+            assert api.reason("Login", request, token="", address=address) is Reason.CREDENTIAL_INVALID
+        right = client_request("operator", api.operator_secret)
+        assert api.call("Login", right, token="", address=address).credentials.access_token
+        assert api.call("Login", password_request("bob"), token="", address=address).credentials.access_token
+
+    def test_an_unknown_name_is_not_written_into_the_audit_trail(
+        self, api: Api, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may be a password that a user typed into the wrong field."""
+        typed = "correct horse battery staple"
+        made_up = OpaqueToken.generate(OpaqueKind.CLIENT_SECRET).text()
+        with caplog.at_level("DEBUG"):
+            for _ in range(6):  # the last one is refused without a check
+                api.failure("Login", password_request(typed, "x"), token="", address="203.0.113.10")
+            api.failure("Login", client_request(typed, made_up), token="", address="203.0.113.10")
+        lines = [record for record in caplog.records if record.message == "login"]
+        assert [record.__dict__["address"] for record in lines] == ["203.0.113.10"] * 7
+        assert typed not in "\n".join(str(record.__dict__) for record in caplog.records)
+
     def test_a_request_for_more_than_the_account_holds_is_refused(self, api: Api) -> None:
         assert api.reason("Login", password_request(scopes=["credmesh.revoke"])) is Reason.SCOPE_MISSING
         assert api.reason("Login", password_request(audiences=["vault"])) is Reason.AUDIENCE_MISMATCH
+
+    @pytest.mark.parametrize("length", [30, 60, 250])
+    def test_a_refusal_of_many_scopes_reaches_the_client_with_its_reason(
+        self, api: Api, length: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A client of gRPC drops a call whose trailing metadata are large: above 8 KB by chance, above 16 KB always."""
+        scopes = [f"scope-{number:03}-".ljust(length, "x") for number in range(256)]
+        with caplog.at_level("INFO", "credmesh.audit"):
+            for _ in range(5):
+                failure = api.failure("Login", password_request(scopes=scopes), token="")
+                assert reason_of(failure) is Reason.SCOPE_MISSING
+        info = error_info_in(failure.trailing_metadata())
+        assert info is not None
+        named = info.metadata["scope"].split()
+        assert named[:-1] == scopes[: len(named) - 1]
+        assert named[-1] == "…"
+        assert 1500 < len(info.metadata["scope"]) <= 2050
+        assert max(len(str(record.__dict__.get("cause", ""))) for record in caplog.records) < 2200
 
     def test_logins_and_refused_logins_are_audited(self, api: Api, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("INFO", "credmesh.audit"):
             credentials = api.login("bob")
             api.failure("Login", password_request("bob", "wrong"))
         lines = [record.__dict__ for record in caplog.records if record.message == "login"]
-        good, bad = (line for line in lines if line["subject"] == "bob")
+        good, bad = (line for line in lines if line.get("subject") == "bob")
         assert (good["outcome"], good["session_id"]) == ("ok", credentials.session_id)
         assert (bad["outcome"], bad["reason"], bad["cause"]) == ("refused", "CREDENTIAL_INVALID", "wrong password")
         assert good["peer"]
@@ -93,6 +145,58 @@ class TestRefresh:
         assert reason is Reason.CREDENTIAL_INVALID
         lines = [record.__dict__ for record in caplog.records if record.message == "refresh"]
         assert [(line["outcome"], line["session_id"]) for line in lines] == [("refused", token.session_id)]
+
+
+def _ask(api: Api, method: str, token: str, address: str) -> Reason | None:
+    """The reason with which a refresh or logout is refused; None if it is not."""
+    refresh, logout = auth_pb2.RefreshRequest(refresh_token=token), auth_pb2.LogoutRequest(token=token)
+    try:
+        api.call(method, refresh if method == "Refresh" else logout, token="", address=address)
+    except grpc.RpcError as error:
+        return reason_of(error)
+    return None
+
+
+@pytest.mark.parametrize(("method", "address"), [("Refresh", "203.0.113.20"), ("Logout", "203.0.113.21")])
+def test_made_up_tokens_beyond_a_budget_cost_no_read_and_keep_no_user_out(
+    api: Api, method: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = api.login()
+    wait_until(lambda: api.replica.sessions.knows(OpaqueToken.parse(mine.refresh_token)), what="the login to be known")
+    reads: list[tuple[str, ...]] = []
+    read = api.replica.etcd.read
+
+    def counted(*keys: str, **options: Any) -> Any:
+        if any(key.startswith(api.replica.layout.sessions) for key in keys):
+            reads.append(keys)
+        return read(*keys, **options)
+
+    monkeypatch.setattr(api.replica.etcd, "read", counted)
+    # Made-up sessions, and guesses at the secret of a session that exists.
+    sessions = [None, mine.session_id] * TOKEN_LOOKUPS_PER_ADDRESS
+    guesses = [OpaqueToken.generate(OpaqueKind.REFRESH, session).text() for session in sessions]
+    outcomes = [_ask(api, method, guess, address) for guess in guesses]
+    in_budget = Reason.CREDENTIAL_INVALID if method == "Refresh" else None
+    assert outcomes == [in_budget] * TOKEN_LOOKUPS_PER_ADDRESS + [Reason.RATE_LIMITED] * TOKEN_LOOKUPS_PER_ADDRESS
+    spent = len(reads)
+    assert _ask(api, method, OpaqueToken.generate(OpaqueKind.REFRESH).text(), address) is Reason.RATE_LIMITED
+    assert len(reads) == spent
+    assert _ask(api, method, OpaqueToken.generate(OpaqueKind.REFRESH).text(), "203.0.113.22") is in_budget
+    assert _ask(api, method, mine.refresh_token, address) is None
+
+
+def test_an_ended_session_is_answered_like_one_that_never_existed(api: Api) -> None:
+    """Session ids are no secret: without the record, a token that names one may be a guess."""
+    ended = api.login()
+    api.call("Logout", auth_pb2.LogoutRequest(token=ended.refresh_token), token="")
+    tokens = [
+        ended.refresh_token,
+        OpaqueToken.generate(OpaqueKind.REFRESH, ended.session_id).text(),
+        OpaqueToken.generate(OpaqueKind.REFRESH).text(),
+    ]
+    answers = [api.failure("Refresh", auth_pb2.RefreshRequest(refresh_token=one), token="") for one in tokens]
+    assert len({(one.code(), one.details(), tuple(one.trailing_metadata())) for one in answers}) == 1
+    assert reason_of(answers[0]) is Reason.CREDENTIAL_INVALID
 
 
 class TestLogout:
@@ -245,7 +349,7 @@ class TestSessions:
         who = auth_pb2.WhoAmIRequest()
         assert api.reason("WhoAmI", who, token=credentials.access_token) is Reason.CREDENTIAL_REVOKED
         refresh = auth_pb2.RefreshRequest(refresh_token=credentials.refresh_token)
-        assert api.reason("Refresh", refresh, token="") is Reason.CREDENTIAL_REVOKED
+        assert api.reason("Refresh", refresh, token="") is Reason.CREDENTIAL_INVALID
         (line,) = [record.__dict__ for record in caplog.records if record.message == "session.kick"]
         assert (line["actor"], line["reason"], line["revision"]) == ("operator", "lost laptop", revision)
         assert api.failure("KickSession", request).code() is grpc.StatusCode.NOT_FOUND

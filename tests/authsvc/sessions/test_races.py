@@ -191,7 +191,7 @@ def test_a_shared_session_ends_for_all_of_its_holders_or_for_none(replica: Repli
         assert len(outcome) == 1, "threads of one session got different tokens"
         assert outcome.pop().startswith("cmr_")
     for outcome in outcomes[13:]:
-        assert outcome == {"CREDENTIAL_REVOKED"}
+        assert outcome == {"CREDENTIAL_INVALID"}
     assert replica.record(first.session_id) is None
     assert replica.epoch(session_scope(first.session_id)) > 0
 

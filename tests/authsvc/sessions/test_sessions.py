@@ -111,7 +111,7 @@ class TestRefreshing:
         assert replica.record(first.session_id) is None
         epoch = replica.epoch(session_scope(first.session_id))
         assert epoch > claims_of(second.access_token)["epoch"]
-        assert _refused(lambda: replica.refresh(second.refresh_token)) is Reason.CREDENTIAL_REVOKED
+        assert _refused(lambda: replica.refresh(second.refresh_token)) is Reason.CREDENTIAL_INVALID
         wait_until(lambda: node.bundle.revision >= epoch)
         assert _refused(lambda: node.verify(second.access_token)) is Reason.CREDENTIAL_REVOKED
         reused = [record for record in caplog.records if record.message == "refresh.reuse"]
@@ -383,7 +383,7 @@ class TestEnding:
         assert replica.record(credentials.session_id) is None
         wait_until(lambda: node.bundle.revision >= revision)
         assert _refused(lambda: node.verify(credentials.access_token)) is Reason.CREDENTIAL_REVOKED
-        assert _refused(lambda: replica.refresh(credentials.refresh_token)) is Reason.CREDENTIAL_REVOKED
+        assert _refused(lambda: replica.refresh(credentials.refresh_token)) is Reason.CREDENTIAL_INVALID
 
     def test_a_refresh_token_that_was_used_still_logs_out(self, replica: Replica, clock: Clock) -> None:
         credentials = replica.login()
@@ -417,7 +417,7 @@ class TestEnding:
         crossed, etcd = interrupted
         credentials = replica.login()
         etcd.before_commit = lambda: replica.sessions.end(credentials.session_id, actor="test", reason="test")
-        assert _refused(lambda: crossed.refresh(credentials.refresh_token)) is Reason.CREDENTIAL_REVOKED
+        assert _refused(lambda: crossed.refresh(credentials.refresh_token)) is Reason.CREDENTIAL_INVALID
         assert replica.record(credentials.session_id) is None
 
     def test_a_session_ends_although_it_is_refreshed_meanwhile(
