@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -24,18 +25,15 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it has no stubs
 
 from interceptors.errors import Reason, Refusal
 from interceptors.server.admission import MESSAGE_TIMEOUT_SECONDS, Undecided
-from interceptors.server.handlers import behaviour_of, wrapping_handler
 from interceptors.server.sync_ending import CAN_END_WITH_STATUS, end_rpc
 from interceptors.verification.lookups import LOOKUP_TIMEOUT_SECONDS
 
-__all__ = ["CAN_AWAIT_MESSAGES", "CallPool", "mark_wrapped", "never_waits", "refusing_handler", "undecided_handler"]
+__all__ = ["CAN_AWAIT_MESSAGES", "CallPlan", "CallPool", "never_waits", "plan_of", "refusing_handler", "set_plan"]
 
 _log: Final = logging.getLogger("credmesh.server")
 
 _EMPTY_FLAGS: Final = 0
 _REFUSAL: Final = "credmesh_refusal"
-_RECORD_REFUSAL: Final = "credmesh_record_refusal"
-_UNDECIDED: Final = "credmesh_undecided"
 _NEVER_WAITS: Final = "credmesh_never_waits"
 
 _grpc_server: Final[Any] = _server
@@ -85,8 +83,35 @@ def never_waits(behaviour: Callable[..., Any]) -> Callable[..., Any]:
     return behaviour
 
 
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """What a CallPool has to know of a call.
+
+    record_refusal  counts a refusal and writes it to the audit trail, given the caller's address
+    never_waits     whether the function that serves it never blocks
+    undecided       makes the decision, if that needs a lookup
+    """
+
+    record_refusal: Callable[[Refusal, str], None]
+    never_waits: bool = False
+    undecided: Undecided | None = None
+
+
+def plan_of(behaviour: Callable[..., Any], record_refusal: Callable[[Refusal, str], None]) -> CallPlan:
+    """Returns the plan of the calls that a method's function serves."""
+    return CallPlan(record_refusal, never_waits=getattr(behaviour, _NEVER_WAITS, False))
+
+
+_plan: Final[ContextVar[CallPlan]] = ContextVar("credmesh_call_plan")
+
+set_plan: Final = _plan.set
+"""Sets the plan of a call, in the call's context. An interceptor before credmesh's may replace handlers, not this."""
+
+
 def refusing_handler(refusal: Refusal, record: Callable[[Refusal, str], None]) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns a handler that refuses one call. A CallPool does that in the server's own thread, at once.
+    """Returns a handler that refuses the call in whose context this runs. A CallPool needs no thread for that.
+
+    Unless an interceptor before credmesh's has wrapped it: that one then sees the refusal, and it takes a thread.
 
     record: counts a refusal and writes it to the audit trail, given the caller's address
     """
@@ -98,31 +123,9 @@ def refusing_handler(refusal: Refusal, record: Callable[[Refusal, str], None]) -
         context.abort(refusal.status, refusal.message)
 
     setattr(deny, _REFUSAL, refusal)
-    setattr(deny, _RECORD_REFUSAL, record)
+    set_plan(CallPlan(record))
     # This kind of handler can refuse calls of every kind, since no request is received.
     return grpc.stream_stream_rpc_method_handler(deny)
-
-
-def undecided_handler(handler: Any, undecided: Undecided) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns the handler for one call whose decision needs a lookup. A CallPool waits for that without a thread."""
-    behaviour = behaviour_of(handler)
-
-    def decided(*args: Any) -> Any:
-        return behaviour(*args)
-
-    decided.__dict__.update(behaviour.__dict__)
-    setattr(decided, _UNDECIDED, undecided)
-    return wrapping_handler(handler, decided)
-
-
-def mark_wrapped(
-    wrapped: Callable[..., Any], behaviour: Callable[..., Any], record: Callable[[Refusal, str], None]
-) -> None:
-    """Gives a function that wraps a method's function what that says of its threads, and how refusals are recorded."""
-    setattr(wrapped, _RECORD_REFUSAL, record)
-    for mark in (_NEVER_WAITS, "experimental_thread_pool"):
-        if (value := getattr(behaviour, mark, None)) is not None:
-            setattr(wrapped, mark, value)
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which would make it three times as expensive
@@ -139,8 +142,15 @@ class _Call:
     serializer: Any
 
     @property
+    def plan(self) -> CallPlan | None:
+        """What credmesh's interceptor has set; None on a server without it."""
+        plan: CallPlan | None = self.state.context.get(_plan)
+        return plan
+
+    @property
     def never_waits(self) -> bool:
-        return getattr(self.behaviour, _NEVER_WAITS, False)
+        plan = self.plan
+        return plan is not None and plan.never_waits
 
     @property
     def awaits_message(self) -> bool:
@@ -155,9 +165,9 @@ class _Call:
         """Ends the call with a refusal, which is counted and logged before the caller has it."""
         if not _grpc_server._is_rpc_state_active(self.state):
             return
-        record = getattr(self.behaviour, _RECORD_REFUSAL, None)
-        if record is not None:
-            record(refusal, self.rpc_event.call.peer().decode())
+        plan = self.plan
+        if plan is not None:
+            plan.record_refusal(refusal, self.rpc_event.call.peer().decode())
         end_rpc(self.state, self.rpc_event, refusal)
 
 
@@ -206,12 +216,12 @@ class CallPool(ThreadPoolExecutor):
             call.refuse(refusal)
             return _DONE
         done: Future[Any] = Future()
-        undecided = getattr(call.behaviour, _UNDECIDED, None)
-        if undecided is None:
+        plan = call.plan
+        if plan is None or plan.undecided is None:
             self._begin(call, done)
         else:
             self._lookups.add(call)
-            undecided(partial(self._begin_if_admitted, call, done))
+            plan.undecided(partial(self._begin_if_admitted, call, done))
         return done
 
     def _begin_if_admitted(self, call: _Call, done: Future[Any], refusal: Refusal | None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import grpc
 
@@ -18,7 +19,7 @@ from interceptors.server.admission import (
     record_denied_method,
     status_after_error,
 )
-from interceptors.server.call_pool import mark_wrapped, refusing_handler, undecided_handler
+from interceptors.server.call_pool import CallPlan, plan_of, refusing_handler, set_plan
 from interceptors.server.grpc_logs import hide_metadata
 from interceptors.server.handlers import behaviour_of, request_parser, wrapping_handler
 from interceptors.server.sync_ending import end_call
@@ -43,7 +44,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
     def __init__(self, node: MeshNode) -> None:
         hide_metadata()
         self._node = node
-        self._handlers: WrappedHandlers[grpc.RpcMethodHandler[Any, Any]] = WrappedHandlers(node, _wrap)
+        self._handlers: WrappedHandlers[_Wrapped] = WrappedHandlers(node, _wrap)
 
     def intercept_service(
         self,
@@ -63,10 +64,16 @@ class ServerInterceptor(grpc.ServerInterceptor):
             undecided = admission.decide_by_metadata(handler_call_details.invocation_metadata)
         except Refusal as refusal:
             return refusing_handler(refusal, admission.record_refusal)
-        return wrapped if undecided is None else undecided_handler(wrapped, undecided)
+        set_plan(wrapped.plan if undecided is None else replace(wrapped.plan, undecided=undecided))
+        return wrapped.handler
 
 
-def _wrap(admission: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+class _Wrapped(NamedTuple):
+    handler: grpc.RpcMethodHandler[Any, Any]
+    plan: CallPlan
+
+
+def _wrap(admission: MethodAdmission, handler: Any) -> _Wrapped:
     behaviour = behaviour_of(handler)
     parse = request_parser(handler)
     if getattr(behaviour, "experimental_non_blocking", False):
@@ -77,8 +84,9 @@ def _wrap(admission: MethodAdmission, handler: Any) -> grpc.RpcMethodHandler[Any
         wrapped = _wrap_request_stream(admission, behaviour, parse)
     else:
         wrapped = _wrap_unary(admission, behaviour, parse)
-    mark_wrapped(wrapped, behaviour, admission.record_refusal)
-    return wrapping_handler(handler, wrapped)
+    if (pool := getattr(behaviour, "experimental_thread_pool", None)) is not None:
+        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return _Wrapped(wrapping_handler(handler, wrapped), plan_of(behaviour, admission.record_refusal))
 
 
 def _wrap_unary(admission: MethodAdmission, behaviour: Behaviour, parse: Parse) -> Behaviour:

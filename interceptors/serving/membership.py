@@ -72,7 +72,7 @@ def join_mesh(settings: ServiceSettings) -> Iterator[MeshNode]:
         with MeshNode(settings.mesh) as node:
             yield node
         return
-    secret = ClientSecret(settings.client_id, _read_secret(settings), audiences=(_AUTH_AUDIENCE,))
+    secret = _client_secret(settings)
     with (
         _channel("CREDMESH_AUTH", settings.auth, settings) as login,
         Credentials(secret, login) as credentials,
@@ -131,19 +131,16 @@ def _example(variable: str, settings: ServiceSettings) -> str:
     return examples.get(variable) or "orders.example.com:8443"
 
 
-def _read_secret(settings: ServiceSettings) -> str:
+def _client_secret(settings: ServiceSettings) -> ClientSecret:
+    """The client of the service. Its secret is read again for every login, so a new one needs no restart."""
     path = settings.client_secret_file
     example = f"for example: CREDMESH_CLIENT_SECRET_FILE={_SECRET_FILE_EXAMPLE}"
     if path is None:
         raise SettingsError(f"CREDMESH_CLIENT_SECRET_FILE is not set; {example}")
     try:
-        secret = path.read_text().strip()
+        return ClientSecret(settings.client_id, client_secret_file=path, audiences=(_AUTH_AUDIENCE,))
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        problem = "is not text"
-    else:
-        if secret:
-            return secret
-        problem = f"is empty; it must contain the secret of client {settings.client_id!r}"
-    raise SettingsError(f"CREDMESH_CLIENT_SECRET_FILE={path} {problem}; {example}")
+        problem = f"{path} cannot be read: {error.strerror}"
+    except ValueError as error:
+        problem = str(error)  # begins with the path
+    raise SettingsError(f"CREDMESH_CLIENT_SECRET_FILE={problem}; {example}")

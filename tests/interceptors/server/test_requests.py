@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from opentelemetry.instrumentation.grpc import server_interceptor
 
 from credmesh.auth.v1 import auth_pb2
 from interceptors import EtcdSettings, MeshNode, MeshSettings, Reason
@@ -240,15 +241,16 @@ class Unanswered:
         return auth_pb2.ResolveSessionResponse(refusal=Reason.CREDENTIAL_INVALID.name)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(("kind", "before"), [*((kind, []) for kind in SERVERS), ("sync", [server_interceptor()])])
 def test_invented_sessions_occupy_no_thread_and_are_limited(
-    etcd_settings: EtcdSettings, issuer: Issuer, kind: str
+    etcd_settings: EtcdSettings, issuer: Issuer, kind: str, before: list[grpc.ServerInterceptor]
 ) -> None:
+    """Also with OpenTelemetry's interceptor before ours, which wraps the handlers that ours returns."""
     resolver = Unanswered()
     settings = MeshSettings(etcd=etcd_settings, service="probe", issuer=ISSUER)
     with (
         MeshNode(settings, resolver=resolver) as node,
-        ProbeServer(node, kind, threads=4) as server,
+        ProbeServer(node, kind, threads=4, before=before) as server,
         RawConnection(server.port) as raw,
         make_client("sync", server.target) as client,
     ):

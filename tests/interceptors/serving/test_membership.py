@@ -108,8 +108,8 @@ def test_every_form_of_grpc_target_is_accepted(settings: OrdersSettings, target:
     ("content", "problem"),
     [
         (None, "cannot be read: No such file or directory"),
-        (b" \n", "is empty; it must contain the secret of client 'services'"),
-        (b"\xff\xfe", "is not text"),
+        (b" \n", "is empty; it must hold a client's secret"),
+        (b"\xff\xfe", "is not text; it must hold a client's secret"),
     ],
 )
 def test_a_secret_file_without_a_secret_is_named(

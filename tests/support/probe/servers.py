@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -56,12 +56,22 @@ class ProbeServer:
     kind             one of SERVERS
     backend          the target of another probe
     message_timeout  seconds for the first message of a call
+    before, after    other interceptors, before and after this project's
     """
 
     def __init__(
-        self, node: MeshNode, kind: str, *, threads: int = 16, backend: str = "", message_timeout: float = 20.0
+        self,
+        node: MeshNode,
+        kind: str,
+        *,
+        threads: int = 16,
+        backend: str = "",
+        message_timeout: float = 20.0,
+        before: Sequence[Any] = (),
+        after: Sequence[Any] = (),
     ) -> None:
         self.kind = kind
+        self._before, self._after = before, after
         self.record = Record()
         in_threads = kind in ("sync", "aio-threads")
         self._backend = Backend(backend) if backend and in_threads else None
@@ -73,7 +83,7 @@ class ProbeServer:
         self._loop: Loop | None = None
         self._server: Any
         if kind == "sync":
-            self._server = grpc.server(self.pool, interceptors=[ServerInterceptor(node)])
+            self._server = grpc.server(self.pool, interceptors=[*before, ServerInterceptor(node), *after])
             self._server.add_generic_rpc_handlers((sync_handlers(self.record, self._backend),))
             self.port = self._server.add_insecure_port("127.0.0.1:0")
             self._server.start()
@@ -84,7 +94,7 @@ class ProbeServer:
     async def _start_aio(self, node: MeshNode, kind: str, backend: str) -> int:
         interceptor = AioServerInterceptor(node, message_timeout=self._message_timeout)
         self._waits = interceptor
-        self._server = grpc.aio.server(self.pool, interceptors=[interceptor])
+        self._server = grpc.aio.server(self.pool, interceptors=[*self._before, interceptor, *self._after])
         if kind == "aio-threads":
             handlers = sync_handlers(self.record, self._backend)
         else:
