@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from interceptors.error_details import error_info
-from interceptors.errors import CredmeshError, Reason, Refusal
+from interceptors.errors import CredmeshError, PicklableError, Reason, Refusal
 
 __all__ = ["AlreadyExists", "ApiError", "FailedPrecondition", "InvalidField", "NotFound", "RateLimited"]
 
@@ -50,7 +50,7 @@ class RateLimited(Refusal):
         return error_info(self.status, str(self), self.reason.name)
 
 
-class InvalidField(ValueError):
+class InvalidField(PicklableError, ValueError):
     """A field of a request is invalid. The text is for the caller, names the field, and holds no secret.
 
     field    the field's path as in the .proto file, for example "user.subject"

@@ -1,6 +1,6 @@
 """Why a call is refused.
 
-Exception
+PicklableError
  └─ CredmeshError            anything this package raises on purpose
      ├─ Refusal              a call is refused; carries its Reason, which owns status and message
      ├─ NotReady             the node has not read its trust bundle yet
@@ -24,6 +24,7 @@ from interceptors.error_details import error_info, error_info_in
 __all__ = [
     "CredmeshError",
     "NotReady",
+    "PicklableError",
     "Reason",
     "Refusal",
     "SettingsError",
@@ -70,7 +71,22 @@ class Reason(enum.Enum):
 _RENEWABLE: Final = frozenset({Reason.CREDENTIAL_EXPIRED, Reason.KEY_UNKNOWN, Reason.CREDENTIAL_REVOKED})
 
 
-class CredmeshError(Exception):
+class PicklableError(Exception):
+    """An exception that can be pickled whatever its `__init__` takes. Process pools pickle the errors of their jobs."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """See object.__reduce__. Exception's would have the class called with the text alone."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind: type[PicklableError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PicklableError:
+    """Returns a pickled error."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+class CredmeshError(PicklableError):
     """Anything that this package raises on purpose."""
 
 

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import get_default_algorithms
 
+from interceptors.errors import PicklableError
+
 __all__ = [
     "DEFAULT_ALGORITHM",
     "PrivateKey",
@@ -64,7 +66,7 @@ DEFAULT_ALGORITHM: Final = "ES256"
 """Verified faster than EdDSA, and by every gateway. See docs/decisions.md."""
 
 
-class UnknownAlgorithm(ValueError):
+class UnknownAlgorithm(PicklableError, ValueError):
     """The auth service does not sign with this algorithm. The text lists those that it signs with."""
 
     def __init__(self, algorithm: object) -> None:

@@ -19,6 +19,7 @@ Options = Sequence[tuple[str, Any]]
 
 _SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:", "vsock:")
 _LOCAL_SCHEMES: Final = ("unix:", "unix-abstract:")
+_UNPROXIED_SCHEMES: Final = (*_LOCAL_SCHEMES, "vsock:")
 _ROUND_ROBIN: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
@@ -51,6 +52,8 @@ def channel_arguments(
     tls = ca_file is not None or cert_file is not None or not (allow_plaintext or local)
     address, authority = _address(target, server_name, tls=tls)
     defaults: dict[str, Any] = {"grpc.service_config": _ROUND_ROBIN}
+    if _bypasses_proxy(address):
+        defaults["grpc.enable_http_proxy"] = 0
     if authority is not None:
         defaults["grpc.default_authority"] = authority
     given = {key for key, _ in options}  # of two values for one key gRPC would take the first
@@ -71,9 +74,9 @@ def _address(target: str, server_name: str | None, *, tls: bool) -> tuple[str, s
     entries = [entry.strip() for entry in target.split(",") if entry.strip()]
     if target.startswith(_SCHEMES):
         return target, server_name
+    hosts = [_host(entry) for entry in entries]
     if len(entries) == 1:
         return entries[0], server_name
-    hosts = [_host(entry) for entry in entries]
     schemes = {_address_scheme(host, target) for host in hosts}
     if len(schemes) != 1:
         raise ValueError(
@@ -91,9 +94,33 @@ def _address(target: str, server_name: str | None, *, tls: bool) -> tuple[str, s
     return f"{schemes.pop()}:{addresses}", server_name
 
 
+def _bypasses_proxy(address: str) -> bool:
+    """Whether connections ignore the proxy that the environment names (`https_proxy` and the like).
+
+    gRPC would ask the proxy for a list of addresses as if it were one host, and finds no list in `no_proxy`. The
+    addresses of one machine mean another machine to a proxy.
+    """
+    if address.startswith(_UNPROXIED_SCHEMES):
+        return True
+    if "," in address:
+        return True
+    scheme = next((scheme for scheme in _SCHEMES if address.startswith(scheme)), "")
+    # dns://resolver/host:port names the DNS server to ask; dns:///host:port does not.
+    entry = address.removeprefix(scheme).rpartition("/")[2]
+    host = (entry if entry.count(":") > 1 and not entry.startswith("[") else entry.rpartition(":")[0] or entry).lower()
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+        return True
+    try:
+        found = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return found.is_loopback or found.is_unspecified
+
+
 def _host(entry: str) -> str:
+    # gRPC would take a port above 65535 modulo 65536, and a missing one for 443, without a word.
     host, separator, port = entry.rpartition(":")
-    if not separator or not port.isdecimal():
+    if not separator or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ValueError(f"{entry!r} is not host:port; for example: 10.0.0.1:8443")
     return host
 

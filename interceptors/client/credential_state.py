@@ -58,6 +58,7 @@ class CredentialState:
         "_backoff",
         "_last_failure",
         "_random",
+        "_refused",
         "closed",
         "held",
         "open_streams",
@@ -74,6 +75,7 @@ class CredentialState:
         self._random = random
         self._backoff = Backoff(_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS)
         self._last_failure: _LastFailure | None = None
+        self._refused: HeldCredential | None = None  # what `held` was before `mark_refused`
         self._allowance = _MAX_REFUSAL_RENEWALS
         self._allowance_at = -math.inf
 
@@ -106,6 +108,17 @@ class CredentialState:
         self._allowance -= 1
         return True
 
+    def mark_refused(self, refused: HeldCredential, now: float, *, renewing: bool) -> None:
+        """Has the next call wait for a new credential: a server refused this one in a call that is not repeated.
+
+        renewing: whether a renewal is under way. Otherwise the credential stays if refused calls have caused too many
+        renewals already. If the renewal gets no answer, calls are sent with the refused credential again.
+        """
+        if self.held is not refused or not (renewing or self.spend_refusal_allowance(now)):
+            return
+        self._refused = refused
+        self.held = replace(refused, refresh_at=now, expires_at=now)
+
     def seconds_until_renewal(self, now: float) -> float | None:
         """Returns in how many seconds the background renewal is due: 0 is now; None is not before the next call."""
         held = self.held
@@ -136,6 +149,7 @@ class CredentialState:
             return False
         recovered = self._last_failure is not None
         self.held = outcome
+        self._refused = None
         self.used = False
         self._last_failure = None
         self._backoff.reset()
@@ -148,6 +162,9 @@ class CredentialState:
         else:
             retry_at = now + self._backoff.next_delay(self._random)
         self._last_failure = _LastFailure(failure, retry_at)
+        refused, self._refused = self._refused, None
+        if refused is not None and self.held is not None and not failure.refused:
+            self.held = refused
         return first
 
     def stream_began(self) -> None:
@@ -167,6 +184,7 @@ class CredentialState:
         """Leaves the session to the parent, since its refresh token works only once."""
         if self.held is not None:
             self.held = replace(self.held, refresh_token="")
+        self._refused = None
         self.open_streams = 0
         if isinstance(self.source, RefreshTokenLogin):
             self._last_failure = _LastFailure(_FORKED, math.inf)

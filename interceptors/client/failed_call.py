@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from interceptors.client.renewal import RenewalFailure
+from interceptors.errors import PicklableError
 
 __all__ = ["CANCELLED", "CLOSED", "TIMED_OUT", "FailedCall", "aio_error", "mark_exception_retrieved"]
 
@@ -24,7 +25,7 @@ TIMED_OUT: Final = RenewalFailure(
 )
 
 
-class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
+class FailedCall(PicklableError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A failed call of any of the four kinds: an error, a call, a future and an iterator at once.
 
     code(), details() and trailing_metadata() say why it failed; they are those of the auth service's answer.
@@ -33,6 +34,11 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
     def __init__(self, failure: RenewalFailure) -> None:
         super().__init__(failure.details)
         self._failure = failure
+
+    @property
+    def unreachable(self) -> bool:
+        """See RenewalFailure. False if only the call's own time ran out."""
+        return self._failure.unreachable and self._failure != TIMED_OUT
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} code={self._failure.code.name} details={self._failure.details!r}>"
@@ -78,7 +84,7 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
     def cancelled(self) -> bool:
         """See grpc.Future."""
-        return self._failure is CANCELLED
+        return self._failure == CANCELLED  # not `is`: the call may have been unpickled
 
     def running(self) -> bool:
         """See grpc.Future."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Final
 
 import grpc
@@ -25,10 +26,13 @@ __all__ = [
     "NoCredential",
     "Pause",
     "Random",
+    "ReadSecret",
     "Renewable",
     "RenewalFailure",
     "RenewalFlow",
+    "RenewalOutcome",
     "RenewalStep",
+    "SecretRead",
     "renew",
 ]
 
@@ -48,6 +52,7 @@ _TRANSIENT_CODES: Final = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
+_UNREACHABLE_CODES: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 """A call's metadata, as a value that can be read more than once."""
@@ -93,6 +98,20 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSecret:
+    """A step: read the secret in this file. Its outcome is a SecretRead or a RenewalFailure."""
+
+    file: str | PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRead:
+    """The outcome of reading a secret."""
+
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """The outcome of a request that the auth service granted, with the times of the request and of the answer."""
 
@@ -135,6 +154,11 @@ class RenewalFailure:
         return self.code in _TRANSIENT_CODES
 
     @property
+    def unreachable(self) -> bool:
+        """Whether the auth service did not answer or cannot answer yet. A call with `wait_for_ready` waits for it."""
+        return self.code in _UNREACHABLE_CODES
+
+    @property
     def refused(self) -> bool:
         """Whether the same request would fail again: the session ended, the password is wrong, the client unknown."""
         return not self.transient and self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -148,8 +172,11 @@ class NoCredential(CredmeshError):
         self.failure = failure
 
 
-RenewalStep = auth_pb2.LoginRequest | auth_pb2.RefreshRequest | Pause
-RenewalFlow = Generator[RenewalStep, "Granted | RenewalFailure | None", HeldCredential]
+RenewalStep = auth_pb2.LoginRequest | auth_pb2.RefreshRequest | ReadSecret | Pause
+RenewalOutcome = Granted | SecretRead | RenewalFailure
+"""The outcome of a step; that of a pause is None."""
+RenewalFlow = Generator[RenewalStep, RenewalOutcome | None, HeldCredential]
+_Answered = Generator[RenewalStep, RenewalOutcome | None, Granted | RenewalFailure]
 
 
 def renew(source: Renewable, held: HeldCredential | None, *, random: Random) -> RenewalFlow:
@@ -157,7 +184,7 @@ def renew(source: Renewable, held: HeldCredential | None, *, random: Random) -> 
 
     If the auth service refuses the refresh, the session has ended: a source that can sign in does so, once.
     """
-    login = None if isinstance(source, RefreshTokenLogin) else source.login_request()
+    login = None if isinstance(source, RefreshTokenLogin) else source
     if held is not None:
         refresh_token = held.refresh_token
     else:
@@ -174,15 +201,33 @@ def renew(source: Renewable, held: HeldCredential | None, *, random: Random) -> 
         raise NoCredential(
             RenewalFailure(grpc.StatusCode.UNAUTHENTICATED, "the session has no refresh token; sign in again")
         )
-    outcome = yield from _request(login, random)
+    outcome = yield from _sign_in(login, random)
     if isinstance(outcome, RenewalFailure):
         raise NoCredential(outcome)
     return _credential_of(outcome, previous=None, random=random)
 
 
-def _request(
-    request: RenewalStep, random: Random
-) -> Generator[RenewalStep, Granted | RenewalFailure | None, Granted | RenewalFailure]:
+def _sign_in(source: PasswordLogin | ClientSecret, random: Random) -> _Answered:
+    if isinstance(source, PasswordLogin) or source.client_secret_file is None:
+        return (yield from _request(source.login_request(), random))
+    tried = ""
+    refusal: RenewalFailure | None = None
+    while True:
+        read = yield ReadSecret(source.client_secret_file)
+        if isinstance(read, RenewalFailure):
+            return read
+        if not isinstance(read, SecretRead):
+            raise TypeError("the outcome of reading a secret is a SecretRead or a RenewalFailure")
+        if refusal is not None and read.secret == tried:
+            return refusal
+        outcome = yield from _request(source.login_request(read.secret), random)
+        # The secret may have been replaced since it was read. One new secret is tried, not every one that comes.
+        if isinstance(outcome, Granted) or not outcome.refused or refusal is not None:
+            return outcome
+        tried, refusal = read.secret, outcome
+
+
+def _request(request: RenewalStep, random: Random) -> _Answered:
     """Makes a request, and repeats it after transient failures.
 
     A refresh can be repeated: within the grace window the auth service answers it with the same successor.
@@ -191,7 +236,7 @@ def _request(
     attempt = 1
     while True:
         outcome = yield request
-        if outcome is None:
+        if outcome is None or isinstance(outcome, SecretRead):
             raise TypeError("the outcome of a request is a Granted or a RenewalFailure")
         if isinstance(outcome, Granted) or not outcome.transient or attempt == _MAX_ATTEMPTS:
             return outcome

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 
 from credmesh.auth.v1 import auth_pb2
 
-__all__ = ["CallerToken", "ClientSecret", "FixedToken", "PasswordLogin", "RefreshTokenLogin", "Source"]
+__all__ = ["CallerToken", "ClientSecret", "FixedToken", "PasswordLogin", "RefreshTokenLogin", "Source", "read_secret"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +44,38 @@ class PasswordLogin:
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """Signs in as a client (RFC 6749 section 4.4), and again when the token expires. Options as of PasswordLogin."""
+    """Signs in as a client (RFC 6749 section 4.4), and again when the token expires. Options as of PasswordLogin.
+
+    client_secret_file  the file with the secret, in place of `client_secret`. It is read for every login, and again if
+                        the login is refused, so a new secret needs no restart
+    """
 
     client_id: str
-    client_secret: str = field(repr=False)
+    client_secret: str = field(default="", repr=False)
+    client_secret_file: str | PathLike[str] | None = field(default=None, kw_only=True)
     audiences: Sequence[str] = field(default=(), kw_only=True)
     scopes: Sequence[str] = field(default=(), kw_only=True)
     opaque: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_names("ClientSecret", self.audiences, self.scopes)
-        if not self.client_id or not self.client_secret:
+        if self.client_secret_file is not None:
+            if self.client_secret:
+                raise ValueError("ClientSecret takes a client_secret or a client_secret_file; give one of the two")
+            read_secret(self.client_secret_file)  # a file that cannot be used is known at once
+        elif not self.client_secret:
+            raise ValueError("ClientSecret needs a client_id and a client_secret; one of them is empty")
+        if not self.client_id:
             raise ValueError("ClientSecret needs a client_id and a client_secret; one of them is empty")
 
-    def login_request(self) -> auth_pb2.LoginRequest:
-        """Returns the request that signs in."""
+    def login_request(self, secret: str = "") -> auth_pb2.LoginRequest:
+        """Returns the request that signs in.
+
+        secret: what the file holds, if the source has a file
+        """
         return auth_pb2.LoginRequest(
             client_credentials=auth_pb2.ClientCredentialsGrant(
-                client_id=self.client_id, client_secret=self.client_secret
+                client_id=self.client_id, client_secret=secret or self.client_secret
             ),
             audiences=self.audiences,
             scopes=self.scopes,
@@ -100,6 +116,21 @@ class CallerToken:
 
 
 Source = PasswordLogin | ClientSecret | RefreshTokenLogin | FixedToken | CallerToken
+
+
+def read_secret(file: str | PathLike[str]) -> str:
+    """Returns the secret that a file holds, without blanks around it.
+
+    ValueError if it holds none, and OSError if it cannot be read. Both name the file.
+    """
+    try:
+        # Editors may put a byte-order mark in front.
+        secret = Path(file).read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text; it must hold a client's secret") from None
+    if not secret:
+        raise ValueError(f"{file} is empty; it must hold a client's secret")
+    return secret
 
 
 def _kind(*, opaque: bool) -> auth_pb2.CredentialKind.ValueType:

@@ -7,19 +7,28 @@ import logging
 from concurrent.futures import Future
 from typing import Any, Final, NoReturn, Protocol
 
+import grpc
+
 from interceptors.caller import credential_of_caller
-from interceptors.client.renewal import HeldCredential, NoCredential
-from interceptors.client.sources import ClientSecret, PasswordLogin, Source
+from interceptors.client.renewal import HeldCredential, NoCredential, ReadSecret, RenewalFailure, SecretRead
+from interceptors.client.sources import ClientSecret, PasswordLogin, Source, read_secret
 
 __all__ = [
+    "FIRST_WAIT_SECONDS",
+    "LONGEST_WAIT_SECONDS",
     "AioSupply",
     "FixedSupply",
     "PropagatedSupply",
     "Supply",
     "log_outcome",
     "require_auth_channel",
+    "secret_at",
     "subject_of",
 ]
+
+FIRST_WAIT_SECONDS: Final = 0.2
+LONGEST_WAIT_SECONDS: Final = 2.0
+"""The pauses between renewals for a call that waits until the auth service is ready."""
 
 _log: Final = logging.getLogger("credmesh.client")
 
@@ -31,6 +40,10 @@ class _AnySupply(Protocol):
 
     def mark_used(self) -> None:
         """Called when a call is sent with a credential that `obtain` or `replace` returned."""
+        ...
+
+    def mark_refused(self, refused: HeldCredential) -> None:
+        """Called when a server refused a credential in a call that is not repeated. The next call takes a new one."""
         ...
 
     def stream_began(self) -> None:
@@ -84,6 +97,10 @@ class FixedSupply:
         """Returns None: there is no other credential."""
         del refused
 
+    def mark_refused(self, refused: HeldCredential) -> None:
+        """Does nothing: there is no other credential."""
+        del refused
+
     def mark_used(self) -> None:
         """Does nothing."""
 
@@ -105,6 +122,14 @@ class PropagatedSupply(FixedSupply):
                 "whose rule is not public, on a server with a credmesh interceptor"
             )
         return HeldCredential.of(credential)
+
+
+def secret_at(step: ReadSecret) -> SecretRead | RenewalFailure:
+    """Carries a ReadSecret out. It blocks for as long as the file system does."""
+    try:
+        return SecretRead(read_secret(step.file))
+    except (OSError, ValueError) as error:
+        return RenewalFailure(grpc.StatusCode.FAILED_PRECONDITION, f"the client's secret cannot be read: {error}")
 
 
 def require_auth_channel(source: Source, auth: Any) -> Any:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from interceptors.caller import Caller
-from interceptors.errors import Reason, Refusal
+from interceptors.errors import PicklableError, Reason, Refusal
 from interceptors.tokens import base64url
 from interceptors.tokens.token_rules import HEADER_MEMBERS, MEDIA_TYPES
 from interceptors.tokens.verification_key import VerificationKey
@@ -26,7 +26,7 @@ _MAX_KID_CHARACTERS: Final = 128
 _TEXT: Final = frozenset({str})
 
 
-class UnknownKey(Exception):
+class UnknownKey(PicklableError):
     """The token names a key that is not in the bundle. It may be new: look it up in etcd, then read the token again."""
 
     def __init__(self, kid: str) -> None:

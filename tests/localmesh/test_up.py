@@ -24,7 +24,7 @@ from interceptors.settings import EtcdSettings
 from localmesh.control import send_request
 from localmesh.errors import LocalMeshError
 from localmesh.etcd.process import EtcdProcess
-from tests.support.running_mesh import RunningMesh, environment
+from tests.support.running_mesh import PROXY, RunningMesh, environment
 from tests.support.waiting import free_port, wait_until
 
 
@@ -136,6 +136,26 @@ def test_a_shell_that_reads_the_env_file_can_use_the_mesh(mesh: RunningMesh, tmp
     )
     assert done.returncode == 0, done.stderr
     assert "Made client from-a-shell" in done.stderr
+
+
+@pytest.mark.parametrize("proxy", [PROXY, PROXY | {"no_proxy": "127.0.0.1,localhost"}], ids=["proxy", "no_proxy"])
+def test_a_mesh_and_the_command_work_where_the_environment_names_a_proxy(
+    mesh: RunningMesh, tmp_path: Path, proxy: dict[str, str]
+) -> None:
+    assert mesh.status()["up"]
+    assert mesh.part_process("authsvc").environ().items() >= PROXY.items()
+    command = [sys.executable, "-m", "authsvc.cli", "--profile", str(mesh.folder / "profile.json"), "nodes"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment(**proxy),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "inventory" in done.stdout
 
 
 def test_a_second_mesh_in_the_same_folder_is_refused(mesh: RunningMesh) -> None:

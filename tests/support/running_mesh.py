@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import grpc
 import psutil
@@ -21,7 +21,10 @@ from localmesh.processes.process import Process
 from tests.support.repository import REPOSITORY
 from tests.support.waiting import wait_until
 
-__all__ = ["REPOSITORY", "RunningMesh", "environment", "mesh"]
+__all__ = ["PROXY", "REPOSITORY", "RunningMesh", "environment", "mesh"]
+
+PROXY: Final = {"https_proxy": "http://127.0.0.1:9"}
+"""The environment of a shell that names a proxy. This one does not answer."""
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -120,7 +123,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """A mesh that is up, shared by the tests of one folder that a worker runs. The folder's conftest.py imports it.
 
     It ends with the folder, because an idle mesh takes a tenth of a core. A test that stops parts for good starts its
-    own RunningMesh.
+    own RunningMesh. Its environment names a proxy, which nothing on this machine may use.
     """
-    with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh") as running:
+    with RunningMesh(tmp_path_factory.mktemp("mesh") / ".mesh", environ=PROXY) as running:
         yield running

@@ -8,7 +8,7 @@ from typing import Self
 
 import grpc.aio
 
-from interceptors.client.aio.interceptor import attaching_interceptors, wait_for_credential
+from interceptors.client.aio.interceptor import attaching_interceptors, obtain_credential
 from interceptors.client.aio.renewer import AioOnRotate, AioRenewer
 from interceptors.client.sources import CallerToken, FixedToken, Source
 from interceptors.client.supply import AioSupply, FixedSupply, PropagatedSupply, require_auth_channel, subject_of
@@ -50,7 +50,7 @@ class AioCredentials:
 
         Raises what a call would raise: grpc.aio.AioRpcError, or LookupError for CallerToken outside a handler.
         """
-        held = self._supply.current() or await wait_for_credential(self._supply, self._supply.obtain(), timeout)
+        held = self._supply.current() or await obtain_credential(self._supply, timeout)
         return held.token
 
     def interceptors(self) -> Sequence[grpc.aio.ClientInterceptor]:

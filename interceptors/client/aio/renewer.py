@@ -21,8 +21,17 @@ from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client.credential_state import CredentialState
 from interceptors.client.failed_call import CLOSED, mark_exception_retrieved
 from interceptors.client.forks import register_for_forks
-from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
-from interceptors.client.supply import log_outcome
+from interceptors.client.renewal import (
+    Granted,
+    HeldCredential,
+    NoCredential,
+    Pause,
+    ReadSecret,
+    Renewable,
+    RenewalFailure,
+    RenewalOutcome,
+)
+from interceptors.client.supply import log_outcome, secret_at
 
 __all__ = ["AioOnRotate", "AioRenewer"]
 
@@ -79,6 +88,10 @@ class AioRenewer:
     def mark_used(self) -> None:
         """See AioSupply."""
         self._state.used = True
+
+    def mark_refused(self, refused: HeldCredential) -> None:
+        """See AioSupply."""
+        self._state.mark_refused(refused, time.monotonic(), renewing=self._renewal is not None)
 
     def stream_began(self) -> None:
         """See AioSupply."""
@@ -185,7 +198,7 @@ class AioRenewer:
 
     async def _renew(self) -> HeldCredential:
         flow = self._state.renewal_flow()
-        outcome: Granted | RenewalFailure | None = None
+        outcome: RenewalOutcome | None = None
         while True:
             try:
                 step = flow.send(outcome)
@@ -197,6 +210,8 @@ class AioRenewer:
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
                 outcome = None
+            elif isinstance(step, ReadSecret):
+                outcome = await asyncio.to_thread(secret_at, step)
             elif isinstance(step, auth_pb2.RefreshRequest):
                 outcome = await self._request(self._stub.Refresh, step)
             else:

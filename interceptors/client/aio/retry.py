@@ -20,9 +20,10 @@ __all__ = ["AioRetriedStream"]
 class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
     """A call with one request and a stream of responses.
 
-    first         the first attempt, already started
-    is_renewable  whether an attempt that has ended was refused for a renewable reason
-    make_second   makes the second attempt with a fresh credential; returns None if there is to be none
+    first          the first attempt, already started
+    is_renewable   whether an attempt that has ended was refused for a renewable reason
+    make_second    makes the second attempt with a fresh credential; returns None if there is to be none
+    outcome_ended  called when the attempt that is the outcome has ended
 
     The first attempt is the outcome unless it is refused before it returned a response. Until that is known the call is
     not done.
@@ -33,10 +34,12 @@ class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
         first: Any,
         is_renewable: Callable[[Any], Awaitable[bool]],
         make_second: Callable[[], Awaitable[Any]],
+        outcome_ended: Callable[[Any], None],
     ) -> None:
         self._first = first
         self._is_renewable = is_renewable
         self._make_second = make_second
+        self._outcome_ended = outcome_ended
         # The attempt that is the outcome, or the error in its place. The caller may never read it.
         self._choice: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._choice.add_done_callback(mark_exception_retrieved)
@@ -211,6 +214,7 @@ class AioRetriedStream(grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
             self._choice.set_exception(attempt)
         else:
             self._choice.set_result(attempt)
+            attempt.add_done_callback(self._outcome_ended)
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             self.add_done_callback(callback)

@@ -7,26 +7,31 @@ that the credential was refused. So these calls keep the first status.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-__all__ = ["StatusKeepingStreamStream", "StatusKeepingStreamUnary"]
+__all__ = ["StatusKeepingStreamStream", "StatusKeepingStreamUnary", "WouldWaitError", "result_without_waiting"]
 
 T = TypeVar("T")
 
 
-class _WouldWait(Exception):
+class WouldWaitError(Exception):
     """Raised when a coroutine cannot return without waiting."""
 
 
 class _StatusKeeping:
-    """A call that keeps the first status that it received."""
+    """A call that keeps the first status that it received.
 
-    def __init__(self, call: Any) -> None:
+    check_error  called with each error before its caller gets it. The call's done callbacks do not suffice: if a write
+                 fails before the status arrives, they are told INTERNAL, and the caller the status
+    """
+
+    def __init__(self, call: Any, check_error: Callable[[grpc.aio.AioRpcError], None]) -> None:
         self._call = call
+        self._check_error = check_error
         self._first_error: grpc.aio.AioRpcError | None = None
         call.add_done_callback(self._keep_status)
 
@@ -37,23 +42,25 @@ class _StatusKeeping:
     def _keep_status(self, call: Any) -> None:
         # Reads the status without waiting: once the event loop goes on, the failing write may replace it.
         try:
-            code = _result_without_waiting(call.code())
+            code = result_without_waiting(call.code())
             if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL):
                 self._first_error = grpc.aio.AioRpcError(
                     code,
-                    _result_without_waiting(call.initial_metadata()),
-                    _result_without_waiting(call.trailing_metadata()),
-                    _result_without_waiting(call.details()),
-                    _result_without_waiting(call.debug_error_string()),
+                    result_without_waiting(call.initial_metadata()),
+                    result_without_waiting(call.trailing_metadata()),
+                    result_without_waiting(call.details()),
+                    result_without_waiting(call.debug_error_string()),
                 )
-        except _WouldWait:
+        except WouldWaitError:
             # The call is that of another interceptor, and its status is not there yet. It is passed on as it comes.
             return
 
     def _original(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
         """Returns the first error in place of the INTERNAL that replaced it."""
         first = self._first_error
-        return first if first is not None and error.code() is grpc.StatusCode.INTERNAL else error
+        original = first if first is not None and error.code() is grpc.StatusCode.INTERNAL else error
+        self._check_error(original)
+        return original
 
     async def _replaced_error(self) -> grpc.aio.AioRpcError | None:
         """Returns the first error if the call's status is INTERNAL by now; otherwise None."""
@@ -151,7 +158,7 @@ class StatusKeepingStreamStream(_StatusKeeping, grpc.aio.StreamStreamCall):  # t
             raise self._original(error) from None
 
 
-def _result_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
+def result_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
     """Returns the result of a coroutine that has nothing to wait for, as those of a call that has ended."""
     try:
         coroutine.send(None)
@@ -159,4 +166,4 @@ def _result_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = end.value
         return result
     coroutine.close()
-    raise _WouldWait
+    raise WouldWaitError

@@ -15,7 +15,7 @@ from interceptors.client.renewal import HeldCredential
 from interceptors.client.retry_rules import is_renewable, remaining_seconds
 from interceptors.client.supply import Supply
 from interceptors.client.sync.credentials import Credentials
-from interceptors.client.sync.interceptor import AttachingInterceptor, wait_for_credential
+from interceptors.client.sync.interceptor import AttachingInterceptor, obtain_credential, wait_for_credential
 from interceptors.client.sync.retry import failed_retry
 
 __all__ = ["channel"]
@@ -44,6 +44,9 @@ def channel(
     allow_plaintext  without a ca_file, speaks without TLS: everyone on the network path can read the credentials. Not
                      needed for Unix sockets, which never leave the machine
     options          gRPC channel arguments; they take precedence over those that are set here
+
+    An HTTP proxy that the environment names (`https_proxy`, `no_proxy`) is used for one remote host only, not for
+    several addresses and not for those of this machine.
 
     The first call connects. ValueError if the arguments contradict each other, OSError if a file cannot be read.
     """
@@ -152,7 +155,7 @@ class _UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         compression: grpc.Compression | None = None,
     ) -> Any:
         """See grpc.UnaryUnaryMultiCallable."""
-        return self._call(self._plain, request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._call(self._plain, request, timeout, metadata, wait_for_ready, credentials, compression)
 
     def with_call(
         self,
@@ -164,7 +167,7 @@ class _UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         compression: grpc.Compression | None = None,
     ) -> Any:
         """See grpc.UnaryUnaryMultiCallable."""
-        return self._call(self._plain_with_call, request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._call(self._plain_with_call, request, timeout, metadata, wait_for_ready, credentials, compression)
 
     def future(
         self,
@@ -178,15 +181,25 @@ class _UnaryUnary(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         """See grpc.UnaryUnaryMultiCallable."""
         return self._intercepted.future(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-    def _call(self, attempt: Any, request: Any, timeout: float | None, metadata: Any, *options: Any) -> Any:
+    def _call(
+        self,
+        attempt: Any,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        wait_for_ready: bool | None,
+        credentials: Any,
+        compression: Any,
+    ) -> Any:
         """Makes a call, and repeats it once after a renewable refusal; see AttachingInterceptor."""
         started = time.monotonic()
         own = caller_metadata(metadata)
         remaining = timeout
         held = self._supply.current()
         if held is None:
-            held = wait_for_credential(self._supply, self._supply.obtain(), timeout)
+            held = obtain_credential(self._supply, timeout, wait_for_ready=wait_for_ready)
             remaining = remaining_seconds(timeout, started)
+        options = (credentials, wait_for_ready, compression)
         try:
             return attempt(request, remaining, own + held.metadata, *options)
         except grpc.RpcError as error:

@@ -10,7 +10,7 @@ import grpc
 
 from interceptors.client.sources import CallerToken, FixedToken, Source
 from interceptors.client.supply import FixedSupply, PropagatedSupply, Supply, require_auth_channel, subject_of
-from interceptors.client.sync.interceptor import AttachingInterceptor, wait_for_credential
+from interceptors.client.sync.interceptor import AttachingInterceptor, obtain_credential
 from interceptors.client.sync.renewer import OnRotate, Renewer
 
 __all__ = ["Credentials"]
@@ -35,8 +35,9 @@ class Credentials:
     refuses a call because the credential expired, was revoked or was signed by a key that the server does not know, the
     call is made once more with a fresh one. A call is not repeated if it sends a stream, or has received a response.
 
-    If no credential can be obtained, calls fail with a grpc.RpcError that has the code(), details() and
-    trailing_metadata() of the auth service's answer. So callers handle one kind of error.
+    A call waits for its credential no longer than its own timeout. With `wait_for_ready` it waits for the auth service
+    as it does for its own server. If no credential can be obtained, calls fail with a grpc.RpcError that has the
+    code(), details() and trailing_metadata() of the auth service's answer. So callers handle one kind of error.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Credentials:
 
         Raises what a call would raise: grpc.RpcError, or LookupError for CallerToken outside a handler.
         """
-        held = self._supply.current() or wait_for_credential(self._supply, self._supply.obtain(), timeout)
+        held = self._supply.current() or obtain_credential(self._supply, timeout)
         return held.token
 
     def interceptors(self) -> Sequence[AttachingInterceptor]:

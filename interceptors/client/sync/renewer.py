@@ -20,8 +20,17 @@ from credmesh.auth.v1 import auth_pb2, auth_pb2_grpc
 from interceptors.client.credential_state import CredentialState
 from interceptors.client.failed_call import CLOSED
 from interceptors.client.forks import register_for_forks
-from interceptors.client.renewal import Granted, HeldCredential, NoCredential, Pause, Renewable, RenewalFailure
-from interceptors.client.supply import log_outcome
+from interceptors.client.renewal import (
+    Granted,
+    HeldCredential,
+    NoCredential,
+    Pause,
+    ReadSecret,
+    Renewable,
+    RenewalFailure,
+    RenewalOutcome,
+)
+from interceptors.client.supply import log_outcome, secret_at
 
 __all__ = ["OnRotate", "Renewer"]
 
@@ -84,6 +93,11 @@ class Renewer:
     def mark_used(self) -> None:
         """See Supply."""
         self._state.used = True
+
+    def mark_refused(self, refused: HeldCredential) -> None:
+        """See Supply."""
+        with self._condition:
+            self._state.mark_refused(refused, time.monotonic(), renewing=self._renewal is not None)
 
     def stream_began(self) -> None:
         """See Supply."""
@@ -190,7 +204,7 @@ class Renewer:
 
     def _renew(self) -> HeldCredential:
         flow = self._state.renewal_flow()
-        outcome: Granted | RenewalFailure | None = None
+        outcome: RenewalOutcome | None = None
         while True:
             try:
                 step = flow.send(outcome)
@@ -202,6 +216,8 @@ class Renewer:
             if isinstance(step, Pause):
                 self._pause(step.seconds)
                 outcome = None
+            elif isinstance(step, ReadSecret):
+                outcome = secret_at(step)
             elif isinstance(step, auth_pb2.RefreshRequest):
                 outcome = self._request(self._stub.Refresh, step)
             else:

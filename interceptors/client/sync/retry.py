@@ -1,5 +1,7 @@
 """A sync future or stream that is made again with a fresh credential after a refusal; to its caller, one call.
 
+The same classes serve calls that are not repeated. What happens after a refusal is then to give the credential up.
+
 Blocking unary calls: interceptors/client/sync/channel.py.
 """
 

@@ -28,6 +28,7 @@ class World:
 
     lifetime         seconds until an access token expires; None: the response does not say
     refuse_login     the reason for which logins are refused, or None; refuse_refresh likewise
+    client_secret    the only secret that logins of clients may have; None: any
     lose_responses   the number of responses of the auth service to lose, after it has done its work
     gate             the auth service responds only while it is set
     asked            set when the auth service has received a request
@@ -40,6 +41,7 @@ class World:
         self.lifetime: float | None = 300.0
         self.refuse_login: Reason | grpc.StatusCode | None = None
         self.refuse_refresh: Reason | grpc.StatusCode | None = None
+        self.client_secret: str | None = None
         self.lose_responses = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -71,6 +73,8 @@ class World:
 
     def login(self, request: auth_pb2.LoginRequest, context: Any) -> auth_pb2.LoginResponse:
         self.logins.append(request)
+        if self.client_secret not in (None, request.client_credentials.client_secret):
+            _abort(context, Reason.CREDENTIAL_INVALID)
         return auth_pb2.LoginResponse(credentials=self._answer(context, self.refuse_login, request.kind))
 
     def refresh(self, request: auth_pb2.RefreshRequest, context: Any) -> auth_pb2.RefreshResponse:
@@ -148,6 +152,8 @@ class World:
     def bidi(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         token = self._check(context)
         for request in requests:
+            if request == b"then refuse":
+                _abort(context, Reason.CREDENTIAL_REVOKED)
             yield _echo(token, request)
 
     def _hold(self, context: Any) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from interceptors.client import AioCredentials, Credentials, FixedToken, aio_channel, channel
+from interceptors.client.channel_arguments import ChannelArguments, channel_arguments
 from interceptors.errors import Reason
 from tests.interceptors.client.auth_server import World, methods, reason_in
 from tests.support.waiting import wait_until
@@ -198,6 +199,43 @@ def test_several_servers_in_plaintext(world: World) -> None:
     ):
         unary = methods(made)[0]
         wait_until(lambda: unary(b"x", timeout=10) and world.calls and other.calls)
+
+
+@pytest.mark.parametrize("no_proxy", [None, "127.0.0.1,localhost"], ids=["proxy", "no_proxy"])
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{0},127.0.0.1:{0}", "ipv4:127.0.0.1:{0}", "127.0.0.1:{0}", "localhost:{0}", "dns:///localhost:{0}"],
+)
+def test_a_proxy_is_not_used_for_several_or_local_addresses(
+    world: World, monkeypatch: pytest.MonkeyPatch, target: str, no_proxy: str | None
+) -> None:
+    proxy_in_environment(monkeypatch, no_proxy)
+    target = target.format(world.port)
+    assert call(target, allow_plaintext=True) == b"mine: x"
+    assert asyncio.run(call_aio(target, allow_plaintext=True)) == b"mine: x"
+
+
+def test_a_proxy_is_left_to_one_remote_host() -> None:
+    """A proxy takes one host. A list in its place would fail at the proxy, whatever the addresses are."""
+    for target in ("10.0.0.1:8443,10.0.0.2:8443", "ipv4:10.0.0.1:8443,10.0.0.2:8443", "unix:/run/orders.sock"):
+        assert ("grpc.enable_http_proxy", 0) in arguments_of(target).options
+    for target in ("10.0.0.1:8443", "auth.example.com:8443", "dns:///auth.example.com:8443", "[fd00::1]:8443"):
+        assert ("grpc.enable_http_proxy", 0) not in arguments_of(target).options
+    for target in ("[::1]:8443", "ipv6:[::1]:8443", "127.0.0.2:8443", "LOCALHOST:8443", "dns://10.0.0.53/localhost:1"):
+        assert ("grpc.enable_http_proxy", 0) in arguments_of(target).options
+
+
+def proxy_in_environment(monkeypatch: pytest.MonkeyPatch, no_proxy: str | None) -> None:
+    """Names a proxy as a developer's shell does. It does not answer."""
+    for name in ("grpc_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    if no_proxy is not None:
+        monkeypatch.setenv("no_proxy", no_proxy)
+
+
+def arguments_of(target: str) -> ChannelArguments:
+    return channel_arguments(target, None, None, None, None, allow_plaintext=True, options=())
 
 
 @pytest.mark.parametrize(

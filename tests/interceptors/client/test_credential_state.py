@@ -161,3 +161,57 @@ def test_a_credential_without_expiry_is_never_renewed_in_the_background() -> Non
     state.record_outcome(held(refresh_at=math.inf, expires_at=math.inf), 100)
     state.used = True
     assert state.seconds_until_renewal(1e9) is None
+
+
+def test_the_call_after_a_refused_stream_waits_for_a_new_credential() -> None:
+    state = state_with_credential()
+    refused = state.held
+    assert refused is not None
+    state.mark_refused(refused, 150, renewing=False)
+    assert state.usable_credential(150) is None
+    state.record_outcome(held("next"), 151)
+    state.mark_refused(refused, 152, renewing=False)
+    assert state.usable_credential(152) is state.held, "a late refusal of the old one leaves the new one in use"
+
+
+def test_an_open_stream_renews_a_refused_credential_without_a_call() -> None:
+    state = state_with_credential()
+    state.stream_began()
+    assert state.held is not None
+    state.mark_refused(state.held, 150, renewing=False)
+    assert state.seconds_until_renewal(150) == 0
+
+
+def test_refused_streams_cause_no_more_renewals_than_refused_calls() -> None:
+    state = state_with_credential()
+    while state.spend_refusal_allowance(150):
+        pass
+    refused = state.held
+    assert refused is not None
+    state.mark_refused(refused, 150, renewing=False)
+    assert state.usable_credential(150) is refused
+    state.mark_refused(refused, 150, renewing=True)
+    assert state.usable_credential(150) is None, "this renewal is under way already"
+
+
+def test_a_refused_credential_is_used_again_if_the_auth_service_does_not_answer() -> None:
+    """One server may refuse what others accept. A call that they refuse costs less than no call."""
+    state = state_with_credential()
+    refused = state.held
+    assert refused is not None
+    state.mark_refused(refused, 150, renewing=False)
+    state.record_outcome(NoCredential(UNAVAILABLE), 151)
+    assert state.usable_credential(151) is refused
+    state.mark_refused(refused, 152, renewing=False)
+    state.record_outcome(NoCredential(REFUSED), 153)
+    with pytest.raises(NoCredential):
+        state.usable_credential(153)
+
+
+def test_a_forked_child_does_not_get_a_refused_credentials_refresh_token() -> None:
+    state = state_with_credential()
+    assert state.held is not None
+    state.mark_refused(state.held, 150, renewing=False)
+    state.reset_after_fork()
+    state.record_outcome(NoCredential(UNAVAILABLE), 151)
+    assert state.held.refresh_token == ""

@@ -66,7 +66,7 @@ def test_a_stream_with_an_unread_response_at_its_end_is_not_repeated() -> None:
 
     first = Attempt()
     called: list[str] = []
-    stream = RetriedStream(first, replace_credential, lambda held: actions.append("second attempt"), None)
+    stream = RetriedStream(first, replace_credential, lambda held: actions.append("second attempt"), None, lambda: None)
     stream.add_callback(lambda: called.append("ended"))
     assert next(stream) == b"response"
     assert called == ["ended"]
@@ -111,7 +111,7 @@ def test_an_aio_stream_with_an_unread_response_at_its_end_is_not_repeated() -> N
         actions.append("second attempt")
 
     async def test() -> None:
-        stream = AioRetriedStream(AioAttempt(), is_renewable, make_second)
+        stream = AioRetriedStream(AioAttempt(), is_renewable, make_second, lambda _: None)
         responses = aiter(stream)
         assert await anext(responses) == b"response"
         with pytest.raises(grpc.aio.AioRpcError):

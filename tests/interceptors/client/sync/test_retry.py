@@ -107,7 +107,7 @@ def test_an_aio_call_that_is_cancelled_during_its_refusal_ends() -> None:
         async def make_second() -> Any:
             await asyncio.Event().wait()
 
-        call: Any = AioRetriedStream(first, is_renewable, make_second)
+        call: Any = AioRetriedStream(first, is_renewable, make_second, lambda _: None)
         loop = asyncio.get_running_loop()
         loop.call_soon(first.end, first)
         loop.call_soon(call.cancel)
