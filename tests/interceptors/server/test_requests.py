@@ -270,12 +270,9 @@ def test_invented_sessions_occupy_no_thread_and_are_limited(
 
 
 def test_a_call_pool_has_all_its_threads_before_the_first_call() -> None:
-    before = threading.active_count()
-    pool = CallPool(8)
-    try:
-        assert threading.active_count() >= before + 8
-    finally:
-        pool.shutdown()
+    with CallPool(8, thread_name_prefix="before-the-first-call"):
+        names = [thread.name for thread in threading.enumerate()]
+        assert len([name for name in names if name.startswith("before-the-first-call")]) == 8
 
 
 def test_a_call_pool_runs_other_functions_too() -> None:
